@@ -1,0 +1,1 @@
+"""One protocol over whatever answers: our engine, any OpenAI-compatible server, a fake."""

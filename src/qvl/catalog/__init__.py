@@ -1,0 +1,1 @@
+"""The family as dated data with a source on every figure. Does no arithmetic beyond reading."""

@@ -1,0 +1,1 @@
+"""The golden test of an endpoint."""

@@ -1,0 +1,57 @@
+"""The errors qvl raises for users. Each says what happened, the numbers, and what to do.
+
+`assert` is for our own impossible states; bad input always ends in one of these.
+"""
+
+
+class QvlError(Exception):
+    """Root of every error a user can cause. The CLI prints it as one line and exits 2."""
+
+
+class MediaError(QvlError):
+    """A picture or video that can't be read, or is outside the limits."""
+
+
+class PromptError(QvlError):
+    """A conversation that can't be turned into model inputs."""
+
+
+class ConfigError(QvlError):
+    """A config.json (or other settings file) with unknown, missing or impossible values."""
+
+
+class CheckpointError(QvlError):
+    """Weights that are missing, extra, misshaped, or can't be fetched."""
+
+
+class CatalogError(QvlError):
+    """A model, device, price or task that the catalogue doesn't hold; lists the nearest names."""
+
+
+class PlanError(QvlError):
+    """Requirements that contradict each other or numbers that can't be."""
+
+
+class CapacityError(QvlError):
+    """Something that doesn't fit into memory or context; carries both numbers in its text."""
+
+
+class OutputError(QvlError):
+    """Model output that can't be mapped for want of information (never for being malformed)."""
+
+
+class BackendError(QvlError):
+    """An endpoint that can't be reached or answered with an error."""
+
+
+def nearest(name: str, known: "list[str] | tuple[str, ...]", count: int = 3) -> str:
+    """A phrase for error messages: the known names closest to `name`, or all of them when few."""
+    import difflib
+
+    if len(known) <= 8:
+        return "known: " + ", ".join(known)
+    lowered = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=count, cutoff=0.4)
+    if close:
+        return "did you mean " + ", ".join(lowered[c] for c in close) + "?"
+    return f"{len(known)} are known, for example " + ", ".join(list(known)[:count])

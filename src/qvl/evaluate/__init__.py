@@ -1,0 +1,1 @@
+"""Samples, tasks, scorers and paired statistics."""

@@ -1,0 +1,1 @@
+"""Makes quantised weights: observe, choose scales, pack. The formats live in models."""

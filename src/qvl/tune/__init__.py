@@ -1,0 +1,1 @@
+"""Adapts a model: LoRA, data, trainer, retention."""
