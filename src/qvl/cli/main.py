@@ -1,0 +1,81 @@
+"""`qvl VERB ...`: finds the verb, imports that one file, runs it, and turns errors into one line and exit 2.
+
+A verb is a file here with a function `run` whose signature typer reads. Nothing else is imported before
+the verb is known, so `qvl --help` and the planning verbs start in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# verb → (module with `run`, one line for the list)
+VERBS: dict[str, tuple[str, str]] = {
+    "ask": ("qvl.cli.ask", "ask a model about pictures or clips"),
+    "synth": ("qvl.cli.synth", "draw pictures and clips whose answers are known; score a model on them"),
+    "models": ("qvl.cli.models", "list and compare the family: shapes, licences, scores"),
+    "fit": ("qvl.cli.fit", "memory and speed of a model for your pictures on your hardware"),
+    "cost": ("qvl.cli.cost", "API against rented against owned hardware for your traffic"),
+    "choose": ("qvl.cli.choose", "which model, precision, engine and hardware, and why"),
+    "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script. Returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("--help", "-h", "help"):
+        print(_overview())
+        return 0
+    if args[0] == "--version":
+        from qvl import __version__
+
+        print(f"qvl {__version__}")
+        return 0
+    verb = args.pop(0)
+    if verb not in VERBS:
+        from qvl.errors import nearest
+
+        print(f"qvl: no verb {verb!r}; {nearest(verb, list(VERBS))}", file=sys.stderr)
+        return 2
+    return run_verb(verb, args)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {line}" for name, (_, line) in VERBS.items())
+    return f"usage: qvl VERB ...   (qvl VERB --help says more)\n\n{verbs}\n\n  --version"
+
+
+def run_verb(verb: str, args: list[str]) -> int:
+    import click
+    import typer
+
+    from qvl.errors import QvlError
+
+    module = importlib.import_module(VERBS[verb][0])
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(name=verb, context_settings={"help_option_names": ["--help", "-h"]})(module.run)
+    try:
+        code = app(args, prog_name=f"qvl {verb}", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except QvlError as e:
+        print(f"qvl {verb}: {e}", file=sys.stderr)
+        return 2
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except click.ClickException as e:
+        print(f"qvl {verb}: {e.format_message()} (see qvl {verb} --help)", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print(f"qvl {verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `qvl models | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
