@@ -49,8 +49,8 @@ def _overview() -> str:
 
 
 def run_verb(verb: str, args: list[str]) -> int:
-    import click
     import typer
+    from typer import exceptions as usage
 
     from qvl.errors import QvlError
 
@@ -64,12 +64,12 @@ def run_verb(verb: str, args: list[str]) -> int:
     except QvlError as e:
         print(f"qvl {verb}: {e}", file=sys.stderr)
         return 2
-    except click.exceptions.Exit as e:
+    except usage.Exit as e:
         return e.exit_code
-    except click.ClickException as e:
+    except usage.TyperException as e:
         print(f"qvl {verb}: {e.format_message()} (see qvl {verb} --help)", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, usage.Abort):
         print(f"qvl {verb}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `qvl models | head`: the reader has what it wanted
