@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 import typer
@@ -15,11 +16,10 @@ def verb(monkeypatch):
     """Registers a module-like object as the verb `try`."""
 
     def register(function):
-        class module:
-            run = staticmethod(function)
-
-        monkeypatch.setitem(cli.VERBS, "try", ("qvl.tests.none", "a test"))
-        monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+        module = types.ModuleType("qvl_try_verb")
+        module.run = function
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(cli.VERBS, "try", (module.__name__, "a test"))
 
     return register
 
