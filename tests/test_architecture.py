@@ -48,10 +48,17 @@ def violations(path: Path):
     room = room_of(path)
     for line, module in imports(path):
         parts = module.split(".")
-        if parts[0] == "qvl" and len(parts) > 1 and parts[1] in ORDER and ORDER.index(parts[1]) > ORDER.index(room):
+        if (
+            parts[0] == "qvl"
+            and len(parts) > 1
+            and parts[1] in ORDER
+            and ORDER.index(parts[1]) > ORDER.index(room)
+        ):
             yield f"{path.relative_to(ROOT)}:{line} {room} imports {module} to its right"
         relative = str(path.relative_to(ROOT))
-        if parts[0] in HEAVY and (room in NO_TORCH or (room == "backends" and relative not in TORCH_OK_FILES)):
+        if parts[0] in HEAVY and (
+            room in NO_TORCH or (room == "backends" and relative not in TORCH_OK_FILES)
+        ):
             yield f"{relative}:{line} {room} imports {parts[0]}, which lives behind the bar"
 
 

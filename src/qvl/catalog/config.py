@@ -197,7 +197,9 @@ _COMMON_IGNORABLE = frozenset(
     image_token_id video_token_id vision_start_token_id vision_end_token_id vision_token_id quantization_config
     text_config vision_config tie_word_embeddings initializer_std""".split()
 )
-_VISION_IGNORABLE = _COMMON_IGNORABLE | frozenset(["spatial_patch_size", "in_chans", "embed_dim", "mlp_ratio"])
+_VISION_IGNORABLE = _COMMON_IGNORABLE | frozenset(
+    ["spatial_patch_size", "in_chans", "embed_dim", "mlp_ratio"]
+)
 
 # class values of TF 4.45-5.23 that the hub's files leave out because the class fills them in
 _DEFAULT_VISION_ACT = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
@@ -232,14 +234,18 @@ def _eos(raw: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int, ...]:
 def _read_qwen2_or_2_5(family: Family, raw: Mapping[str, Any], where: str) -> ModelConfig:
     """Qwen2-VL and Qwen2.5-VL: text fields lie at the top (hub files) or in text_config (TF >= 4.52)."""
     nested = raw.get("text_config")
-    text_raw: dict[str, Any] = dict(nested) if nested else {k: v for k, v in raw.items() if k != "vision_config"}
+    text_raw: dict[str, Any] = (
+        dict(nested) if nested else {k: v for k, v in raw.items() if k != "vision_config"}
+    )
     k = _Keys(text_raw, f"{where} text_config" if nested else where, _COMMON_IGNORABLE | {"layer_types"})
     if nested:  # files of TF >= 4.52 repeat text fields at the top for old readers
         k_top = _Keys(raw, where, _COMMON_IGNORABLE | set(nested) | {"rope_scaling", "rope_theta"})
         k_top.done()
     kinds = set(text_raw.get("layer_types") or ["full_attention"])
     if text_raw.get("use_sliding_window") or kinds != {"full_attention"}:
-        raise ConfigError(f"{where}: sliding-window attention is not used by any published model and not supported")
+        raise ConfigError(
+            f"{where}: sliding-window attention is not used by any published model and not supported"
+        )
     if k.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"{where}: hidden_act {text_raw['hidden_act']!r}; only silu is known")
     rope, theta = _rope(k)
@@ -299,17 +305,25 @@ def _read_vision_2(family: Family, raw: Mapping[str, Any], where: str, text_hidd
             out_hidden_size=k.get("out_hidden_size", text_hidden),
             window_size=k.get("window_size", 112),
             fullatt_block_indexes=tuple(k.get("fullatt_block_indexes", (7, 15, 23, 31))),
-            tokens_per_second=float(k.get("tokens_per_second", 2)),  # TF's class default 4 is in no published file
+            tokens_per_second=float(
+                k.get("tokens_per_second", 2)
+            ),  # TF's class default 4 is in no published file
             **common,
         )
     k.done()
     if vision.out_hidden_size != text_hidden:
-        raise ConfigError(f"{where}: tower gives {vision.out_hidden_size} features, the text model takes {text_hidden}")
+        raise ConfigError(
+            f"{where}: tower gives {vision.out_hidden_size} features, the text model takes {text_hidden}"
+        )
     return vision
 
 
 def _assemble(
-    family: Family, raw: Mapping[str, Any], text_raw: Mapping[str, Any], text: TextConfig, vision: VisionConfig
+    family: Family,
+    raw: Mapping[str, Any],
+    text_raw: Mapping[str, Any],
+    text: TextConfig,
+    vision: VisionConfig,
 ) -> ModelConfig:
     return ModelConfig(
         family=family,
