@@ -186,7 +186,8 @@ class _Keys:
 _COMMON_IGNORABLE = frozenset(
     """architectures model_type transformers_version auto_map attention_dropout initializer_range use_cache
     bos_token_id pad_token_id eos_token_id torch_dtype dtype return_dict output_hidden_states output_attentions
-    output_router_logits router_aux_loss_coef torchscript use_bfloat16 pruned_heads tie_encoder_decoder is_encoder_decoder
+    output_router_logits router_aux_loss_coef torchscript use_bfloat16 pruned_heads tie_encoder_decoder
+    is_encoder_decoder
     is_decoder cross_attention_hidden_size add_cross_attention chunk_size_feed_forward max_length min_length
     do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
     repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
