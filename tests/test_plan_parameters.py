@@ -1,8 +1,8 @@
 """Parameter counts against element counts of the reference modules, to the last one."""
 
 import pytest
-from plan_shapes import MODELS, TINY
 
+from plan_shapes import MODELS, TINY
 from qvl.plan.parameters import language_linears, parameter_counts, vision_linears
 
 # name: total, tower, merger, DeepStack, language (table and norm included), head.

@@ -1,0 +1,282 @@
+"""Bytes of weights, KV cache and recurrent state: exact, from shapes. The engine allocates with these functions.
+
+Everything is per GPU: `Shards` says how a model is cut. What an engine adds around them (activations,
+reserves, graphs) is in `engines.py`; whether all of it fits is in `fit.py`.
+Source: safetensors layouts of the published checkpoints (AWQ gemm, GPTQ with act-order index, FP8 blocks),
+GGUF block formats, bitsandbytes NF4 with double quantisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Literal, get_args
+
+from qvl.catalog.config import ModelConfig
+from qvl.errors import ConfigError, PlanError, nearest
+from qvl.plan.parameters import (
+    LinearShape,
+    delta_net_dims,
+    language_linears,
+    linear_attention_layers,
+    parameter_counts,
+    vision_linears,
+)
+
+# `int8`: one 16-bit scale per output row. `int4`: symmetric groups of 128 with a 16-bit scale. The rest are
+# published layouts. `nf4` is QLoRA's, `q8_0` and `q4_k_m` are llama.cpp's.
+Precision = Literal[
+    "fp32", "fp16", "bf16", "fp8", "int8", "int4", "awq", "gptq-int8", "gptq-int4", "nf4", "q8_0", "q4_k_m"
+]
+KvDtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "q8_0"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+KV_DTYPES: tuple[str, ...] = get_args(KvDtype)
+
+GROUP = 128  # inputs that share a scale in int4, AWQ and GPTQ as published
+FP8_BLOCK = 128  # side of the square that shares a scale
+NF4_BLOCK, NF4_SCALES_BLOCK = 64, 256
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How a model is cut: tensor parallel ranks, and whether experts are dealt whole (expert parallel).
+
+    `vision`: "split" cuts the tower like the language model, "replicate" gives each GPU a whole copy
+    (vLLM's --mm-encoder-tp-mode data).
+    """
+
+    tensor: int = 1
+    expert_parallel: bool = False
+    vision: Literal["split", "replicate"] = "split"
+
+
+ONE = Shards()
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Bytes on one GPU by part. `linears` are the language model's, `scales` what quantising adds to them."""
+
+    linears: int
+    scales: int
+    embeddings: int
+    head: int
+    norms: int
+    tower: int
+    merger: int  # DeepStack mergers included
+
+    @property
+    def language(self) -> int:
+        return self.linears + self.scales + self.embeddings + self.head + self.norms
+
+    @property
+    def vision(self) -> int:
+        return self.tower + self.merger
+
+    @property
+    def total(self) -> int:
+        return self.language + self.vision
+
+
+def check_precision(name: str) -> Precision:
+    if name not in PRECISIONS:
+        raise PlanError(f"no precision {name!r}; known: {', '.join(PRECISIONS)}")
+    return name  # type: ignore[return-value]
+
+
+def check_kv_dtype(name: str) -> KvDtype:
+    if name not in KV_DTYPES:
+        raise PlanError(f"no KV dtype {name!r}; known: {', '.join(KV_DTYPES)}")
+    return name  # type: ignore[return-value]
+
+
+def stored_precision(config: ModelConfig) -> Precision:
+    """The precision a checkpoint is published in, from its quantization_config and dtype."""
+    q: Mapping[str, Any] | None = config.quantization
+    if q is None:
+        short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+        if config.dtype not in short:
+            raise ConfigError(f"dtype {config.dtype!r} is not known; {nearest(config.dtype, list(short))}")
+        return short[config.dtype]  # type: ignore[return-value]
+    method, bits = str(q.get("quant_method", "")), q.get("bits", q.get("w_bit", 4))
+    if method == "awq" and bits == 4:
+        return "awq"
+    if method == "gptq" and bits in (4, 8):
+        return "gptq-int4" if bits == 4 else "gptq-int8"
+    if method == "fp8":
+        return "fp8"
+    if method == "compressed-tensors":
+        groups: Mapping[str, Any] = q.get("config_groups") or {}
+        first: Mapping[str, Any] = next(iter(groups.values()), {})
+        weights: Mapping[str, Any] = first.get("weights") or {}
+        kind = (weights.get("type", "int"), weights.get("num_bits"))
+        known: dict[tuple[Any, Any], Precision] = {
+            ("int", 4): "int4",
+            ("int", 8): "int8",
+            ("float", 8): "fp8",
+        }
+        if kind in known:
+            return known[kind]
+    raise ConfigError(
+        f"quant_method {method!r} with {bits} bits is not known; known: awq, gptq, fp8, compressed-tensors"
+    )
+
+
+def bytes_per_value(precision: str) -> int:
+    """Of what stays unquantised: 4 in fp32, else 2."""
+    return 4 if precision == "fp32" else 2
+
+
+# Weights
+
+
+def weight_bytes(config: ModelConfig, precision: Precision, shards: Shards = ONE) -> WeightBytes:
+    """Exact bytes on the busiest GPU. Tower, merger, embeddings, head and norms stay in 16 bits (fp32: 32),
+    except in llama.cpp's formats, which also quantise the table and the head."""
+    value = bytes_per_value(precision)
+    counts = parameter_counts(config)
+    text, tp = config.text, shards.tensor
+    plain = scales = 0
+    for shape in language_linears(text):
+        out, inn, count = local_shape(config, shape, shards)
+        payload, extra = matrix_bytes(shape.name if shape.quantized else "", inn, out, precision)
+        if not shape.quantized:
+            payload, extra = inn * out * value, 0
+        plain += count * (payload + shape.bias * out * value)
+        scales += count * extra
+    # engines pad the table so that each GPU gets as many rows; 64 rows a GPU at most
+    table = ceil(counts.embeddings / tp)
+    head = ceil(counts.head / tp)
+    embeddings_bytes, head_bytes = table * value, head * value
+    if precision == "q8_0":
+        embeddings_bytes, head_bytes = _gguf(table, "q8_0"), _gguf(head, "q8_0")
+    elif precision == "q4_k_m":  # the matrix that makes the logits gets 6 bits, tied or not
+        embeddings_bytes = _gguf(table, "q4_k" if counts.head else "q6_k")
+        head_bytes = _gguf(head, "q6_k")
+    return WeightBytes(
+        linears=plain,
+        scales=scales,
+        embeddings=embeddings_bytes,
+        head=head_bytes,
+        norms=counts.norms * value,
+        tower=_vision_bytes(config, "tower", counts.tower, shards, value),
+        merger=_vision_bytes(config, "merger", counts.merger, shards, value)
+        + _vision_bytes(config, "deepstack", counts.deepstack, shards, value),
+    )
+
+
+def local_shape(config: ModelConfig, shape: LinearShape, shards: Shards) -> tuple[int, int, int]:
+    """(out, in, count) of a language linear on one GPU."""
+    out, inn, count, tp = shape.out_features, shape.in_features, shape.count, shards.tensor
+    if shape.expert and shards.expert_parallel:
+        return out, inn, ceil(count / tp)
+    if shape.split == "column":
+        if shape.name in ("k_proj", "v_proj"):  # with more GPUs than KV heads each keeps one whole head
+            return ceil(config.text.num_key_value_heads / tp) * config.text.head_dim, inn, count
+        return ceil(out / tp), inn, count
+    if shape.split == "row":
+        return out, ceil(inn / tp), count
+    return out, inn, count
+
+
+def matrix_bytes(name: str, in_features: int, out_features: int, precision: Precision) -> tuple[int, int]:
+    """(weights, scales and zero points) of one quantised matrix of out x in."""
+    n, groups = in_features * out_features, ceil(in_features / GROUP)
+    if precision == "fp32":
+        return 4 * n, 0
+    if precision in ("bf16", "fp16"):
+        return 2 * n, 0
+    if precision == "fp8":
+        return n, 4 * ceil(in_features / FP8_BLOCK) * ceil(out_features / FP8_BLOCK)
+    if precision == "int8":
+        return n, 2 * out_features
+    if precision == "int4":
+        return ceil(n / 2), 2 * groups * out_features
+    if precision == "awq":  # 16-bit scales and 4-bit zero points
+        return ceil(n / 2), groups * out_features * 2 + ceil(groups * out_features / 2)
+    if precision in ("gptq-int4", "gptq-int8"):  # as AWQ, and an int32 group index for each input
+        bits = 4 if precision == "gptq-int4" else 8
+        return ceil(n * bits / 8), groups * out_features * 2 + ceil(
+            groups * out_features * bits / 8
+        ) + 4 * in_features
+    if precision == "nf4":
+        blocks = ceil(n / NF4_BLOCK)
+        return ceil(n / 2), blocks + 4 * ceil(blocks / NF4_SCALES_BLOCK)
+    if precision == "q8_0":
+        return _gguf(n, "q8_0"), 0
+    assert precision == "q4_k_m"
+    # llama.cpp gives half of the value and down projections 6 bits (first and last eighth of the layers,
+    # every third between): 1/8 + 1/8 + 3/4 / 3 = 1/2
+    if name.endswith(("v_proj", "down_proj")):
+        return (_gguf(n, "q6_k") + _gguf(n, "q4_k")) // 2, 0
+    return _gguf(n, "q4_k"), 0
+
+
+def _gguf(n: int, kind: Literal["q8_0", "q4_k", "q6_k"]) -> int:
+    """GGUF blocks: 32 values in 34 bytes, 256 in 144, 256 in 210."""
+    values, size = {"q8_0": (32, 34), "q4_k": (256, 144), "q6_k": (256, 210)}[kind]
+    return ceil(n / values) * size
+
+
+def _vision_bytes(config: ModelConfig, part: Any, count: int, shards: Shards, value: int) -> int:
+    if shards.vision == "replicate" or shards.tensor == 1:
+        return count * value
+    whole = saved = 0
+    for s in vision_linears(config, part):
+        if s.split != "replicated":
+            whole += s.num_weights + (s.num_biases if s.split == "column" else 0)
+    saved = whole - ceil(whole / shards.tensor)
+    return (count - saved) * value
+
+
+# KV cache and state
+
+
+def kv_bytes_per_token(config: ModelConfig, kv_dtype: KvDtype = "bf16", shards: Shards = ONE) -> int:
+    """Bytes one cached token takes on one GPU: 2 x full-attention layers x KV heads x head_dim x bytes.
+
+    With more GPUs than KV heads every GPU keeps one whole head (it is replicated).
+    """
+    text = config.text
+    heads = ceil(text.num_key_value_heads / shards.tensor)
+    vectors = 2 * len(text.full_attention_layers) * heads
+    return vectors * kv_vector_bytes(text.head_dim, kv_dtype)
+
+
+def kv_vector_bytes(head_dim: int, kv_dtype: KvDtype) -> int:
+    """One head's key or value of one token. `int8` keeps a 16-bit scale beside it, `q8_0` one every 32 values."""
+    if kv_dtype == "fp32":
+        return 4 * head_dim
+    if kv_dtype in ("bf16", "fp16"):
+        return 2 * head_dim
+    if kv_dtype == "fp8":
+        return head_dim
+    if kv_dtype == "int8":
+        return head_dim + 2
+    return ceil(head_dim / 32) * 34
+
+
+def state_bytes(config: ModelConfig, precision: Precision = "bf16", shards: Shards = ONE) -> int:
+    """Bytes one sequence takes for its linear-attention layers, whatever its length; 0 without such layers.
+
+    Per layer: the fp32 recurrent state (value heads x key dim x value dim) and the last kernel - 1 inputs of
+    the convolution in the activations' dtype.
+    """
+    text = config.text
+    layers = linear_attention_layers(text)
+    if not layers:
+        return 0
+    key, value = delta_net_dims(text)
+    heads = ceil(text.linear_num_value_heads / shards.tensor)
+    recurrent = heads * text.linear_key_head_dim * text.linear_value_head_dim * 4
+    channels = ceil((2 * key + value) / shards.tensor)
+    conv = channels * (text.linear_conv_kernel_dim - 1) * bytes_per_value(precision)
+    return layers * (recurrent + conv)
+
+
+def num_kv_blocks(free_bytes: int, block_size: int, kv_token_bytes: int) -> int:
+    """How many blocks of `block_size` tokens fit into `free_bytes`."""
+    if block_size < 1:
+        raise PlanError(f"block_size {block_size}: must be at least 1")
+    return max(0, free_bytes) // (block_size * kv_token_bytes)
