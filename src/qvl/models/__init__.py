@@ -1,1 +1,35 @@
-"""The networks: one file per generation, one shared decoder. Owns neither caches nor devices."""
+"""The networks: one file per generation, one shared decoder. Owns neither caches nor devices.
+
+`build(config)` gives a network with weights from nowhere, `load_model(source)` one with a checkpoint's.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from qvl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qvl.catalog.config import ModelConfig
+    from qvl.models.base import VisionLanguageModel
+
+# family → where its network is; imported when used
+FAMILIES = {
+    "qwen2_5_vl": "qvl.models.qwen2_5_vl:Qwen25VL",
+}
+
+
+def build(config: ModelConfig) -> VisionLanguageModel:
+    """The network of `config.family` on torch's current default device and dtype; see `base.initialize`.
+
+    Raises: ConfigError for a family that has no network here.
+    """
+    place = FAMILIES.get(config.family)
+    if place is None:
+        raise ConfigError(f"{config.family} has no network here; known: {', '.join(FAMILIES)}")
+    module, name = place.split(":")
+    network: Callable[[ModelConfig], VisionLanguageModel] = getattr(import_module(module), name)
+    return network(config)

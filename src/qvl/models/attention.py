@@ -1,0 +1,75 @@
+"""Attention over packed segments without ever building a mask, and the seam to whoever owns the KV cache.
+
+Legend: T packed tokens or patches, N query heads, K key/value heads, H head dim, B segments of one
+length, L that length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Attend(Protocol):
+    """What the decoder calls in each layer. The model owns no cache: the engine, a trainer or a test gives this."""
+
+    def __call__(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
+        """Returns o_TNH; keys and values of the tokens in T are new and may be stored."""
+        ...
+
+
+class Segments:
+    """Rows of a packed axis cut into segments that attend within themselves only.
+
+    Segments of equal length run as one batch, so the cost is the sum of length² and there is one kernel
+    call for each distinct length: the windows of a picture have at most four.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], rows: Tensor | None = None, device: torch.device | None = None
+    ):
+        """`rows`: for each position of the segments laid end to end, the row it lies in; None: in that order."""
+        sizes = torch.tensor(list(lengths), dtype=torch.int64)
+        by_length = torch.argsort(sizes, descending=True, stable=True)
+        if not torch.equal(by_length, torch.arange(len(sizes))):
+            starts = sizes.cumsum(0) - sizes
+            order = torch.cat([torch.arange(s, s + n) for s, n in zip(starts[by_length], sizes[by_length])])
+            rows = order if rows is None else rows.cpu()[order]
+        distinct, counts = torch.unique_consecutive(sizes[by_length], return_counts=True)
+        self.groups = [(c, n) for c, n in zip(counts.tolist(), distinct.tolist()) if n]
+        self.num_rows = int(sizes.sum())
+        self.rows = None if rows is None else rows.to(device)
+        self.places = None if rows is None else torch.argsort(rows).to(device)
+
+    def attend(self, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, is_causal: bool = False) -> Tensor:
+        """Scaled dot-product attention inside each segment. Returns o_TNH, rows as they came."""
+        assert q_TNH.shape[0] == self.num_rows, (q_TNH.shape, self.num_rows)
+        if self.rows is not None:
+            q_TNH, k_TKH, v_TKH = (x.index_select(0, self.rows) for x in (q_TNH, k_TKH, v_TKH))
+        outputs, start = [], 0
+        for count, length in self.groups:
+            stop = start + count * length
+            q_BNLH, k_BKLH, v_BKLH = (
+                x[start:stop].unflatten(0, (count, length)).transpose(1, 2) for x in (q_TNH, k_TKH, v_TKH)
+            )
+            o_BNLH = F.scaled_dot_product_attention(
+                q_BNLH, k_BKLH, v_BKLH, is_causal=is_causal, enable_gqa=q_TNH.shape[1] != k_TKH.shape[1]
+            )
+            outputs.append(o_BNLH.transpose(1, 2).flatten(0, 1))
+            start = stop
+        o_TNH = torch.cat(outputs) if outputs else torch.empty_like(q_TNH)
+        return o_TNH if self.places is None else o_TNH.index_select(0, self.places)
+
+
+class CausalAttention:
+    """Full causal attention over packed sequences, nothing kept between calls: for training and as the oracle."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | None = None):
+        self.segments = Segments(lengths, device=device)
+
+    def __call__(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
+        return self.segments.attend(q_TNH, k_TKH, v_TKH, is_causal=True)

@@ -1,0 +1,93 @@
+"""What every Qwen-VL network can do: see, embed, decode, score. Owns weights; owns neither cache nor device choice.
+
+Legend: T packed tokens, P patches, V values in a patch, D text width.
+Attribute names are the published tensor names (`visual.*`, `model.*`, `lm_head`), so a state dict needs no map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvl.catalog.config import ModelConfig
+from qvl.errors import PromptError
+from qvl.models.attention import Attend
+from qvl.models.decoder import Decoder
+from qvl.models.vision import GridTHW
+
+
+class VisionLanguageModel(nn.Module):
+    """One vision tower, one decoder, one head. A generation brings its tower."""
+
+    def __init__(self, config: ModelConfig, tower: nn.Module):
+        super().__init__()
+        self.config = config
+        self.visual = tower
+        self.model = Decoder(config.text)
+        # a tied model stores no head: the embedding table is used for both
+        tied = config.text.tie_word_embeddings
+        self.lm_head = (
+            None if tied else nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations; quantised layers keep their weights in other dtypes."""
+        return self.model.norm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.norm.weight.device
+
+    def encode_media(self, patches_PV: Tensor, grids: Sequence[GridTHW]) -> Tensor:
+        """Pictures and videos packed in prompt order, with their (t, h, w) in patches → features_TD.
+
+        Each medium gives t * h * w / merge² rows. Raises: MediaError when patches and grids don't match.
+        """
+        return self.visual(patches_PV, grids)
+
+    def embed(self, ids_T: Tensor) -> Tensor:
+        return self.model.embed_tokens(ids_T)
+
+    def merge_features(self, hidden_TD: Tensor, ids_T: Tensor, features_TD: Tensor) -> Tensor:
+        """Writes features over the embeddings of image and video placeholders, in order; the input stays as it is.
+
+        For a chunk of a prompt, pass the rows of features that belong to the chunk's placeholders.
+        Raises: PromptError when the numbers of placeholders and features differ.
+        """
+        mask_T = (ids_T == self.config.image_token_id) | (ids_T == self.config.video_token_id)
+        places = int(mask_T.sum())
+        if places != features_TD.shape[0]:
+            raise PromptError(
+                f"the prompt has {places} image and video placeholders, the media give {features_TD.shape[0]} "
+                "features: use the processor that belongs to this checkpoint"
+            )
+        return hidden_TD.masked_scatter(mask_T[:, None], features_TD.to(hidden_TD.dtype))
+
+    def decode(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:
+        """Embedded tokens → hidden states after the final norm. `attend` is called once for every layer."""
+        return self.model(hidden_TD, positions_3T, attend)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """(T, vocab_size). Rows of the table past the tokenizer's last id are padding: callers mask them."""
+        if self.lm_head is None:
+            return F.linear(hidden_TD, self.model.embed_tokens.weight)
+        return self.lm_head(hidden_TD)
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, std: float = 0.02, generator: torch.Generator | None = None) -> None:
+    """Random weights to train from: N(0, std) matrices, zero biases, unit norms. Draws on the CPU, so that one
+    seed gives one model on every device.
+    """
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            if name == "bias":
+                p.zero_()
+            elif p.ndim >= 2:
+                p.copy_(torch.empty(p.shape).normal_(0.0, std, generator=generator))
+            else:
+                p.fill_(1.0)

@@ -1,0 +1,87 @@
+"""The text decoder that all generations from Qwen2-VL on share.
+
+Tokens of every sequence are packed in one axis; who attends to whom is the business of `attend`.
+Legend: T packed tokens, N query heads, K key/value heads, H head dim, S rotary slots (H / 2), D width.
+Sources: Qwen2-VL report (M-RoPE); transformers 4.57.6 modeling_qwen2_5_vl for the order of casts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qvl.catalog.config import TextConfig
+from qvl.models.attention import Attend
+from qvl.models.layers import RMSNorm, SwiGLU, apply_rope, inverse_frequencies
+
+
+def mrope_axes(config: TextConfig) -> list[int]:
+    """Which position axis (0 time, 1 height, 2 width) turns each of the S rotary slots.
+
+    Sections [2, 3, 3] give 0 0 1 1 1 2 2 2: one run for each axis.
+    """
+    return [axis for axis, size in enumerate(config.mrope_section) for _ in range(size)]
+
+
+def mrope_cos_sin(positions_3T: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos_TH and sin_TH for three-axis positions.
+
+    Angles are fp32 whatever the activations are: bf16 is exact only up to position 256.
+    """
+    device = positions_3T.device
+    axes_S = torch.tensor(mrope_axes(config), device=device)
+    angles_TS = positions_3T[axes_S].T.float() * inverse_frequencies(
+        config.head_dim, config.rope_theta, device
+    )
+    angles_TH = torch.cat((angles_TS, angles_TS), dim=-1)
+    return angles_TH.cos().to(dtype), angles_TH.sin().to(dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; the bias is on q, k, v and never on o."""
+
+    def __init__(self, config: TextConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        queries = config.num_attention_heads * config.head_dim
+        keys = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+
+    def forward(self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, attend: Attend) -> Tensor:
+        q_TNH = self.q_proj(hidden_TD).unflatten(-1, (-1, self.head_dim))
+        k_TKH = self.k_proj(hidden_TD).unflatten(-1, (-1, self.head_dim))
+        v_TKH = self.v_proj(hidden_TD).unflatten(-1, (-1, self.head_dim))
+        q_TNH, k_TKH = apply_rope(q_TNH, cos_TH, sin_TH), apply_rope(k_TKH, cos_TH, sin_TH)
+        return self.o_proj(attend(self.layer, q_TNH, k_TKH, v_TKH).flatten(1))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: TextConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+
+    def forward(self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, attend: Attend) -> Tensor:
+        hidden_TD = hidden_TD + self.self_attn(self.input_layernorm(hidden_TD), cos_TH, sin_TH, attend)
+        return hidden_TD + self.mlp(self.post_attention_layernorm(hidden_TD))
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:
+        """Embedded tokens → hidden states after the final norm, (T, D)."""
+        cos_TH, sin_TH = mrope_cos_sin(positions_3T, self.config, hidden_TD.dtype)
+        for layer in self.layers:
+            hidden_TD = layer(hidden_TD, cos_TH, sin_TH, attend)
+        return self.norm(hidden_TD)

@@ -1,0 +1,57 @@
+"""Small parts that several networks share: norms, rotary embedding, gated MLP.
+
+Legend: T packed tokens or patches, N heads, H head dim, S rotary slots (H / 2), D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Normalises in fp32, casts back, then multiplies by the weight: the order of the reference.
+
+    (A fused rms_norm multiplies before the cast, which moves bf16 results by one unit in the last place.)
+    """
+
+    def __init__(self, size: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """(a, b) → (-b, a), where a and b are the two halves of the last axis."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((-b, a), dim=-1)
+
+
+def apply_rope(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
+    """Rotates every head of x in the dtype that broadcasting cos and sin gives."""
+    return x_TNH * cos_TH[:, None] + rotate_half(x_TNH) * sin_TH[:, None]
+
+
+def inverse_frequencies(dim: int, theta: float, device: torch.device | None = None) -> Tensor:
+    """theta ** (-2j / dim) for j = 0 … dim / 2 - 1, fp32 (dim / 2,)."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim
+    return 1.0 / theta**exponents
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)); the text MLP has no biases, Qwen2.5-VL's tower has all three."""
+
+    def __init__(self, size: int, inner: int, bias: bool = False):
+        super().__init__()
+        self.gate_proj = nn.Linear(size, inner, bias=bias)
+        self.up_proj = nn.Linear(size, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
