@@ -1,0 +1,148 @@
+"""Devices as dated data: GPUs, Apple machines and CPUs with memory, bandwidth, rates and watts.
+
+Rates are dense (no sparsity); for GeForce cards they are the rates with 32-bit accumulation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from qvl.catalog.figures import Figure, figure, read_json
+from qvl.errors import CatalogError, PlanError, nearest
+from qvl.units import GB, GiB
+
+Rate = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One accelerator or machine. Figures that nobody vouches for are absent, never guessed."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    kind: Literal["gpu", "apple", "cpu"]
+    memory: Figure  # GiB
+    bandwidth: Figure  # GB/s
+    rates: Mapping[str, Figure]  # dense tensor T(FL)OPS by number format
+    watts: Figure | None
+    link: Figure | None  # GB/s one way between two of these in one machine
+    compute_capability: str = ""  # NVIDIA only, "8.9"
+    system_share: float = 0.0  # of the memory, kept for the operating system (unified memory)
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of it; what the system keeps is not taken off."""
+        return int(self.memory.value * GiB)
+
+    @property
+    def usable_bytes(self) -> int:
+        return int(self.memory_bytes * (1 - self.system_share))
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        return float(self.bandwidth.value * GB)
+
+    def flops(self, rate: Rate) -> float | None:
+        """Dense operations a second in `rate`, or None where the device lacks the format or nobody says."""
+        found = self.rates.get(rate)
+        return None if found is None else float(found.value) * 1e12
+
+    @property
+    def has_bf16(self) -> bool:
+        return "bf16" in self.rates
+
+    @property
+    def has_fp8(self) -> bool:
+        return "fp8" in self.rates
+
+    @property
+    def has_flash_attention(self) -> bool:
+        """FlashAttention 2 needs Ampere (8.0) or later; AMD's MI300X has its own port."""
+        if self.compute_capability:
+            return float(self.compute_capability) >= 8.0
+        return self.kind == "gpu"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """`count` equal devices in one machine."""
+
+    device: Device
+    count: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.device.name if self.count == 1 else f"{self.count}x{self.device.name}"
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.device.memory_bytes * self.count
+
+
+@cache
+def devices() -> tuple[Device, ...]:
+    return tuple(_device(raw) for raw in read_json("devices.json"))
+
+
+def _device(raw: Mapping[str, Any]) -> Device:
+    where = f"device {raw['name']}"
+
+    def optional(key: str) -> Figure | None:
+        return figure(raw[key], f"{where} {key}") if key in raw else None
+
+    return Device(
+        name=raw["name"],
+        title=raw["title"],
+        aliases=tuple(raw.get("aliases", ())),
+        kind=raw["kind"],
+        memory=figure(raw["memory_gib"], f"{where} memory_gib"),
+        bandwidth=figure(raw["gb_per_s"], f"{where} gb_per_s"),
+        rates={rate: figure(f, f"{where} {rate}") for rate, f in raw["tops"].items()},
+        watts=optional("watts"),
+        link=optional("link_gb_per_s"),
+        compute_capability=raw.get("compute_capability", ""),
+        system_share=raw.get("system_share", 0.0),
+    )
+
+
+def _plain(name: str) -> str:
+    """`NVIDIA RTX 4090`, `rtx-4090`, `RTX4090` → `rtx4090`."""
+    text = re.sub(r"[\s_\-]+", "", name.lower())
+    for noise in ("nvidia", "geforce", "amd", "intel", "apple", "tesla"):
+        text = text.removeprefix(noise)
+    return text
+
+
+@cache
+def _index() -> Mapping[str, Device]:
+    return {_plain(n): d for d in devices() for n in (d.name, d.title, *d.aliases)}
+
+
+def find_device(name: str) -> Device:
+    """By name, title or alias; case, spaces and dashes don't matter.
+
+    Raises: CatalogError with the nearest names.
+    """
+    found = _index().get(_plain(name))
+    if found is None:
+        raise CatalogError(f"no device {name!r}; {nearest(name, [d.name for d in devices()])}")
+    return found
+
+
+def parse_hardware(text: str) -> Hardware:
+    """`rtx4090`, `2xl40s`, `8 x h100`.
+
+    Raises: PlanError for a count below 1, CatalogError for an unknown device.
+    """
+    match = re.fullmatch(r"\s*(-?\d+)\s*[x×*]\s*(.+)", text, flags=re.IGNORECASE)
+    if not match:
+        return Hardware(find_device(text))
+    count = int(match[1])
+    if not 1 <= count <= 1024:
+        raise PlanError(f"{text!r}: {count} devices; the count must be between 1 and 1024")
+    return Hardware(find_device(match[2]), count)

@@ -1,0 +1,269 @@
+"""The models: who they are, what their licence permits, what they can do, what they look like inside.
+
+`find_model` takes any name people use; `config_of` gives the exact shape as a `ModelConfig`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from qvl.catalog.figures import Figure, Source, figure, read_json, sources
+from qvl.errors import CatalogError, nearest
+
+Commercial = Literal["yes", "with limits", "no"]
+Ability = Literal["boxes", "points", "html", "video", "agent", "thinking"]
+ABILITIES: tuple[Ability, ...] = ("boxes", "points", "html", "video", "agent", "thinking")
+PRECISIONS = ("bf16", "fp8", "int8", "int4", "awq", "gptq-int8", "gptq-int4", "nvfp4")
+
+
+@dataclass(frozen=True)
+class Licence:
+    key: str
+    title: str
+    commercial: Commercial
+    permits: str
+    source: Source
+    verified: bool
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Published weights of a model in one precision."""
+
+    hub_id: str
+    precision: str
+    official: bool  # published by Qwen
+    source: Source
+    verified: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """An engine version that makes a family wrong, and the way out."""
+
+    engine: str
+    versions: str
+    families: tuple[str, ...]
+    what: str
+    escape: str
+    source: Source
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    name: str
+    title: str
+    family: str
+    variant: str  # base, chat, instruct, thinking, hybrid (thinks or not), hosted
+    aliases: tuple[str, ...]
+    hub_id: str  # "" for hosted models
+    hosted: bool
+    shape: str  # key for config_of; "" when no config was seen
+    released: Figure
+    licence_figure: Figure  # its value is the licence's key
+    licence: Licence
+    context: Figure  # tokens
+    languages: Figure  # ISO 639-1 codes; "*" means more than are listed
+    parameters: Figure | None  # counts by part; derived from the shape, kept to check the arithmetic
+    abilities: Mapping[str, Figure]  # yes, weak, no, unknown
+    engines: Mapping[str, Figure]  # engine → first version that serves it well
+    checkpoints: tuple[Checkpoint, ...]  # all of them, the 16-bit original first
+    notes: tuple[Figure, ...]
+
+    @property
+    def num_parameters(self) -> int | None:
+        return None if self.parameters is None else self.parameters.value["total"]
+
+    @property
+    def num_active_parameters(self) -> int | None:
+        """Parameters a token passes through; all of them in a dense model."""
+        return None if self.parameters is None else self.parameters.value.get("active", self.num_parameters)
+
+    def ability(self, name: Ability) -> str:
+        return str(self.abilities[name].value)
+
+    def figures(self) -> dict[str, Figure]:
+        """Every sourced figure by the name a reader would look for."""
+        found = {
+            "released": self.released,
+            "licence": self.licence_figure,
+            "context": self.context,
+            "languages": self.languages,
+        }
+        if self.parameters:
+            found["parameters"] = self.parameters
+        found |= {f"ability {k}": v for k, v in self.abilities.items()}
+        found |= {f"engine {k}": v for k, v in self.engines.items()}
+        found |= {f"note {i}": v for i, v in enumerate(self.notes, 1)}
+        return found
+
+
+def _source(key: str, where: str) -> Source:
+    if key not in sources():
+        raise CatalogError(f"{where}: source {key!r} is not in sources.json")
+    return sources()[key]
+
+
+@cache
+def _raw() -> Mapping[str, Any]:
+    return read_json("models.json")
+
+
+@cache
+def licences() -> Mapping[str, Licence]:
+    return {
+        key: Licence(key=key, **{**raw, "source": _source(raw["source"], f"licence {key}")})
+        for key, raw in _raw()["licences"].items()
+    }
+
+
+@cache
+def regressions() -> tuple[Regression, ...]:
+    return tuple(
+        Regression(
+            **{
+                **raw,
+                "families": tuple(raw["families"]),
+                "source": _source(raw["source"], f"regression {raw['note']}"),
+            }
+        )
+        for raw in _raw()["regressions"]
+    )
+
+
+@cache
+def models() -> tuple[Model, ...]:
+    """All of them, in order of generation and size."""
+    return tuple(_model(raw) for raw in _raw()["models"])
+
+
+_MODEL_KEYS = set(
+    """name title family variant aliases hub_id hosted shape released licence context languages parameters
+    abilities engines checkpoints notes""".split()
+)
+
+
+def _model(raw: Mapping[str, Any]) -> Model:
+    name = raw["name"]
+    if unknown := set(raw) - _MODEL_KEYS:
+        raise CatalogError(f"model {name}: unknown keys {sorted(unknown)}")
+
+    def fig(key: str) -> Figure:
+        return figure(raw[key], f"{name} {key}")
+
+    def figs(key: str) -> dict[str, Figure]:
+        return {k: figure(v, f"{name} {key} {k}") for k, v in raw[key].items()}
+
+    published = [
+        Checkpoint(**{**c, "source": _source(c["source"], f"{name} checkpoints")})
+        for c in raw.get("checkpoints", ())
+    ]
+    if raw.get("hub_id"):
+        original = Checkpoint(raw["hub_id"], "bf16", True, _source(raw["released"]["source"], name))
+        published.insert(0, original)
+    licence = fig("licence")
+    if licence.value not in licences():
+        raise CatalogError(f"model {name}: licence {licence.value!r} is not described")
+    return Model(
+        name=name,
+        title=raw["title"],
+        family=raw["family"],
+        variant=raw["variant"],
+        aliases=tuple(raw.get("aliases", ())),
+        hub_id=raw.get("hub_id", ""),
+        hosted=raw.get("hosted", False),
+        shape=raw.get("shape", ""),
+        released=fig("released"),
+        licence_figure=licence,
+        licence=licences()[licence.value],
+        context=fig("context"),
+        languages=fig("languages"),
+        parameters=fig("parameters") if "parameters" in raw else None,
+        abilities=figs("abilities"),
+        engines=figs("engines"),
+        checkpoints=tuple(published),
+        notes=tuple(figure(n, f"{name} notes") for n in raw.get("notes", ())),
+    )
+
+
+def _plain(name: str) -> str:
+    """`Qwen/Qwen2.5-VL-7B-Instruct` → `qwen2.5-vl-7b-instruct`; spaces and underscores become dashes."""
+    return re.sub(r"[\s_]+", "-", name.strip().lower()).rpartition("/")[2]
+
+
+@cache
+def _index() -> Mapping[str, tuple[Model, Checkpoint | None]]:
+    found: dict[str, tuple[Model, Checkpoint | None]] = {}
+    for model in models():
+        for name in (model.name, *model.aliases):
+            found[_plain(name)] = (model, None)
+        short = _plain(model.name).removesuffix("-instruct")
+        found.setdefault(short, (model, None))
+        for checkpoint in model.checkpoints:
+            found.setdefault(_plain(checkpoint.hub_id), (model, checkpoint))
+            if checkpoint.official and checkpoint.precision != "bf16":
+                # people write qwen2.5-vl-7b-awq for Qwen2.5-VL-7B-Instruct-AWQ
+                found.setdefault(_plain(checkpoint.hub_id).replace("-instruct", ""), (model, checkpoint))
+    return found
+
+
+def resolve(name: str) -> tuple[Model, Checkpoint | None]:
+    """Any name people use → the model, and the checkpoint when the name names one.
+
+    Raises: CatalogError with the nearest names.
+    """
+    found = _index().get(_plain(name))
+    if found is None:
+        raise CatalogError(f"no model {name!r}; {nearest(_plain(name), list(_index()))}")
+    return found
+
+
+def find_model(name: str) -> Model:
+    """By name, alias or hub id, quantised ones included; case doesn't matter.
+
+    Raises: CatalogError with the nearest names.
+    """
+    return resolve(name)[0]
+
+
+def config_of(model: Model | str) -> Any:
+    """The exact shape as a `catalog.config.ModelConfig`.
+
+    Raises: CatalogError for hosted models and for sizes whose config nobody here has seen.
+    """
+    from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
+
+    if isinstance(model, str):
+        model = find_model(model)
+    if not model.shape:
+        why = "it is hosted, its shape is not public" if model.hosted else "its config.json was not seen"
+        raise CatalogError(f"{model.name} has no shape here: {why}; --config takes a local config.json")
+    size = _shapes()["sizes"][model.shape]
+    family = _shapes()["families"][size["family"]]
+    text = {**family["text"], **size["text"]}
+    vision = {"out_hidden_size": text["hidden_size"], **family["vision"], **size["vision"]}
+    if text.get("linear_num_value_heads"):
+        # every fourth layer keeps full attention: 3, 7, 11 …
+        kinds = ("linear_attention", "linear_attention", "linear_attention", "full_attention")
+        text["layer_types"] = tuple(kinds[i % 4] for i in range(text["num_hidden_layers"]))
+    return ModelConfig(
+        family=size["family"],
+        text=TextConfig(**_tuples(text)),
+        vision=VisionConfig(**_tuples(vision)),
+        **_tuples(family["ids"]),
+    )
+
+
+@cache
+def _shapes() -> Mapping[str, Any]:
+    return read_json("shapes.json")
+
+
+def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
