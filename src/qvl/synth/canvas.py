@@ -86,7 +86,7 @@ class Canvas:
         colour: Colour = (0, 0, 0),
         *,
         line: int | None = None,
-        first_index: int = 0,
+        first_column: int = 0,
     ) -> Rect:
         """Prints one line with its pen at (x, baseline). Returns the box around its ink."""
         setting = set_line(text, face, size) if isinstance(text, str) else text
@@ -98,7 +98,7 @@ class Canvas:
             self.image.paste(colour, (left, top), g.mask)
             right, bottom = left + g.mask.width, top + g.mask.height
             self.glyphs.append(
-                Glyph(g.char, left, top, right, bottom, line, first_index + g.index, self.picture)
+                Glyph(g.char, left, top, right, bottom, line, first_column + g.column, self.picture)
             )
         x1, y1, x2, y2 = setting.ink
         return (x + x1, baseline + y1, x + x2, baseline + y2)
@@ -191,6 +191,6 @@ def wear(
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, blur)))
     if noise:
         pixels = np.asarray(image).astype(np.float32)
-        pixels = pixels + rng.noise(pixels.shape) * rng.uniform(noise / 3, noise)
+        pixels += rng.noise(pixels.shape) * np.float32(rng.uniform(noise / 3, noise))
         image = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
     return Worn(image, boxes, glyphs, shapes)

@@ -57,7 +57,7 @@ class Look(NamedTuple):
 
 
 def draw(rng: Rng, difficulty: int, variant: str = "field") -> Drawn:
-    """Difficulty 0: 2-3 large lines; 1: 4-7 lines of 16-20 px; 2: a long receipt in smaller mixed case; 3: also worn."""
+    """Difficulty 0: 2-3 large lines; 1: 4-7 lines of 16-20 px; 2: long, smaller, mixed case; 3: also worn."""
     form = {"receipt": False, "form": True}.get(variant) if variant != "field" else rng.chance(0.25)
     canvas, look = _paper(rng, difficulty, bool(form))
     asked, lines = (_form_lines if form else _receipt_lines)(rng, difficulty)
@@ -312,7 +312,7 @@ def _print_lines(canvas: Canvas, rng: Rng, lines: list[Line], look: Look, form: 
         if form and line.label:
             under = baseline + look.size // 3
             canvas.pen.line((x, under, look.right - 1, under), fill=faint)
-        box = canvas.text(x, baseline, value, colour=look.ink, line=row, first_index=first)
+        box = canvas.text(x, baseline, value, colour=look.ink, line=row, first_column=first)
         boxes.append(Box(*box, line.key, line.value))
     return boxes
 

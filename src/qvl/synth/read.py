@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from itertools import pairwise
 
 from qvl.synth import words
 from qvl.synth.canvas import Canvas, gradient, ink_and_paper, wear
@@ -102,7 +103,7 @@ def _print_block(
     """Prints the lines as one block, left-aligned or centred, somewhere in the picture."""
     block_width = max(s.ink[2] for s in settings)
     # The lowest pitch at which no two lines touch, whatever the letters.
-    for above, below in zip(settings, settings[1:]):
+    for above, below in pairwise(settings):
         pitch = max(pitch, above.ink[3] - below.ink[1] + 2)
     top = settings[0].ink[1]
     bottom = (len(lines) - 1) * pitch + settings[-1].ink[3]

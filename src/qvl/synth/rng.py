@@ -64,5 +64,5 @@ class Rng:
         """Bell-shaped noise of mean 0 and standard deviation about 1, float32: the sum of four uniform bytes."""
         count = int(np.prod(shape))
         words = np.random.PCG64(int(self._random() * 2**53)).random_raw((count + 1) // 2).astype("<u8")
-        fours = words.view(np.uint8).reshape(-1, 4)[:count].sum(axis=1, dtype=np.int32)
-        return ((fours - 510).astype(np.float32) / 147.8).reshape(shape)
+        fours = words.view(np.uint8)[: 4 * count].reshape(4, count).sum(axis=0, dtype=np.uint16)
+        return ((fours.astype(np.float32) - 510) / np.float32(147.8)).reshape(shape)

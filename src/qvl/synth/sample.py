@@ -25,7 +25,7 @@ class Box(NamedTuple):
 
 
 class Glyph(NamedTuple):
-    """One printed character and the box around its ink. `index` counts characters, spaces included, in its line."""
+    """One printed character and the box around its ink. `column` counts the characters of its line, spaces included."""
 
     char: str
     x0: int
@@ -33,7 +33,7 @@ class Glyph(NamedTuple):
     x1: int
     y1: int
     line: int
-    index: int
+    column: int
     picture: int = 0
 
 

@@ -65,7 +65,7 @@ class Placed(NamedTuple):
     mask: Image.Image
     x: int
     y: int
-    index: int
+    column: int
 
 
 class Setting(NamedTuple):
