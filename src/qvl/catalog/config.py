@@ -1,7 +1,8 @@
 """config.json → `ModelConfig`: the exact shape of a checkpoint, for the planner and the networks alike.
 
-Every key of a config file is read, listed as ignorable, or an error by name; no default of a
-transformers class is ever trusted (facts: a config object built from class defaults is not a real model).
+Every key of a config file is read, listed as ignorable, or an error by name. A default of a transformers
+class is used only where every published model agrees with it: an object built from those defaults alone is
+not a real model (tokens_per_second, rms_norm_eps and the widths differ).
 Sources: the published config.json files; transformers 4.57.6 and 5.23 configuration classes.
 """
 
@@ -11,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from qvl.errors import ConfigError
 
@@ -154,31 +155,82 @@ def read_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
 
 
 class _Keys:
-    """Reads keys of one JSON object and remembers which were used, so that none passes unseen."""
+    """Reads keys of one JSON object and remembers which were used, so that none passes unseen.
 
-    def __init__(self, raw: Mapping[str, Any], where: str, ignorable: frozenset[str]):
-        self.raw, self.where, self.ignorable = raw, where, ignorable
+    Faults are collected and reported together by `done`; until then reading goes on with stand-ins.
+    """
+
+    def __init__(self, raw: Any, where: str, ignorable: frozenset[str]):
+        self.where, self.ignorable = where, ignorable
+        if not isinstance(raw, Mapping):
+            raise ConfigError(f"{where}: must be an object, is {raw!r}")
+        self.raw = raw
         self.seen: set[str] = set()
         self.missing: list[str] = []
+        self.wrong: list[str] = []
 
     def get(self, key: str, default: Any = None) -> Any:
+        """The value as it is; null counts as absent."""
         self.seen.add(key)
         value = self.raw.get(key)
         return default if value is None else value
 
-    def need(self, key: str) -> Any:
-        value = self.get(key)
+    def _number(self, key: str, default: float | None, kind: type, least: float) -> Any:
+        value = self.get(key, default)
         if value is None:
             self.missing.append(key)
-            return 1  # keeps on reading, so that all missing keys are reported at once
-        return value
+            return kind(1)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or kind(value) != value or value < least:
+            named = "a whole number" if kind is int else "a number"
+            self.wrong.append(f"{key} is {value!r}, must be {named} of at least {least:g}")
+            return kind(1)
+        return kind(value)
+
+    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+        return self._number(key, default, int, least)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        return self._number(key, default, float, 0.0)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            self.wrong.append(f"{key} is {value!r}, must be true or false")
+        return bool(value)
+
+    def integers(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        value = self.get(key, default)
+        if value is None:
+            self.missing.append(key)
+            return ()
+        whole = isinstance(value, (list, tuple)) and all(type(v) is int and v >= 0 for v in value)
+        if not whole:
+            self.wrong.append(f"{key} is {value!r}, must be a list of whole numbers")
+            return ()
+        return tuple(value)
+
+    def only(self, key: str, *allowed: Any) -> None:
+        """For a key that may only have the values that are computed here; the first stands for an absent key."""
+        value = self.get(key, allowed[0])
+        if value not in allowed:
+            self.wrong.append(
+                f"{key} is {value!r}, only {' or '.join(repr(a) for a in allowed)} is supported"
+            )
+
+    def require(self, holds: bool, message: str) -> None:
+        if not holds and not self.missing and not self.wrong:  # stand-ins prove nothing
+            self.wrong.append(message)
 
     def done(self) -> None:
-        unknown = sorted(k for k in set(self.raw) - self.seen - self.ignorable if not k.startswith("_"))
+        unknown = sorted(k for k in set(self.raw) - self.seen - self.ignorable if not str(k).startswith("_"))
+        faults = list(self.wrong)
         if self.missing:
-            raise ConfigError(f"{self.where}: missing {', '.join(self.missing)}")
+            faults.insert(0, f"missing {', '.join(self.missing)}")
         if unknown:
-            raise ConfigError(f"{self.where}: unknown {', '.join(unknown)}")
+            faults.append(f"unknown {', '.join(unknown)}")
+        if faults:
+            raise ConfigError(f"{self.where}: " + "; ".join(faults))
 
 
 # Keys that every transformers config may carry and that don't change what is computed here: training
@@ -202,121 +254,175 @@ _VISION_IGNORABLE = _COMMON_IGNORABLE | frozenset(
     ["spatial_patch_size", "in_chans", "embed_dim", "mlp_ratio"]
 )
 
-# class values of TF 4.45-5.23 that the hub's files leave out because the class fills them in
-_DEFAULT_VISION_ACT = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
+_VISION_ACT = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
 
 
-def _rope(k: _Keys) -> tuple[dict[str, Any], float]:
-    """Old files: rope_theta + rope_scaling; TF 5 files: rope_parameters with both."""
-    params = dict(k.get("rope_parameters", {}) or k.get("rope_scaling", {}))
+class _Rope(NamedTuple):
+    theta: float
+    section: tuple[int, ...]
+    interleaved: bool
+
+
+def _rope(k: _Keys) -> _Rope:
+    """Old files: rope_theta beside rope_scaling; TF 5 files: rope_parameters with both."""
+    params = k.get("rope_parameters", k.get("rope_scaling", {}))
     k.seen |= {"rope_parameters", "rope_scaling"}
-    theta = k.get("rope_theta", params.get("rope_theta"))
-    kind = params.get("rope_type", params.get("type", "default"))
+    inner = _Keys(
+        params, f"{k.where} rope_parameters", frozenset(["type", "rope_type", "partial_rotary_factor"])
+    )
+    kind = inner.get("rope_type", inner.get("type", "default"))
     if kind not in ("default", "mrope"):
         raise ConfigError(f"{k.where}: rope type {kind!r} is not supported; known: default, mrope")
-    if theta is None:
-        k.missing.append("rope_theta")
-        theta = 1.0
-    return params, float(theta)
+    rope = _Rope(
+        theta=inner.number("rope_theta", k.get("rope_theta")),
+        section=inner.integers("mrope_section", ()),
+        interleaved=inner.flag("mrope_interleaved", False),
+    )
+    inner.done()
+    return rope
 
 
-def _quantization(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _tied(raw: Mapping[str, Any], text_raw: Mapping[str, Any]) -> bool:
+    """Nested files may hold two flags that differ: the one that the writing transformers obeyed is right.
+
+    Version 4 obeyed text_config's, and its class default of true could end up at the top of an untied
+    model's file; version 5 obeys the top one.
+    """
+    top, nested = raw.get("tie_word_embeddings"), text_raw.get("tie_word_embeddings")
+    if nested is not None and str(raw.get("transformers_version", "")).startswith("4."):
+        return bool(nested)
+    return bool(top if top is not None else nested)
+
+
+def _quantization(raw: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
     q = raw.get("quantization_config")
+    if q is not None and not isinstance(q, Mapping):
+        raise ConfigError(f"{where}: quantization_config must be an object, is {q!r}")
     return dict(q) if q else None
 
 
-def _eos(raw: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int, ...]:
+def _eos(raw: Mapping[str, Any], text: Mapping[str, Any], where: str) -> tuple[int, ...]:
     eos = raw.get("eos_token_id", text.get("eos_token_id"))
-    if eos is None:
-        return ()
-    return tuple(eos) if isinstance(eos, list) else (int(eos),)
+    ids = eos if isinstance(eos, list) else [eos]
+    if eos is not None and not all(type(i) is int for i in ids):
+        raise ConfigError(f"{where}: eos_token_id is {eos!r}, must be a token id or a list of them")
+    return () if eos is None else tuple(ids)
+
+
+def _text_object(raw: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], str]:
+    """Text fields lie at the top (hub files of Qwen2-VL and Qwen2.5-VL) or in text_config (TF >= 4.52)."""
+    nested = raw.get("text_config")
+    if not nested:
+        return {k: v for k, v in raw.items() if k != "vision_config"}, where
+    if not isinstance(nested, Mapping):
+        raise ConfigError(f"{where}: text_config must be an object, is {nested!r}")
+    # such files may repeat text fields at the top for old readers
+    _Keys(raw, where, _COMMON_IGNORABLE | set(nested) | {"rope_scaling", "rope_theta"}).done()
+    return nested, f"{where} text_config"
 
 
 def _read_qwen2_or_2_5(family: Family, raw: Mapping[str, Any], where: str) -> ModelConfig:
-    """Qwen2-VL and Qwen2.5-VL: text fields lie at the top (hub files) or in text_config (TF >= 4.52)."""
-    nested = raw.get("text_config")
-    text_raw: dict[str, Any] = (
-        dict(nested) if nested else {k: v for k, v in raw.items() if k != "vision_config"}
-    )
-    k = _Keys(text_raw, f"{where} text_config" if nested else where, _COMMON_IGNORABLE | {"layer_types"})
-    if nested:  # files of TF >= 4.52 repeat text fields at the top for old readers
-        k_top = _Keys(raw, where, _COMMON_IGNORABLE | set(nested) | {"rope_scaling", "rope_theta"})
-        k_top.done()
-    kinds = set(text_raw.get("layer_types") or ["full_attention"])
-    if text_raw.get("use_sliding_window") or kinds != {"full_attention"}:
-        raise ConfigError(
-            f"{where}: sliding-window attention is not used by any published model and not supported"
-        )
-    if k.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{where}: hidden_act {text_raw['hidden_act']!r}; only silu is known")
-    rope, theta = _rope(k)
-    heads = k.need("num_attention_heads")
-    hidden = k.need("hidden_size")
-    tied = raw.get("tie_word_embeddings", text_raw.get("tie_word_embeddings", False))
+    text_raw, text_where = _text_object(raw, where)
+    k = _Keys(text_raw, text_where, _COMMON_IGNORABLE)
+    kinds = k.get("layer_types", [])
+    if k.get("use_sliding_window") or any(kind != "full_attention" for kind in kinds):
+        k.wrong.append("sliding-window attention is in no published model and not supported")
+    k.only("hidden_act", "silu")
+    rope = _rope(k)
+    hidden, heads = k.integer("hidden_size"), k.integer("num_attention_heads")
     text = TextConfig(
         hidden_size=hidden,
-        intermediate_size=k.need("intermediate_size"),
-        num_hidden_layers=k.need("num_hidden_layers"),
+        intermediate_size=k.integer("intermediate_size"),
+        num_hidden_layers=k.integer("num_hidden_layers"),
         num_attention_heads=heads,
-        num_key_value_heads=k.need("num_key_value_heads"),
-        head_dim=k.get("head_dim", hidden // heads),
-        vocab_size=k.need("vocab_size"),
-        max_position_embeddings=k.need("max_position_embeddings"),
-        rms_norm_eps=float(k.need("rms_norm_eps")),
-        rope_theta=theta,
-        mrope_section=tuple(rope.get("mrope_section", ())),
+        num_key_value_heads=k.integer("num_key_value_heads"),
+        head_dim=k.integer("head_dim", max(1, hidden // heads)),
+        vocab_size=k.integer("vocab_size"),
+        max_position_embeddings=k.integer("max_position_embeddings"),
+        rms_norm_eps=k.number("rms_norm_eps"),
+        rope_theta=rope.theta,
+        mrope_section=rope.section,
+        mrope_interleaved=rope.interleaved,
         attention_bias=True,
-        tie_word_embeddings=bool(tied),
+        tie_word_embeddings=_tied(raw, text_raw),
     )
+    _check_text(k, text)
     k.done()
     vision = _read_vision_2(family, raw.get("vision_config") or {}, f"{where} vision_config", hidden)
-    if sum(text.mrope_section) * 2 != text.rotary_dim:
-        raise ConfigError(
-            f"{where}: mrope_section {list(text.mrope_section)} must sum to head_dim / 2 = {text.head_dim // 2}"
-        )
-    return _assemble(family, raw, text_raw, text, vision)
+    return _assemble(family, raw, text_raw, text, vision, where)
 
 
-def _read_vision_2(family: Family, raw: Mapping[str, Any], where: str, text_hidden: int) -> VisionConfig:
+def _check_text(k: _Keys, text: TextConfig) -> None:
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+    k.require(heads % kv_heads == 0, f"{heads} heads can't share {kv_heads} key/value heads evenly")
+    # each section turns that many pairs of dimensions
+    k.require(
+        2 * sum(text.mrope_section) == text.rotary_dim,
+        f"mrope_section {list(text.mrope_section)} must sum to {text.rotary_dim // 2}, half the rotated "
+        f"{text.rotary_dim} of {text.head_dim} dimensions",
+    )
+    k.require(len(text.mrope_section) == 3, f"mrope_section {list(text.mrope_section)} must have 3 parts")
+
+
+def _read_vision_2(family: Family, raw: Any, where: str, text_hidden: int) -> VisionConfig:
+    """The tower of Qwen2-VL or Qwen2.5-VL.
+
+    The defaults below are what every published model has, so that some files leave them out; a field in
+    which models differ, or where a class default isn't what was trained, has none.
+    """
     k = _Keys(raw, where, _VISION_IGNORABLE)
-    act = k.get("hidden_act", _DEFAULT_VISION_ACT[family])
-    if act != _DEFAULT_VISION_ACT[family]:
-        raise ConfigError(f"{where}: hidden_act {act!r}; {family} has {_DEFAULT_VISION_ACT[family]}")
+    k.only("hidden_act", _VISION_ACT[family])
     common: dict[str, Any] = dict(
-        depth=k.get("depth", 32),
-        num_heads=k.get("num_heads", 16),
-        patch_size=k.get("patch_size", 14),
-        spatial_merge_size=k.get("spatial_merge_size", 2),
-        temporal_patch_size=k.get("temporal_patch_size", 2),
-        in_channels=k.get("in_channels", k.get("in_chans", 3)),
+        depth=k.integer("depth", 32),
+        num_heads=k.integer("num_heads", 16),
+        patch_size=k.integer("patch_size", 14),
+        spatial_merge_size=k.integer("spatial_merge_size", 2),
+        temporal_patch_size=k.integer("temporal_patch_size", 2),
+        in_channels=k.integer("in_channels", k.integer("in_chans", 3)),
     )
     if family == "qwen2_vl":
         # here hidden_size is the language model's width and embed_dim the tower's
-        width = k.get("embed_dim", 1280)
+        width = k.integer("embed_dim", 1280)
         vision = VisionConfig(
             hidden_size=width,
-            intermediate_size=int(width * k.get("mlp_ratio", 4)),
-            out_hidden_size=k.get("hidden_size", text_hidden),
+            intermediate_size=int(width * k.number("mlp_ratio", 4)),
+            out_hidden_size=k.integer("hidden_size", text_hidden),
             **common,
         )
     else:
         vision = VisionConfig(
-            hidden_size=k.need("hidden_size"),
-            intermediate_size=k.need("intermediate_size"),
-            out_hidden_size=k.get("out_hidden_size", text_hidden),
-            window_size=k.get("window_size", 112),
-            fullatt_block_indexes=tuple(k.get("fullatt_block_indexes", (7, 15, 23, 31))),
-            tokens_per_second=float(
-                k.get("tokens_per_second", 2)
-            ),  # TF's class default 4 is in no published file
+            hidden_size=k.integer("hidden_size"),
+            intermediate_size=k.integer("intermediate_size"),
+            out_hidden_size=k.integer("out_hidden_size", text_hidden),
+            window_size=k.integer("window_size", 112),
+            fullatt_block_indexes=k.integers("fullatt_block_indexes", (7, 15, 23, 31)),
+            tokens_per_second=k.number("tokens_per_second"),  # a class default is 4, every hub file says 2
             **common,
         )
-    k.done()
-    if vision.out_hidden_size != text_hidden:
-        raise ConfigError(
-            f"{where}: tower gives {vision.out_hidden_size} features, the text model takes {text_hidden}"
+        unit = vision.patch_size * vision.spatial_merge_size
+        k.require(
+            vision.window_size % unit == 0,
+            f"window_size {vision.window_size} is not a whole number of {unit}-pixel units",
         )
+        k.require(
+            max(vision.fullatt_block_indexes, default=0) < vision.depth,
+            f"fullatt_block_indexes {list(vision.fullatt_block_indexes)} go past depth {vision.depth}",
+        )
+    _check_vision(k, vision, text_hidden)
+    k.done()
     return vision
+
+
+def _check_vision(k: _Keys, vision: VisionConfig, text_hidden: int) -> None:
+    k.require(
+        vision.hidden_size % (4 * vision.num_heads) == 0,
+        f"width {vision.hidden_size} must be {vision.num_heads} heads x a multiple of 4 (rows and columns, "
+        "each rotated in pairs)",
+    )
+    k.require(
+        vision.out_hidden_size == text_hidden,
+        f"the tower gives features of {vision.out_hidden_size}, the text model takes {text_hidden}",
+    )
 
 
 def _assemble(
@@ -325,31 +431,126 @@ def _assemble(
     text_raw: Mapping[str, Any],
     text: TextConfig,
     vision: VisionConfig,
+    where: str,
 ) -> ModelConfig:
-    return ModelConfig(
+    ids = _Keys(raw, where, frozenset(raw))  # every other key was accounted for before
+    config = ModelConfig(
         family=family,
         text=text,
         vision=vision,
-        image_token_id=raw.get("image_token_id", 151655),
-        video_token_id=raw.get("video_token_id", 151656),
-        vision_start_token_id=raw.get("vision_start_token_id", 151652),
-        vision_end_token_id=raw.get("vision_end_token_id", 151653),
-        eos_token_ids=_eos(raw, text_raw),
-        dtype=str(raw.get("torch_dtype") or raw.get("dtype") or text_raw.get("torch_dtype") or "bfloat16"),
-        quantization=_quantization(raw),
+        image_token_id=ids.integer("image_token_id", 151655, least=0),
+        video_token_id=ids.integer("video_token_id", 151656, least=0),
+        vision_start_token_id=ids.integer("vision_start_token_id", 151652, least=0),
+        vision_end_token_id=ids.integer("vision_end_token_id", 151653, least=0),
+        eos_token_ids=_eos(raw, text_raw, where),
+        dtype=str(
+            raw.get("torch_dtype")
+            or raw.get("dtype")
+            or text_raw.get("torch_dtype")
+            or text_raw.get("dtype")
+            or "bfloat16"
+        ),
+        quantization=_quantization(raw, where),
     )
+    ids.done()
+    return config
 
 
-def _not_yet(family: Family, raw: Mapping[str, Any], where: str) -> ModelConfig:
-    raise ConfigError(f"{where}: {family} configs are not read yet")
+def _read_later(family: Family, raw: Mapping[str, Any], where: str) -> ModelConfig:
+    """The other generations; their file imports this one, so it is found when it is needed."""
+    from qvl.catalog.config_later import read
+
+    return read(family, raw, where)
 
 
 _READERS = {
-    "qwen_vl": _not_yet,
+    "qwen_vl": _read_later,
     "qwen2_vl": _read_qwen2_or_2_5,
     "qwen2_5_vl": _read_qwen2_or_2_5,
-    "qwen3_vl": _not_yet,
-    "qwen3_vl_moe": _not_yet,
-    "qwen3_5": _not_yet,
-    "qwen3_5_moe": _not_yet,
+    "qwen3_vl": _read_later,
+    "qwen3_vl_moe": _read_later,
+    "qwen3_5": _read_later,
+    "qwen3_5_moe": _read_later,
 }
+
+_ARCHITECTURES = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+}
+
+
+def config_dict(config: ModelConfig) -> dict[str, Any]:
+    """The config.json that `read_config` reads back to `config`, in the layout of the hub's files.
+
+    Raises: ConfigError for a family that isn't written here.
+    """
+    if config.family not in _ARCHITECTURES:
+        raise ConfigError(f"{config.family} configs are not written; known: {', '.join(_ARCHITECTURES)}")
+    text, vision = config.text, config.vision
+    tower: dict[str, Any] = dict(
+        depth=vision.depth,
+        num_heads=vision.num_heads,
+        in_channels=vision.in_channels,
+        in_chans=vision.in_channels,
+        patch_size=vision.patch_size,
+        spatial_patch_size=vision.patch_size,
+        spatial_merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        hidden_act=_VISION_ACT[config.family],
+    )
+    if config.family == "qwen2_vl":
+        tower |= dict(
+            embed_dim=vision.hidden_size,
+            mlp_ratio=_ratio(vision.intermediate_size, vision.hidden_size),
+            hidden_size=vision.out_hidden_size,
+        )
+    else:
+        tower |= dict(
+            hidden_size=vision.hidden_size,
+            intermediate_size=vision.intermediate_size,
+            out_hidden_size=vision.out_hidden_size,
+            window_size=vision.window_size,
+            fullatt_block_indexes=list(vision.fullatt_block_indexes),
+            tokens_per_second=_plain(vision.tokens_per_second),
+        )
+    eos, heads = list(config.eos_token_ids), text.num_attention_heads
+    return {
+        "architectures": [_ARCHITECTURES[config.family]],
+        "model_type": config.family,
+        "hidden_size": text.hidden_size,
+        "intermediate_size": text.intermediate_size,
+        "num_hidden_layers": text.num_hidden_layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": text.num_key_value_heads,
+        # files of these two families leave head_dim out: it is derived
+        **({} if text.head_dim == text.hidden_size // heads else {"head_dim": text.head_dim}),
+        "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.max_position_embeddings,
+        "rms_norm_eps": text.rms_norm_eps,
+        "rope_theta": _plain(text.rope_theta),
+        "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "tie_word_embeddings": text.tie_word_embeddings,
+        "vision_config": tower,
+        "image_token_id": config.image_token_id,
+        "video_token_id": config.video_token_id,
+        "vision_start_token_id": config.vision_start_token_id,
+        "vision_end_token_id": config.vision_end_token_id,
+        **({"eos_token_id": eos[0] if len(eos) == 1 else eos} if eos else {}),
+        "torch_dtype": config.dtype,
+        **({"quantization_config": dict(config.quantization)} if config.quantization else {}),
+    }
+
+
+def _plain(x: float) -> float | int:
+    """2.0 → 2, as the published files write whole numbers."""
+    return int(x) if x == int(x) else x
+
+
+def _ratio(inner: int, width: int) -> float | int:
+    """A ratio r with int(width * r) == inner, which a rounded quotient may miss by one."""
+    ratio = inner / width
+    return _plain(ratio if int(width * ratio) == inner else (inner + 0.5) / width)

@@ -1,0 +1,360 @@
+"""Checkpoints: a folder or hub id → a network with its weights, and back.
+
+A network is laid out on the meta device, which costs nothing; each tensor is then put straight into its place.
+On the CPU a tensor whose stored dtype is the wanted one isn't copied at all: it stays a view of the
+memory-mapped file. Loading is then immediate, the first pass reads the disk, processes share the pages, and
+the system may drop and re-read them. `copy=True` reads the weights into memory of our own instead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from qvl.catalog.config import config_dict, read_config
+from qvl.errors import CheckpointError, nearest
+from qvl.models import build
+from qvl.models.base import VisionLanguageModel
+from qvl.models.names import published_names, to_canonical
+from qvl.units import MiB, format_bytes
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# what safetensors calls the dtypes that a plain network may be stored in
+_STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+# Tensors that old files carry and that are computed here.
+_IGNORABLE = re.compile(r"(^|\.)rotary_(pos_)?emb\.inv_freq$")
+_INDEX = "model.safetensors.index.json"
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.tiktoken"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COPY_BATCH = 64 * MiB  # how much of a file is mapped at once while its tensors are copied
+_LISTED = 20  # names in one error
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    copy: bool = False,
+) -> VisionLanguageModel:
+    """A network in evaluation mode with frozen weights (`requires_grad_(True)` makes them trainable).
+
+    `dtype` None keeps what the config says. Peak host memory: the weights and one tensor at most.
+    Raises: ConfigError; CheckpointError naming every missing, extra, misshaped or oddly stored tensor at once.
+    """
+    wanted = _dtype(dtype)
+    folder = find_checkpoint(source, revision)
+    config = read_config(folder)
+    if config.quantization is not None:
+        method = config.quantization.get("quant_method")
+        raise CheckpointError(
+            f"{folder}: {method} weights can't be read yet; load the original checkpoint instead"
+        )
+    wanted = wanted or _dtype(config.dtype)
+    assert wanted is not None
+    with torch.device("meta"):
+        model = build(config)
+    entries = read_headers(folder)
+    names = match_names({n: tuple(p.shape) for n, p in model.named_parameters()}, entries, folder)
+    for name, tensor in read_tensors(names, wanted, torch.device(device), copy):
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
+    return model.eval()
+
+
+def _dtype(name: torch.dtype | str | None) -> torch.dtype | None:
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    if name not in DTYPES:
+        raise CheckpointError(f"dtype {name!r} can't hold weights; {nearest(name, list(DTYPES))}")
+    return DTYPES[name]
+
+
+# --- finding a checkpoint
+
+
+def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
+    """The folder itself, or where the hub's snapshot lies after fetching what is missing.
+
+    Obeys HF_HUB_OFFLINE, HF_HOME and HF_TOKEN; an interrupted download resumes; progress goes to stderr.
+    Raises: CheckpointError with advice.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{source}: is a file; give the folder that holds config.json and the weights")
+    if not _HUB_ID.fullmatch(str(source)):
+        raise CheckpointError(
+            f"{source}: no such folder; a hub id looks like Qwen/Qwen2.5-VL-3B-Instruct (owner/name)"
+        )
+    return _fetch(str(source), revision)
+
+
+def _fetch(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import errors as hub
+
+    what = f"{repo_id}@{revision}" if revision else repo_id
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=_HUB_FILES))
+    except hub.GatedRepoError as e:
+        raise CheckpointError(f"{what}: gated; accept its terms on the hub, then set HF_TOKEN") from e
+    except hub.RepositoryNotFoundError as e:
+        raise CheckpointError(
+            f"{what}: the hub has no such model, or it is private: check the spelling, or set HF_TOKEN"
+        ) from e
+    except hub.RevisionNotFoundError as e:
+        raise CheckpointError(
+            f"{what}: the model has no such revision; give a branch, tag or commit of it"
+        ) from e
+    except hub.LocalEntryNotFoundError as e:
+        if constants.HF_HUB_OFFLINE:
+            advice = "HF_HUB_OFFLINE is set and the cache doesn't hold it; unset it once, or give a folder"
+        else:
+            advice = "the hub can't be reached and the cache doesn't hold it; check the connection, or give a folder"
+        raise CheckpointError(f"{what}: {advice}") from e
+    except (hub.HfHubHTTPError, hub.HFValidationError, OSError) as e:
+        first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise CheckpointError(
+            f"{what}: can't be fetched ({first}); run again to resume, or give a folder"
+        ) from e
+
+
+# --- reading
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor as a file's header describes it."""
+
+    file: Path
+    stored_name: str
+    shape: tuple[int, ...]
+    stored_dtype: str  # as safetensors spells it
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: those the index names, or the single one.
+
+    Raises: CheckpointError when there are none, or shards are missing.
+    """
+    index = folder / _INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as e:
+            raise CheckpointError(f"{index}: is no weight index ({type(e).__name__}: {e})") from e
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent:
+            raise CheckpointError(
+                f"{folder}: {len(absent)} of {len(names)} weight files are missing: {_listed(absent)}; "
+                "fetch the checkpoint again"
+            )
+        return [folder / name for name in names]
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    advice = "fetch the checkpoint again"
+    if list(folder.glob("*.bin")) or list(folder.glob("*.pt")) or list(folder.glob("*.pth")):
+        advice = "it has pickled weights, which can run code when read: convert them to safetensors"
+    elif list(folder.glob("*.gguf")):
+        advice = "it has GGUF weights, which llama.cpp reads; take the safetensors checkpoint"
+    raise CheckpointError(f"{folder}: holds no *.safetensors; {advice}")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file whose every complaint becomes ours."""
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            yield opened
+    except (SafetensorError, OSError) as e:
+        size = format_bytes(file.stat().st_size) if file.exists() else "absent"
+        raise CheckpointError(
+            f"{file}: can't be read as safetensors, perhaps cut short ({size}; {e}); fetch it again"
+        ) from e
+
+
+def read_headers(folder: Path) -> dict[str, TensorEntry]:
+    """Canonical name → entry, for all files of a checkpoint. Reads headers only.
+
+    Raises: CheckpointError for unreadable files and for one tensor stored twice.
+    """
+    entries: dict[str, TensorEntry] = {}
+    for file in weight_files(folder):
+        with _opened(file) as opened:
+            for stored in opened.keys():  # noqa: SIM118 (not a dict)
+                part = opened.get_slice(stored)
+                entry = TensorEntry(file, stored, tuple(part.get_shape()), part.get_dtype())
+                name = to_canonical(stored)
+                if name in entries:
+                    twin = entries[name]
+                    raise CheckpointError(
+                        f"{folder}: {name} is stored twice, as {twin.stored_name} in {twin.file.name} and as "
+                        f"{stored} in {file.name}; delete the files that don't belong to this checkpoint"
+                    )
+                entries[name] = entry
+    return entries
+
+
+def match_names(
+    shapes: Mapping[str, tuple[int, ...]], entries: Mapping[str, TensorEntry], folder: Path
+) -> dict[str, TensorEntry]:
+    """The entry of each of the network's tensors.
+
+    Raises: CheckpointError that names all missing, extra, misshaped and oddly stored tensors together.
+    """
+    missing = [name for name in shapes if name not in entries]
+    extra: list[str] = []
+    skipped: list[str] = []
+    for name in entries:
+        if name in shapes:
+            continue
+        tied_head = name == "lm_head.weight"  # only a tied network has no place for it
+        (skipped if tied_head or _IGNORABLE.search(name) else extra).append(name)
+    misshaped = [
+        f"{name} {list(entries[name].shape)}, should be {list(shape)}"
+        for name, shape in shapes.items()
+        if name in entries and entries[name].shape != shape
+    ]
+    odd = [
+        f"{name} {entries[name].stored_dtype}"
+        for name in shapes
+        if name in entries and entries[name].stored_dtype not in _STORED_DTYPES
+    ]
+    problems = [
+        f"{len(names)} {kind}: {_listed(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("extra", extra),
+            ("misshaped", misshaped),
+            (f"not stored as {', '.join(_STORED_DTYPES)}", odd),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{folder}: the weights don't fit config.json. " + "; ".join(problems) + ". Check that both "
+            "come from the same checkpoint"
+        )
+    if skipped:
+        log.info("%s: skipped %s (computed here, or tied to the embedding)", folder, _listed(skipped))
+    return {name: entries[name] for name in shapes}
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + rest
+
+
+def read_tensors(
+    names: Mapping[str, TensorEntry], dtype: torch.dtype, device: torch.device, copy: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, file by file, in the wanted dtype on the wanted device.
+
+    Mapped pages count as this process's memory while a file is open, so tensors that are copied anyway are
+    read in batches, each with its own mapping.
+    """
+    by_file: dict[Path, list[str]] = {}
+    for name, entry in names.items():
+        by_file.setdefault(entry.file, []).append(name)
+    for file, members in by_file.items():
+        mapped = []
+        for name in members:
+            as_stored = _STORED_DTYPES[names[name].stored_dtype] == dtype
+            if not copy and device.type == "cpu" and as_stored:
+                mapped.append(name)
+        copied = [name for name in members if name not in set(mapped)]
+        for batch in [mapped, *_batches(copied, names)]:
+            if not batch:
+                continue
+            with _opened(file) as opened:
+                for name in batch:
+                    view = opened.get_tensor(names[name].stored_name)
+                    yield name, view if batch is mapped else view.to(device, dtype, copy=True)
+                    del view
+
+
+def _batches(members: list[str], names: Mapping[str, TensorEntry]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for name in members:
+        entry = names[name]
+        num_bytes = torch.Size(entry.shape).numel() * _STORED_DTYPES[entry.stored_dtype].itemsize
+        if batch and size + num_bytes > _COPY_BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(name)
+        size += num_bytes
+    yield batch
+
+
+# --- writing
+
+
+def save_model(model: VisionLanguageModel, folder: str | Path, *, max_shard_bytes: int = 5 * 10**9) -> None:
+    """Writes config.json and the weights with their published names, sharded as the hub's are.
+
+    Each file appears whole or not at all, so a checkpoint may be saved over the one it was loaded from.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = dict(model.named_parameters())
+    published = published_names(state, model.config.family)
+    shards: list[dict[str, Tensor]] = [{}]
+    size = total = 0
+    for name, parameter in state.items():
+        num_bytes = parameter.numel() * parameter.element_size()
+        if shards[-1] and size + num_bytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][published[name]] = parameter.detach()
+        size += num_bytes
+        total += num_bytes
+    files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    if len(shards) == 1:
+        files = ["model.safetensors"]
+    for file, shard in zip(files, shards):
+        whole = {name: t.cpu().contiguous() for name, t in shard.items()}
+        _write_whole(
+            folder / file, lambda path, whole=whole: save_file(whole, path, metadata={"format": "pt"})
+        )
+    stale = (set(folder.glob("*.safetensors")) | {folder / _INDEX}) - {folder / file for file in files}
+    for path in stale:
+        path.unlink(missing_ok=True)
+    if len(shards) > 1:
+        weight_map = {name: file for file, shard in zip(files, shards) for name in shard}
+        _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    stored = str(model.dtype).removeprefix("torch.")
+    _write_json(folder / "config.json", {**config_dict(model.config), "torch_dtype": stored})
+
+
+def _write_whole(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    _write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
