@@ -25,9 +25,21 @@ from qvl.plan.parameters import (
 )
 
 # `int8`: one 16-bit scale per output row. `int4`: symmetric groups of 128 with a 16-bit scale. The rest are
-# published layouts. `nf4` is QLoRA's, `q8_0` and `q4_k_m` are llama.cpp's.
+# published layouts; `nf4` is QLoRA's, `q8_0` and `q4_k_m` are llama.cpp's.
 Precision = Literal[
-    "fp32", "fp16", "bf16", "fp8", "int8", "int4", "awq", "gptq-int8", "gptq-int4", "nf4", "q8_0", "q4_k_m"
+    "fp32",
+    "fp16",
+    "bf16",
+    "fp8",
+    "int8",
+    "int4",
+    "awq",
+    "gptq-int8",
+    "gptq-int4",
+    "nvfp4",
+    "nf4",
+    "q8_0",
+    "q4_k_m",
 ]
 KvDtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "q8_0"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -200,6 +212,8 @@ def matrix_bytes(name: str, in_features: int, out_features: int, precision: Prec
         return ceil(n * bits / 8), groups * out_features * 2 + ceil(
             groups * out_features * bits / 8
         ) + 4 * in_features
+    if precision == "nvfp4":  # an FP8 scale every 16 values, one fp32 scale for the matrix
+        return ceil(n / 2), ceil(n / 16) + 4
     if precision == "nf4":
         blocks = ceil(n / NF4_BLOCK)
         return ceil(n / 2), blocks + 4 * ceil(blocks / NF4_SCALES_BLOCK)

@@ -1,0 +1,259 @@
+"""The work to plan for: pictures, clips, words, how many at once; and what it comes to in tokens and patches.
+
+All sizes come from inputs.geometry, so the planner counts the tokens that the processor makes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from qvl.catalog.config import ModelConfig
+from qvl.errors import PlanError, QvlError
+from qvl.inputs.geometry import (
+    QWEN2_IMAGE,
+    QWEN3_IMAGE,
+    QWEN3_VIDEO,
+    PixelLimits,
+    VideoLimits,
+    default_video_limits,
+    frame_size,
+    grid_of,
+    image_grid,
+    sampled_frame_count,
+    visual_token_count,
+)
+
+# Pillow refuses to open more than this; a larger figure is a slip of the pen
+MAX_PICTURE_PIXELS = 178_956_970
+MAX_TOKENS = 100_000_000  # of text in one request: two orders over the longest context there is
+MAX_COUNT = 1_000_000
+MAX_VIDEO_SECONDS = 7 * 24 * 3600
+SOURCE_FPS = 30.0  # clips are taken to be recorded at this rate; only the sampled rate changes the tokens
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise PlanError(f"{name} is {value!r}; it must be a whole number from {low:,} to {high:,}")
+
+
+@dataclass(frozen=True)
+class Image:
+    """`count` pictures of this size in one request."""
+
+    width: int
+    height: int
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        _whole("picture width", self.width, 1, MAX_PICTURE_PIXELS)
+        _whole("picture height", self.height, 1, MAX_PICTURE_PIXELS)
+        _whole("number of pictures", self.count, 1, MAX_COUNT)
+        if self.width * self.height > MAX_PICTURE_PIXELS:
+            raise PlanError(
+                f"a picture of {self.width}x{self.height} has {self.width * self.height:,} pixels; "
+                f"Pillow opens at most {MAX_PICTURE_PIXELS:,}"
+            )
+
+
+@dataclass(frozen=True)
+class Video:
+    """`count` clips of `seconds`, sampled at `fps`, recorded at width x height."""
+
+    seconds: float
+    fps: float = 2.0
+    width: int = 1280
+    height: int = 720
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= MAX_VIDEO_SECONDS:
+            raise PlanError(
+                f"a clip of {self.seconds:g} s; it must last from above 0 to {MAX_VIDEO_SECONDS:,} s"
+            )
+        if not 0 < self.fps <= 240:
+            raise PlanError(f"a clip sampled at {self.fps:g} fps; it must be above 0 and at most 240")
+        Image(self.width, self.height, self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One request as it is sent, and how many of them run at once. Tokens are of text only."""
+
+    images: tuple[Image, ...] = ()
+    videos: tuple[Video, ...] = ()
+    prompt_tokens: int = 256
+    answer_tokens: int = 256
+    concurrency: int = 1
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        _whole("prompt_tokens", self.prompt_tokens, 0, MAX_TOKENS)
+        _whole("answer_tokens", self.answer_tokens, 0, MAX_TOKENS)
+        _whole("concurrency", self.concurrency, 1, MAX_COUNT)
+        for name in ("min_pixels", "max_pixels"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), 1, MAX_PICTURE_PIXELS)
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise PlanError(
+                f"min_pixels {self.min_pixels:,} exceeds max_pixels {self.max_pixels:,}: "
+                "raise the second or lower the first"
+            )
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """One kind of picture or clip, `count` times. `segment` is the patches of one frame: attention stays in it."""
+
+    kind: str
+    tokens: int
+    patches: int
+    segment: int
+    extra_tokens: int  # start and end marks, timestamps
+    count: int
+
+
+@dataclass(frozen=True)
+class Media:
+    """What the pictures and clips of one request come to."""
+
+    items: tuple[MediaItem, ...]
+
+    @property
+    def visual_tokens(self) -> int:
+        return sum(i.tokens * i.count for i in self.items)
+
+    @property
+    def extra_tokens(self) -> int:
+        return sum(i.extra_tokens * i.count for i in self.items)
+
+    @property
+    def patches(self) -> int:
+        return sum(i.patches * i.count for i in self.items)
+
+    @property
+    def largest_item(self) -> MediaItem | None:
+        return max(self.items, key=lambda i: i.patches, default=None)
+
+    @property
+    def largest_segment(self) -> int:
+        return max((i.segment for i in self.items), default=0)
+
+    def attention_pairs(self, segment_limit: int | None = None) -> int:
+        """Sum of squared segment lengths, or of squared windows of `segment_limit` patches."""
+        total = 0
+        for i in self.items:
+            frames = i.patches // i.segment
+            if segment_limit is None or segment_limit >= i.segment:
+                total += i.count * frames * i.segment**2
+            else:
+                total += i.count * i.patches * segment_limit
+        return total
+
+
+def image_limits(config: ModelConfig, workload: Workload) -> PixelLimits:
+    """The checkpoint's pixel limits with the workload's own in their place.
+
+    Raises: PlanError where the limits contradict each other or one picture would exceed the context.
+    """
+    vision = config.vision
+    base = QWEN2_IMAGE if vision.patch_size == 14 else QWEN3_IMAGE
+    token = (vision.patch_size * vision.spatial_merge_size) ** 2
+    low, high = base.min_pixels, base.max_pixels
+    if workload.max_pixels is not None:
+        high = workload.max_pixels
+        low = min(low, high)
+    if workload.min_pixels is not None:
+        low = workload.min_pixels
+        if low > high:
+            raise PlanError(f"min_pixels {low:,} exceeds this model's max_pixels {high:,}: give both")
+    context = config.text.max_position_embeddings
+    for name, value in (("min_pixels", workload.min_pixels), ("max_pixels", workload.max_pixels)):
+        if value is not None and value // token > context:
+            raise PlanError(
+                f"{name} {value:,} is {value // token:,} tokens a picture, the model's context is {context:,}: "
+                f"give at most {context * token:,}"
+            )
+    return PixelLimits(low, high, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+
+
+def video_limits(config: ModelConfig, workload: Workload, fps: float) -> VideoLimits:
+    """As image_limits, for clips; max_pixels caps a frame where the model's budget is per frame."""
+    if config.vision.patch_size == 14:
+        limits = default_video_limits()
+        if workload.max_pixels is not None:
+            high = min(limits.max_pixels, workload.max_pixels)
+            limits = replace(limits, max_pixels=high, min_pixels=min(limits.min_pixels, high))
+    else:
+        limits = QWEN3_VIDEO
+    return replace(limits, fps=fps)
+
+
+def media_of(config: ModelConfig, workload: Workload) -> Media:
+    """Tokens and patches of one request's pictures and clips.
+
+    Raises: PlanError for a clip the generation can't take, or sizes that geometry refuses.
+    """
+    try:
+        images = [_image_item(config, workload, i) for i in workload.images]
+        videos = [_video_item(config, workload, v) for v in workload.videos]
+    except PlanError:
+        raise
+    except QvlError as e:
+        raise PlanError(str(e)) from e
+    return Media(tuple(images + videos))
+
+
+def _image_item(config: ModelConfig, workload: Workload, image: Image) -> MediaItem:
+    if config.family == "qwen_vl":
+        patches = (config.vision.image_size // config.vision.patch_size) ** 2
+        return MediaItem("image", config.vision.num_queries, patches, patches, 2, image.count)
+    grid = image_grid(image.height, image.width, image_limits(config, workload))
+    tokens = visual_token_count(grid, config.vision.spatial_merge_size)
+    return MediaItem("image", tokens, grid.num_patches, grid.h * grid.w, 2, image.count)
+
+
+def _video_item(config: ModelConfig, workload: Workload, video: Video) -> MediaItem:
+    if config.family == "qwen_vl":
+        raise PlanError("the first generation takes pictures only: drop the clip or choose Qwen2-VL or later")
+    limits = video_limits(config, workload, video.fps)
+    total = max(1, round(video.seconds * SOURCE_FPS))
+    count = sampled_frame_count(total, SOURCE_FPS, limits)
+    size = frame_size(count, video.height, video.width, limits)
+    pixels = limits.pixels(limits.min_pixels, limits.max_pixels)
+    grid = grid_of(size, count, pixels)
+    extra = 2
+    if config.vision.patch_size != 14:
+        # each pair of frames has its own two marks and a timestamp "<12.5 seconds>": five tokens and the
+        # digits of the whole seconds, one token each
+        extra = sum(7 + len(str(int(i * video.seconds / grid.t))) for i in range(grid.t))
+    tokens = visual_token_count(grid, config.vision.spatial_merge_size)
+    return MediaItem("video", tokens, grid.num_patches, grid.h * grid.w, extra, video.count)
+
+
+def prompt_length(workload: Workload, media: Media) -> int:
+    """Tokens of one prompt: words, pictures, and the marks around them."""
+    return workload.prompt_tokens + media.visual_tokens + media.extra_tokens
+
+
+def context_length(workload: Workload, media: Media) -> int:
+    """Tokens one request holds in the KV cache when its answer is complete."""
+    return prompt_length(workload, media) + workload.answer_tokens
+
+
+def parse_image(text: str) -> Image:
+    """`1240x1754`, `1240x1754x3` (width x height x count)."""
+    match = re.fullmatch(r"\s*(-?\d+)\s*[x×*]\s*(-?\d+)(?:\s*[x×*]\s*(-?\d+))?\s*", text, re.IGNORECASE)
+    if not match:
+        raise PlanError(f"--image {text!r} is not WIDTHxHEIGHT or WIDTHxHEIGHTxCOUNT, such as 1240x1754x3")
+    return Image(int(match[1]), int(match[2]), int(match[3] or 1))
+
+
+def parse_video(text: str) -> Video:
+    """`600s@2fps`, `600@2`, `600`: seconds, and sampled frames per second (2 unless said)."""
+    number = r"(-?\d+(?:\.\d+)?)"
+    match = re.fullmatch(rf"\s*{number}\s*s?\s*(?:@\s*{number}\s*(?:fps)?)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise PlanError(f"--video {text!r} is not SECONDS@FPS, such as 600s@2fps")
+    return Video(float(match[1]), float(match[2]) if match[2] else 2.0)
