@@ -85,7 +85,7 @@ def reference(family: str, shape: str = "grouped", seed: int = 0) -> Any:
         for name, p in network.named_parameters():
             if p.ndim > 1:
                 # a tied table of size 1 would make every network repeat its last token
-                table = 0.25 if tied else 1.0
+                table = 0.1 if tied else 1.0
                 p.normal_(0, table if "embed_tokens" in name else p[0].numel() ** -0.5)
             else:
                 p.normal_(1.0 if "norm" in name or "ln_q" in name else 0.0, 0.1)
