@@ -35,6 +35,11 @@ KINDS: dict[str, str] = {
     "field": "qvl.synth.field:draw",
     "find": "qvl.synth.scenes:draw_find",
     "count": "qvl.synth.scenes:draw_count",
+    "chart": "qvl.synth.chart:draw",
+    "page": "qvl.synth.page:draw",
+    "screen": "qvl.synth.screen:draw",
+    "clip": "qvl.synth.clip:draw",
+    "pair": "qvl.synth.pair:draw",
 }
 # A narrower name draws only that variant of its kind.
 VARIANTS: dict[str, str] = {"receipt": "field", "form": "field"}

@@ -129,8 +129,29 @@ def draw_count(rng: Rng, difficulty: int) -> Drawn:
 def scatter(
     canvas: Canvas, rng: Rng, things: list[Thing], sizes: tuple[int, int], margin: int = 3
 ) -> list[Rect]:
-    """Draws the things at random places, GAP pixels apart; one that finds no room is tried smaller."""
+    """Draws the things at random places, GAP pixels apart. Returns their boxes."""
+    boxes = []
+    for thing, (x, y, size) in zip(things, plan(canvas, rng, things, sizes, margin)):
+        boxes.append(
+            canvas.shape(x, y, thing.kind, thing.colour, size, jitter(rng, COLOURS[thing.colour], 14))
+        )
+    return boxes
+
+
+class Spot(NamedTuple):
+    """Where a shape's ink starts, and the size to draw it at."""
+
+    x: int
+    y: int
+    size: int
+
+
+def plan(
+    canvas: Canvas, rng: Rng, things: list[Thing], sizes: tuple[int, int], margin: int = 3
+) -> list[Spot]:
+    """Random places GAP pixels apart; a thing that finds no room is tried smaller. Draws nothing."""
     taken: list[Rect] = []
+    spots = []
     for thing in things:
         size = rng.integer(*sizes)
         while True:
@@ -139,9 +160,10 @@ def scatter(
             if spot:
                 break
             size = max(8, size - 4)
-        fill = jitter(rng, COLOURS[thing.colour], 14)
-        taken.append(canvas.shape(*spot, thing.kind, thing.colour, size, fill))
-    return taken
+        x, y = spot
+        taken.append((x, y, x + mask.width, y + mask.height))
+        spots.append(Spot(x, y, size))
+    return spots
 
 
 def _free_spot(
