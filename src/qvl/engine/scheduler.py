@@ -1,0 +1,272 @@
+"""Decides which tokens of which sequences run in the next step. Knows nothing of tensors.
+
+A step is a list of chunks: so many tokens of a sequence, from where it was left. A sequence that decodes has one
+token left to compute, one that prefills has many; nothing else distinguishes them, so prompts longer than a step,
+recomputed prompts and prompts found in the prefix cache are all the same case.
+
+    tokens     p p p p p p p p g g            p prompt, g generated
+    computed   ^^^^^^^^^^^                    KV written so far; the rest is what `schedule` may take
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from qvl.engine.block_pool import BlockPool
+from qvl.engine.feature_cache import FeatureCache
+from qvl.engine.prefix import ROOT, Visual, block_key
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One request as the scheduler sees it. The scheduler is its only writer, but for `append` by the engine."""
+
+    request_id: int
+    tokens: list[int]
+    num_prompt_tokens: int
+    visuals: tuple[Visual, ...] = ()
+    arrival: int = 0
+    num_computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)  # of the full blocks, as far as they were needed
+    num_published: int = 0  # blocks already in the prefix index
+    pinned: set[str] = field(default_factory=set)  # names of the features it holds in the cache
+    num_cached_tokens: int = 0  # found in the prefix cache at first admission
+    num_preemptions: int = 0
+
+    @property
+    def num_remaining(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - self.num_prompt_tokens
+
+    def append(self, token: int) -> None:
+        self.tokens.append(token)
+
+    def key(self, index: int, block_size: int) -> bytes:
+        """The name of its index-th full block; names are made once, in order."""
+        while len(self.keys) <= index:
+            start = len(self.keys) * block_size
+            parent = self.keys[-1] if self.keys else ROOT
+            tokens = self.tokens[start : start + block_size]
+            self.keys.append(block_key(parent, tokens, start, self.visuals))
+        return self.keys[index]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens [start, start + count) of a sequence, and whether the next token is sampled from the last of them."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    samples: bool
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count
+
+
+@dataclass(frozen=True)
+class Step:
+    chunks: tuple[Chunk, ...]
+    encode: tuple[tuple[Sequence, Visual], ...]  # features to make before the chunks run
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(chunk.count for chunk in self.chunks)
+
+
+class Scheduler:
+    """Oldest first, everywhere: in admission, in prefill, and in being spared from preemption.
+
+    Who decodes gets its token before who prefills gets a chunk, so a long prompt slows running answers down by one
+    bounded step, and never stops them. As the youngest is always the one preempted, every running sequence is older
+    than every waiting one, and the oldest always finishes: nobody starves and nothing livelocks.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        features: FeatureCache,
+        *,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        max_encoded_tokens: int,
+        feature_bytes_per_token: int,
+        prefix_caching: bool = True,
+    ):
+        assert max_num_batched_tokens > 0 and max_num_seqs > 0 and max_encoded_tokens > 0
+        self.pool = pool
+        self.features = features
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_num_seqs = max_num_seqs
+        self.max_encoded_tokens = max_encoded_tokens  # visual tokens a step; one larger visual goes alone
+        self.feature_bytes_per_token = feature_bytes_per_token
+        self.prefix_caching = prefix_caching
+        self.running: list[Sequence] = []  # by arrival
+        self.waiting: list[Sequence] = []  # by arrival
+        self._num_arrived = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence. The caller has checked that the whole pool could hold it (see `Engine.submit`)."""
+        sequence.arrival = self._num_arrived
+        self._num_arrived += 1
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Takes a sequence out, finished or cancelled, waiting or running; what it held is free at once."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self._release(sequence)
+
+    def schedule(self) -> Step:
+        """The next step. Empty only when there is nothing to do.
+
+        Order matters: growth first, as only it preempts; so what a chunk was given is not taken away again.
+        """
+        preempted = self._grow_running()
+        budget = self.max_num_batched_tokens
+        encode: list[tuple[Sequence, Visual]] = []
+        chunks: list[Chunk] = []
+        for sequence in sorted(self.running, key=lambda s: (s.num_remaining > 1, s.arrival)):
+            budget -= self._take(sequence, budget, chunks, encode)
+        while budget and self.waiting and not preempted and len(self.running) < self.max_num_seqs:
+            if not self._admit(self.waiting[0]):
+                break
+            sequence = self.waiting.pop(0)
+            self.running.append(sequence)
+            budget -= self._take(sequence, budget, chunks, encode)
+        assert chunks or not self.has_work, "work waits, but nothing could be scheduled"
+        return Step(tuple(chunks), tuple(encode))
+
+    def advance(self, step: Step) -> None:
+        """Records that a step's tokens have their KV; new full blocks become findable, spent features free."""
+        for chunk in step.chunks:
+            sequence = chunk.sequence
+            sequence.num_computed = chunk.end
+            if self.prefix_caching:
+                for index in range(sequence.num_published, chunk.end // self.pool.block_size):
+                    self.pool.publish(sequence.blocks[index], sequence.key(index, self.pool.block_size))
+                    sequence.num_published = index + 1
+            # only a visual cut through by the chunk stays pinned: who held one and waited for another could lock up
+            halfway = {v.features for v in sequence.visuals if v.start < chunk.end < v.end}
+            for name in sequence.pinned - halfway:
+                self.features.unpin(name)
+            sequence.pinned &= halfway
+
+    def _grow_running(self) -> bool:
+        """Gives every running sequence blocks for all its tokens, oldest first; the youngest pay. True if one did."""
+        preempted = False
+        for sequence in list(self.running):
+            missing = self.pool.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
+            while sequence in self.running and not self.pool.can_allocate(missing):
+                self._preempt(self.running[-1])
+                preempted = True
+            if sequence in self.running and missing > 0:
+                sequence.blocks += self.pool.allocate(missing, after=sequence.blocks[-1])
+        return preempted
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to waiting, to be recomputed. Its full blocks stay findable, so often little is computed twice."""
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.num_preemptions += 1
+        insort(self.waiting, sequence, key=lambda s: s.arrival)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.free(sequence.blocks)
+        sequence.blocks = []
+        sequence.num_computed = sequence.num_published = 0
+        for name in sequence.pinned:
+            self.features.unpin(name)
+        sequence.pinned = set()
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Gives a waiting sequence blocks for all its tokens, cached ones where their content is known.
+
+        The last token is always computed, since its logits are wanted. One block is left over for each running
+        sequence, so that who comes in is not thrown out again by the next growth.
+        """
+        size = self.pool.block_size
+        known: list[int] = []
+        if self.prefix_caching:
+            keys = [sequence.key(i, size) for i in range((len(sequence.tokens) - 1) // size)]
+            known = self.pool.match(keys)
+            self.pool.share(known)
+        missing = self.pool.blocks_for(len(sequence.tokens)) - len(known)
+        if not self.pool.can_allocate(missing + len(self.running)):
+            self.pool.free(known)
+            return False
+        sequence.blocks = known + self.pool.allocate(missing, after=known[-1] if known else None)
+        sequence.num_computed = len(known) * size
+        sequence.num_published = len(known)
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = sequence.num_computed
+        return True
+
+    def _take(
+        self,
+        sequence: Sequence,
+        budget: int,
+        chunks: list[Chunk],
+        encode: list[tuple[Sequence, Visual]],
+    ) -> int:
+        """Adds the sequence's chunk for this step; returns its number of tokens, possibly 0.
+
+        The chunk ends before the first visual whose features neither exist nor may be made in this step.
+        """
+        if budget == 0:
+            return 0
+        start = sequence.num_computed
+        end = min(len(sequence.tokens), start + budget)
+        for visual in overlapping(sequence.visuals, start, end):
+            if visual.features not in sequence.pinned and not self._pin(sequence, visual, encode):
+                end = max(start, visual.start)
+                break
+        if end > start:
+            chunks.append(Chunk(sequence, start, end - start, end == len(sequence.tokens)))
+        return end - start
+
+    def _pin(self, sequence: Sequence, visual: Visual, encode: list[tuple[Sequence, Visual]]) -> bool:
+        if self.features.holds(visual.features):
+            self.features.pin(visual.features)
+        else:
+            planned = sum(other.num_tokens for _, other in encode)
+            if planned and planned + visual.num_tokens > self.max_encoded_tokens:
+                return False
+            num_bytes = visual.num_tokens * self.feature_bytes_per_token
+            if not self.features.reserve(visual.features, num_bytes):
+                return False
+            encode.append((sequence, visual))
+        sequence.pinned.add(visual.features)
+        return True
+
+    def check(self) -> None:
+        """Asserts what must hold between steps; for tests."""
+        self.pool.check([sequence.blocks for sequence in self.running])
+        self.features.check()
+        assert all(not sequence.blocks and not sequence.pinned for sequence in self.waiting)
+        arrivals = [sequence.arrival for sequence in self.running + self.waiting]
+        assert arrivals == sorted(set(arrivals)), "a younger sequence runs while an older one waits"
+        assert len(self.running) <= self.max_num_seqs
+        pins: dict[str, int] = {}
+        for sequence in self.running:
+            for name in sequence.pinned:
+                pins[name] = pins.get(name, 0) + 1
+        assert pins == self.features.pins(), "pins differ from what the sequences hold"
+
+
+def overlapping(visuals: Seq[Visual], start: int, end: int) -> list[Visual]:
+    """The visuals that have a token in [start, end), in prompt order."""
+    return [visual for visual in visuals if visual.start < end and start < visual.end]
