@@ -1,0 +1,276 @@
+"""Text ↔ token ids, and text out of tokens as they come.
+
+Words and special tokens never mix by accident: `encode` makes only ordinary tokens, whatever the text
+contains, and special ids come from `special` alone. Templates and conversations are chat.py's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from qvl.errors import ConfigError, nearest
+
+# How every generation of Qwen cuts text before merging (tokenization_qwen.py; tokenizer.json of Qwen2-VL).
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# A qwen.tiktoken file holds ranks only; the first generation's code numbers these after them.
+QWEN_VL_SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)),
+    "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>",
+)  # fmt: skip
+
+# Special or added tokens that a model says as part of an answer, and that a reader of the answer needs.
+MODEL_WORDS = frozenset(
+    "<tool_call> </tool_call> <think> </think> <ref> </ref> <box> </box> <quad> </quad>".split()
+    + [f"<|{kind}_{end}|>" for kind in ("object_ref", "box", "quad") for end in ("start", "end")]
+)
+
+
+def _byte_of_char() -> dict[str, int]:
+    """Byte-level vocabularies write every byte as one printable character; this reads them back."""
+    table, spare = {}, 256
+    for byte in range(256):
+        printable = 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte <= 255
+        table[chr(byte if printable else spare)] = byte
+        spare += not printable
+    return table
+
+
+_BYTE_OF_CHAR = _byte_of_char()
+_CHAR_OF_BYTE = {byte: char for char, byte in _BYTE_OF_CHAR.items()}
+
+
+class Tokenizer:
+    """A byte-level vocabulary whose special tokens are kept apart from its words.
+
+    special: text of every added token → id. control_ids: those that never belong to an answer's text.
+    """
+
+    def __init__(self, words: Backend, special: Mapping[str, int]):
+        """words: a backend that holds no added token."""
+        self._words = words
+        self.special = dict(special)
+        self._special_text = {i: text for text, i in self.special.items()}
+        self.control_ids = frozenset(i for text, i in self.special.items() if text not in MODEL_WORDS)
+        longest_first = sorted(self.special, key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._bytes: dict[int, bytes] = {}
+        for token, token_id in words.get_vocab().items():
+            if all(char in _BYTE_OF_CHAR for char in token):
+                self._bytes[token_id] = bytes(_BYTE_OF_CHAR[char] for char in token)
+            else:
+                self._bytes[token_id] = token.encode()
+        self._bytes |= {i: text.encode() for text, i in self.special.items()}
+
+    # ------------------------------------------------------------------------------------ reading files
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Tokenizer:
+        """From a checkpoint folder: tokenizer.json, or the first generation's qwen.tiktoken.
+
+        Raises: ConfigError if neither is there or it can't be read.
+        """
+        folder = Path(folder)
+        for name, read in (("tokenizer.json", cls.from_file), ("qwen.tiktoken", cls.from_tiktoken)):
+            if (folder / name).is_file():
+                return read(folder / name)
+        raise ConfigError(f"{folder}: no tokenizer.json and no qwen.tiktoken in this folder")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """From a tokenizer.json with a byte-level decoder. Raises: ConfigError."""
+        try:
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as e:
+            raise ConfigError(f"{path}: can't be read ({e.strerror})") from e
+        except ValueError as e:
+            raise ConfigError(f"{path}: not JSON ({e})") from e
+        return cls.from_json(raw, str(path))
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any], where: str = "tokenizer") -> Tokenizer:
+        """From the content of a tokenizer.json. Raises: ConfigError."""
+        raw = dict(raw) if isinstance(raw, Mapping) else {}
+        if not isinstance(raw.get("model"), dict) or "vocab" not in raw["model"]:
+            raise ConfigError(f"{where}: not a tokenizer file (it has no model.vocab)")
+        decoder = raw.get("decoder") or {}
+        kinds = {part.get("type") for part in decoder.get("decoders", [decoder])}
+        if kinds != {"ByteLevel"}:
+            raise ConfigError(f"{where}: its decoder is {sorted(map(str, kinds))}; only ByteLevel is known")
+        special = {}
+        for token in raw.get("added_tokens") or []:
+            if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+                raise ConfigError(f"{where}: added token {token['content']!r} eats its surroundings")
+            special[token["content"]] = token["id"]
+        # A trainer of small vocabularies lists special tokens among the words too. There a user's text
+        # could still spell one, so they go, save those that merges build.
+        model = dict(raw["model"])
+        if isinstance(model["vocab"], dict):
+            merges = model.get("merges") or []
+            built = {"".join(m) if isinstance(m, list) else m.replace(" ", "", 1) for m in merges}
+            keep = built | {model.get("unk_token")}
+            model["vocab"] = {t: i for t, i in model["vocab"].items() if t in keep or t not in special}
+        raw |= {
+            "added_tokens": [],
+            "post_processor": None,
+            "model": model,
+            "truncation": None,
+            "padding": None,
+        }
+        try:
+            words = Backend.from_str(json.dumps(raw))
+        except Exception as e:  # the backend raises bare Exception
+            raise ConfigError(f"{where}: the tokenizer can't be built ({e})") from e
+        return cls(words, special)
+
+    @classmethod
+    def from_tiktoken(cls, path: str | Path, special: Sequence[str] = QWEN_VL_SPECIAL) -> Tokenizer:
+        """From a file of "base64 rank" lines; `special` are numbered after the last rank. Raises: ConfigError."""
+        ranks: dict[bytes, int] = {}
+        try:
+            lines = Path(path).read_bytes().splitlines()
+        except OSError as e:
+            raise ConfigError(f"{path}: can't be read ({e.strerror})") from e
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            try:
+                token, rank = line.split()
+                ranks[base64.b64decode(token, validate=True)] = int(rank)
+            except (ValueError, binascii.Error) as e:
+                raise ConfigError(f"{path}:{number}: not a line of base64 and rank") from e
+        missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+        if missing:
+            raise ConfigError(
+                f"{path}: {len(missing)} of 256 single bytes have no rank; the file is cut short"
+            )
+        first = max(ranks.values()) + 1
+        return cls(_rank_backend(ranks), {text: first + i for i, text in enumerate(special)})
+
+    # ------------------------------------------------------------------------------------------ encoding
+
+    def __len__(self) -> int:
+        """Rows an embedding needs for every id: the largest id + 1."""
+        return max(self._bytes) + 1
+
+    def id_of(self, special: str) -> int:
+        """Raises: ConfigError if the vocabulary has no such special token."""
+        try:
+            return self.special[special]
+        except KeyError:
+            raise ConfigError(
+                f"the tokenizer has no {special!r}; {nearest(special, sorted(self.special))}"
+            ) from None
+
+    def special_text(self, token_id: int) -> str | None:
+        """The text of a special token, None for a word."""
+        return self._special_text.get(token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Ordinary tokens only: `<|im_end|>` written in the text is encoded as its letters."""
+        # half a surrogate pair can't be UTF-8; it arrives from JSON escapes of strangers
+        text = text.encode("utf-8", "replace").decode() if _has_surrogate(text) else text
+        return self._words.encode(text, add_special_tokens=False).ids if text else []
+
+    def encode_parts(self, parts: Iterable[tuple[str, bool]]) -> list[int]:
+        """Ids of (text, trusted) parts. Special tokens are recognised only wholly inside one trusted part.
+
+        Neighbouring words are encoded together across parts, as if the text were one string.
+        """
+        ids: list[int] = []
+        words: list[str] = []
+        for text, trusted in parts:
+            at = 0
+            for match in self._special_pattern.finditer(text) if trusted else ():
+                words.append(text[at : match.start()])
+                ids += self.encode("".join(words))
+                words.clear()
+                ids.append(self.special[match.group()])
+                at = match.end()
+            words.append(text[at:])
+        return ids + self.encode("".join(words))
+
+    def encode_trusted(self, text: str) -> list[int]:
+        """Ids of a text of our own, in which special tokens count. Never for a user's words."""
+        return self.encode_parts([(text, True)])
+
+    # ------------------------------------------------------------------------------------------ decoding
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 of one token, maybe half a character. Empty for padding rows beyond the vocabulary."""
+        return self._bytes.get(token_id, b"")
+
+    def decode(self, ids: Iterable[int], keep_control: bool = False) -> str:
+        """Text of a whole answer. Box, tool and think tokens stay; `<|im_end|>` and its like are dropped."""
+        kept = (i for i in ids if keep_control or i not in self.control_ids)
+        return b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
+
+    def stream(self, keep_control: bool = False) -> StreamDecoder:
+        return StreamDecoder(self, keep_control)
+
+
+class StreamDecoder:
+    """Turns tokens into text as they come. All pieces together equal decode() of all tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, keep_control: bool = False):
+        self._tokenizer = tokenizer
+        self._keep_control = keep_control
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain now; "" while a character is incomplete."""
+        if not self._keep_control and token_id in self._tokenizer.control_ids:
+            return ""
+        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+
+    def finish(self) -> str:
+        """What is left: a replacement character if the answer stopped inside a character."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _rank_backend(ranks: Mapping[bytes, int]) -> Backend:
+    """A merging backend that gives what ranked byte pairs give: the lowest-ranked neighbours join first."""
+
+    def write(token: bytes) -> str:
+        return "".join(_CHAR_OF_BYTE[byte] for byte in token)
+
+    merges = []
+    for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
+        # every split counts: by ranks alone, any two neighbours that spell a token may join
+        splits = [(token[:i], token[i:]) for i in range(1, len(token))]
+        known = [(left, right) for left, right in splits if left in ranks and right in ranks]
+        known.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+        merges += [(write(left), write(right)) for left, right in known]
+    backend = Backend(
+        models.BPE({write(token): rank for token, rank in ranks.items()}, merges, ignore_merges=True)
+    )
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return backend
