@@ -1,0 +1,365 @@
+"""`qvl models`: the family as a list, one model in full, or several side by side; every figure's source in reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qvl.cli.tables import console, print_json, short_count, table
+from qvl.errors import CatalogError
+
+if TYPE_CHECKING:
+    from qvl.catalog.figures import Figure
+    from qvl.catalog.models import Model
+    from qvl.catalog.scores import Score
+
+
+def run(
+    names: Annotated[list[str] | None, typer.Argument(help="model, alias or hub id; none lists all")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="side by side")] = False,
+    sources: Annotated[bool, typer.Option("--sources", help="where each figure comes from")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs, sources included")] = False,
+) -> None:
+    """Models of the Qwen-VL family: shapes, licences, abilities, scores."""
+    from qvl.catalog.models import find_model, models
+
+    chosen = [find_model(name) for name in names or ()]
+    if compare and len(chosen) < 2:
+        raise CatalogError(f"--compare needs at least two models, {len(chosen)} given")
+    if as_json:
+        found = [model_dict(m) for m in chosen or models()]
+        print_json(found[0] if len(found) == 1 and not compare else found)
+    elif compare:
+        _print_comparison(chosen)
+    elif chosen:
+        for model in chosen:
+            _print_sources(model) if sources else _print_model(model)
+    elif sources:
+        _print_all_sources()
+    else:
+        _print_list(models())
+
+
+# Everything as data
+
+
+def figure_dict(f: Figure) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "value": f.value,
+        "source": f.source.title,
+        "date": f.date,
+        "kind": f.kind,
+        "verified": f.verified,
+    }
+    if f.note:
+        found["note"] = f.note
+    if f.others:
+        found["others"] = [figure_dict(o) for o in f.others]
+        found["reason"] = f.reason
+    return found
+
+
+def model_dict(model: Model) -> dict[str, Any]:
+    """One model with all its figures, for `--json`."""
+    from dataclasses import asdict
+
+    from qvl.catalog.models import config_of
+    from qvl.catalog.scores import scores_of
+
+    licence = model.licence
+    return {
+        "name": model.name,
+        "title": model.title,
+        "family": model.family,
+        "variant": model.variant,
+        "aliases": list(model.aliases),
+        "hub_id": model.hub_id or None,
+        "hosted": model.hosted,
+        "licence": {
+            "key": licence.key,
+            "title": licence.title,
+            "commercial": licence.commercial,
+            "permits": licence.permits,
+        },
+        "figures": {name: figure_dict(f) for name, f in model.figures().items()},
+        "checkpoints": [
+            {
+                "hub_id": c.hub_id,
+                "precision": c.precision,
+                "official": c.official,
+                "source": c.source.title,
+                "verified": c.verified,
+            }
+            for c in model.checkpoints
+        ],
+        "config": asdict(config_of(model)) if model.shape else None,
+        "scores": [
+            {
+                "benchmark": s.benchmark.name,
+                "variant": s.benchmark.variant,
+                "metric": s.metric,
+                "of": s.model,
+                **figure_dict(s.figure),
+            }
+            for s in scores_of(model.name)
+        ],
+        "regressions": [
+            {
+                "engine": r.engine,
+                "versions": r.versions,
+                "what": r.what,
+                "escape": r.escape,
+                "threads": r.note,
+            }
+            for r in _regressions_of(model)
+        ],
+    }
+
+
+def _regressions_of(model: Model) -> list[Any]:
+    from qvl.catalog.models import regressions
+
+    return [r for r in regressions() if model.family in r.families and not model.hosted]
+
+
+# Words for cells
+
+
+def _parameters(model: Model) -> str:
+    if model.num_parameters is None:
+        return "-"
+    total = f"{model.num_parameters / 1e9:.2f} B"
+    active = model.num_active_parameters
+    return total if active in (None, model.num_parameters) else f"{total} ({(active or 0) / 1e9:.1f} active)"
+
+
+def _abilities(model: Model) -> str:
+    """What it can do, with a question mark where that was not confirmed and a tilde where it is weak."""
+    mark = {"yes": "", "weak": "~", "unknown": "?"}
+    return " ".join(f"{name}{mark[str(f.value)]}" for name, f in model.abilities.items() if f.value != "no")
+
+
+def _letters(model: Model) -> str:
+    """`BPHVA·`: one letter an ability, small where weak, `?` where unconfirmed, a dot where absent."""
+    letters = []
+    for name, f in model.abilities.items():
+        first = name[0]
+        letters.append({"yes": first.upper(), "weak": first, "unknown": "?", "no": "·"}[str(f.value)])
+    return "".join(letters)
+
+
+def _commercial(model: Model) -> str:
+    return {"yes": "yes", "with limits": "limits", "no": "NO"}[model.licence.commercial]
+
+
+def _doubt(f: Figure) -> str:
+    return "" if f.verified else " (unverified)"
+
+
+def _number(s: Score) -> str:
+    """As printed by the sources: whole points of 1000, else one decimal or two."""
+    if s.metric == "points of 1000":
+        return f"{s.value:.0f}"
+    return f"{s.value:.2f}".removesuffix("0")
+
+
+def _short(name: str) -> str:
+    return name.removesuffix("-Instruct")
+
+
+# Pages
+
+
+def _print_list(found: Sequence[Model]) -> None:
+    rows = [
+        (
+            m.name,
+            _parameters(m),
+            short_count(m.context.value),
+            _commercial(m),
+            _letters(m),
+            " ".join(dict.fromkeys(c.precision.replace("-int", "") for c in m.checkpoints[1:]))
+            or ("API only" if m.hosted else ""),
+        )
+        for m in found
+    ]
+    out = console()
+    headers = ("model", "parameters", "tokens", "business", "can", "also as")
+    out.print(table(headers, rows, whole=(0, 1, 3, 4), right=(2,)))
+    out.print(
+        "\ncan: Boxes Points Html Video Agent Thinking; small letter weak, ? not confirmed, · no."
+        "\nbusiness: may it be used commercially; limits = free below a number of users."
+        "\n`qvl models NAME` says more, `--compare A B` sets side by side, `--sources` shows where it was read."
+    )
+
+
+def _print_model(model: Model) -> None:
+    from rich.text import Text
+
+    out = console()
+    out.print(Text(model.name, style="bold"), Text(f"  {model.title}"))
+    rows = list(_facts(model).items())
+    out.print(table(("", ""), rows, whole=(0,)), "")
+    if model.checkpoints:
+        rows3 = [
+            (
+                c.hub_id,
+                c.precision,
+                "Qwen" if c.official else "third party",
+                "" if c.verified else "unverified",
+            )
+            for c in model.checkpoints
+        ]
+        out.print(table(("weights", "precision", "by", ""), rows3), "")
+    _print_scores(model)
+    found = _regressions_of(model)
+    if found:
+        rows4 = [(f"{r.engine} {r.versions}", r.what, r.escape) for r in found]
+        out.print(table(("known bad versions", "what happens", "instead"), rows4), "")
+    out.print(f"Sources of all this: qvl models {model.name} --sources")
+
+
+def _facts(model: Model) -> dict[str, str]:
+    licence = model.licence
+    facts = {
+        "released": f"{model.released.value}{_doubt(model.released)}",
+        "parameters": _parameters(model) + _parts(model),
+        "context": f"{model.context.value:,} tokens{_doubt(model.context)}",
+        "licence": f"{licence.title}{_doubt(model.licence_figure)}: {licence.permits}",
+        "languages": " ".join(model.languages.value).replace("*", "and more"),
+        "abilities": ", ".join(f"{k} {f.value}" for k, f in model.abilities.items()),
+    }
+    if model.licence_figure.others:
+        said = ", ".join(f"{o.source.title} says {o.value}" for o in model.licence_figure.others)
+        facts["licence"] += f". {said}; used because: {model.licence_figure.reason}"
+    if model.engines:
+        facts["engines"] = ", ".join(f"{k} {f.value}" for k, f in model.engines.items())
+    if model.shape:
+        facts |= _shape(model)
+    for i, note in enumerate(model.notes):
+        facts["notes" if not i else ""] = str(note.value)
+    return facts
+
+
+def _parts(model: Model) -> str:
+    if model.parameters is None:
+        return ""
+    words = {"vision": "tower", "language_model": "language", "lm_head": "head", "visual": "vision"}
+    parts = [
+        f"{words.get(k, k)} {v / 1e6:,.0f} M"
+        for k, v in model.parameters.value.items()
+        if k not in ("total", "active") and v
+    ]
+    return f" = {model.num_parameters:,}: " + ", ".join(parts)
+
+
+def _shape(model: Model) -> dict[str, str]:
+    from qvl.catalog.models import config_of
+    from qvl.plan.memory import kv_bytes_per_token
+    from qvl.units import format_bytes
+
+    config = config_of(model)
+    t, v = config.text, config.vision
+    caching = len(t.full_attention_layers)
+    layers = f"{t.num_hidden_layers} layers"
+    if caching != t.num_hidden_layers:
+        layers += f" ({caching} with a cache)"
+    mlp = f"{t.num_experts} experts of {t.moe_intermediate_size}, {t.num_experts_per_tok} at work"
+    mlp = mlp if t.num_experts else f"MLP {t.intermediate_size}"
+    cell = (
+        f"{v.patch_size * v.spatial_merge_size} px a token side"
+        if not v.num_queries
+        else "256 tokens a picture"
+    )
+    return {
+        "text": f"{layers}, width {t.hidden_size}, {t.num_attention_heads} heads of {t.head_dim} on "
+        f"{t.num_key_value_heads} KV heads, {mlp}, vocabulary {t.vocab_size:,}",
+        "tower": f"{v.depth} layers, width {v.hidden_size}, {v.num_heads} heads, MLP {v.intermediate_size}, "
+        f"patch {v.patch_size}, {cell}",
+        "KV cache": f"{format_bytes(kv_bytes_per_token(config, 'bf16'))} a token in 16 bits",
+    }
+
+
+def _print_scores(model: Model) -> None:
+    from qvl.catalog.scores import scores_of
+
+    found = sorted(scores_of(model.name), key=lambda s: (s.benchmark.name, s.benchmark.variant))
+    out = console()
+    if not found:
+        out.print("no published score on the benchmarks that this catalogue follows\n")
+        return
+    rows = []
+    for s in found:
+        other = "; ".join(f"{o.value:g}: {o.source.title.partition(',')[0]}" for o in s.figure.others)
+        snapshot = s.model.partition("@")[2]
+        rows.append(
+            (str(s.benchmark), _number(s), s.metric, f"snapshot {snapshot} " * bool(snapshot) + other)
+        )
+    extra = any(r[3] for r in rows)
+    headers = ("benchmark", "score", "metric", "others say" if extra else "")
+    out.print(table(headers, rows, right=(1,)), "")
+
+
+def _print_comparison(chosen: Sequence[Model]) -> None:
+    from qvl.catalog.scores import scores_of
+
+    rows: list[tuple[str, ...]] = []
+    facts = [_facts(m) for m in chosen]
+    facts_kept = ("released", "context", "KV cache", "engines")
+    rows.append(("parameters", *(_parameters(m) for m in chosen)))
+    rows.append(("commercial use", *(m.licence.commercial for m in chosen)))
+    rows.append(("licence", *(m.licence.title for m in chosen)))
+    rows += [(k, *(f.get(k, "-") for f in facts)) for k in facts_kept]
+    rows.append(("abilities", *(_abilities(m) for m in chosen)))
+    scores = [{s.benchmark: s for s in scores_of(m.name)} for m in chosen]
+    benchmarks = sorted({b for found in scores for b in found}, key=str)
+    for b in benchmarks:
+        values = [found[b].percent if b in found else None for found in scores]
+        best = max(v for v in values if v is not None)
+        cells = [
+            "-"
+            if b not in found
+            else _number(found[b]) + " *" * bool(found[b].figure.others) + " ◀" * (v == best)
+            for found, v in zip(scores, values, strict=True)
+        ]
+        rows.append((str(b), *cells))
+    out = console()
+    out.print(table(("", *(_short(m.name) for m in chosen)), rows))
+    out.print("\n◀ best of these, * another source says otherwise, - not published.")
+
+
+def _print_sources(model: Model) -> None:
+    from qvl.catalog.scores import scores_of
+
+    out = console()
+    rows = [(name, _value(f), _cited(f)) for name, f in model.figures().items()]
+    rows += [(f"weights {c.precision}", c.hub_id, c.source.title) for c in model.checkpoints]
+    rows += [(str(s.benchmark), _number(s), _cited(s.figure)) for s in scores_of(model.name)]
+    out.print(table((model.name, "value", "source"), rows))
+
+
+def _value(f: Figure) -> str:
+    if isinstance(f.value, dict):
+        return ", ".join(f"{k} {v:,}" for k, v in f.value.items())
+    if isinstance(f.value, list):
+        return " ".join(map(str, f.value))
+    return f"{f.value:,}" if isinstance(f.value, int) else str(f.value)
+
+
+def _cited(f: Figure) -> str:
+    text = f.cite()
+    for other in f.others:
+        text += f"\nagainst {_value(other)}: {other.cite()}"
+    return text + (f"\nused because: {f.reason}" if f.reason else "")
+
+
+def _print_all_sources() -> None:
+    from qvl.catalog.figures import sources
+
+    rows = [
+        (s.title, s.date, s.kind.replace("_", " "), "" if s.verified else "unverified")
+        for s in sources().values()
+    ]
+    console().print(table(("source", "date", "kind", ""), rows))
