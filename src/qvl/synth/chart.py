@@ -74,6 +74,8 @@ def draw(rng: Rng, difficulty: int) -> Drawn:
     canvas.pen.line((plot.left, plot.bottom, plot.right, plot.bottom), fill=ink)
 
     bars = difficulty == 0 or rng.chance(0.6)
+    if printed and not bars:  # room for the values that stand under their points
+        plot = plot._replace(bottom=plot.bottom - size - 10)
     boxes = (_bars if bars else _points)(canvas, rng, plot, names, values)
     pitch = (plot.right - plot.left) / num
     for i, (name, value) in enumerate(zip(names, values)):
@@ -82,9 +84,11 @@ def draw(rng: Rng, difficulty: int) -> Drawn:
         half = set_line(name, face, small).ink[2] // 2
         canvas.text(centre - half, plot.bottom + size + 3, name, face, small, ink)
         if printed:
-            text = str(value)
-            half = set_line(text, face, size).ink[2] // 2
-            canvas.text(centre - half, boxes[i].y1 - 3, text, face, size, ink)
+            text = set_line(str(value), face, size)
+            shift, under = (0, False) if bars else _clear_side(values, i, size)
+            y = boxes[i].y2 + 3 - text.ink[1] if under else boxes[i].y1 - 3
+            x = centre - text.ink[2] // 2 + shift
+            canvas.text(max(plot.left + 2, min(x, width - 2 - text.ink[2])), y, text, colour=ink)
 
     kind = rng.weighted(("value", "high", "low"), (7, 2, 1) if difficulty else (1, 0, 0))
     if kind == "value":
@@ -112,6 +116,21 @@ def draw(rng: Rng, difficulty: int) -> Drawn:
             "mark_boxes": worn.boxes,
         },
     )
+
+
+def _clear_side(values: list[int], i: int, size: int) -> tuple[int, bool]:
+    """Where a point's value stands clear of the line: pixels to the right, and whether below the point."""
+    rises_before = i > 0 and values[i - 1] < values[i]
+    falls_before = i > 0 and values[i - 1] > values[i]
+    rises_after = i < len(values) - 1 and values[i + 1] > values[i]
+    falls_after = i < len(values) - 1 and values[i + 1] < values[i]
+    if ((falls_before or i == 0) and rises_after) or (falls_before and not falls_after):
+        return 0, True  # a valley, or an end below its neighbour
+    if rises_before and rises_after:
+        return -size // 2, False
+    if falls_before and falls_after:
+        return size // 2, False
+    return 0, False
 
 
 def _names(rng: Rng, num: int) -> list[str]:

@@ -133,7 +133,10 @@ def _receipt_lines(rng: Rng, difficulty: int) -> tuple[str, list[Line]]:
     budget = (rng.integer(2, 3), rng.integer(4, 7), 99, 99)[difficulty] - num_items
     # Optional lines, the asked one first so that it is surely in; a total always is. Change needs cash.
     wanted = {"total", topic} - {"item"} | ({"cash"} if topic == "change" else set())
-    for extra in rng.shuffled(("date", "number", "tax", "cash", "change", "shop")):
+    optional = rng.shuffled(("date", "number", "tax", "cash", "change", "shop"))
+    if rng.chance(0.5):
+        optional.insert(0, "shop")
+    for extra in optional:
         fits = len(wanted | {extra}) <= budget and (extra != "change" or "cash" in wanted)
         if fits and (difficulty or extra != "shop"):
             wanted.add(extra)

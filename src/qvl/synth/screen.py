@@ -29,7 +29,7 @@ TICKS = ("Remember me", "Send news", "Dark mode", "Sounds", "Updates")
 TITLES = ("Settings", "Sign in", "Order", "Contact", "Profile", "Search", "Mail", "Files")
 QUESTIONS = {
     "button": ("Click the {} button.", "Press {}.", "Where do I click for {}?"),
-    "field": ("Click the {} field.", "Where do I type the {}?"),
+    "field": ("Click the {} field.", "Where is the {} field?"),
     "checkbox": ("Click the {} checkbox.", "Tick {}."),
 }
 
