@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models_reference import PATCH_DIM, peak_growth
 
+from models_reference import PATCH_DIM, peak_growth
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 from qvl.errors import MediaError, PromptError
 from qvl.models import build
@@ -47,7 +47,9 @@ VISION = VisionConfig(
 )
 
 
-def tiny(family: str = "qwen2_5_vl", text: TextConfig = TEXT, vision: VisionConfig = VISION) -> VisionLanguageModel:
+def tiny(
+    family: str = "qwen2_5_vl", text: TextConfig = TEXT, vision: VisionConfig = VISION
+) -> VisionLanguageModel:
     config = ModelConfig(
         family=family,  # type: ignore[arg-type]
         text=text,
@@ -62,7 +64,9 @@ def tiny(family: str = "qwen2_5_vl", text: TextConfig = TEXT, vision: VisionConf
     return model
 
 
-def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, owner: torch.Tensor, causal: bool) -> torch.Tensor:
+def masked(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, owner: torch.Tensor, causal: bool
+) -> torch.Tensor:
     """The slow oracle: one big mask, softmax written out."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     scores = torch.einsum("qnh,knh->nqk", q, k) / math.sqrt(q.shape[-1])
@@ -127,7 +131,9 @@ def test_no_rows_give_no_rows() -> None:
         ),
     ],
 )
-def test_window_order_matches_known_answers(grid: tuple[int, int, int], order: str, lengths: list[int]) -> None:
+def test_window_order_matches_known_answers(
+    grid: tuple[int, int, int], order: str, lengths: list[int]
+) -> None:
     windows = window_index([grid], VISION)
     assert windows.order_U.tolist() == [int(n) for n in order.split()]
     assert windows.lengths == lengths
@@ -149,7 +155,9 @@ def test_windows_of_a_second_picture_follow_the_first() -> None:
     assert both.lengths == [4, *second.lengths]
 
 
-grids = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)).map(lambda g: (g[0], 2 * g[1], 2 * g[2]))
+grids = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)).map(
+    lambda g: (g[0], 2 * g[1], 2 * g[2])
+)
 
 
 @settings(max_examples=50, deadline=None)

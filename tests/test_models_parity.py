@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from models_reference import PATCH_DIM, SHAPES, Prompt, both, media_kwargs, our_hidden, our_logits
 
+from models_reference import PATCH_DIM, SHAPES, Prompt, both, media_kwargs, our_hidden, our_logits
 from qvl.models.attention import CausalAttention
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl"]

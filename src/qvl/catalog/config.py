@@ -222,13 +222,15 @@ class _Keys:
         if not holds and not self.missing and not self.wrong:  # stand-ins prove nothing
             self.wrong.append(message)
 
+    def unknown(self) -> list[str]:
+        return sorted(k for k in set(self.raw) - self.seen - self.ignorable if not str(k).startswith("_"))
+
     def done(self) -> None:
-        unknown = sorted(k for k in set(self.raw) - self.seen - self.ignorable if not str(k).startswith("_"))
         faults = list(self.wrong)
         if self.missing:
             faults.insert(0, f"missing {', '.join(self.missing)}")
-        if unknown:
-            faults.append(f"unknown {', '.join(unknown)}")
+        if self.unknown():
+            faults.append(f"unknown {', '.join(self.unknown())}")
         if faults:
             raise ConfigError(f"{self.where}: " + "; ".join(faults))
 
@@ -250,6 +252,11 @@ _COMMON_IGNORABLE = frozenset(
     image_token_id video_token_id vision_start_token_id vision_end_token_id vision_token_id quantization_config
     text_config vision_config tie_word_embeddings initializer_std""".split()
 )
+# Text fields, which files with a text_config may repeat beside it; text_config's count.
+_TEXT_KEYS = frozenset(
+    """hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size
+    max_position_embeddings rms_norm_eps rope_theta rope_scaling rope_parameters hidden_act layer_types""".split()
+)
 _VISION_IGNORABLE = _COMMON_IGNORABLE | frozenset(
     ["spatial_patch_size", "in_chans", "embed_dim", "mlp_ratio"]
 )
@@ -270,6 +277,7 @@ def _rope(k: _Keys) -> _Rope:
     inner = _Keys(
         params, f"{k.where} rope_parameters", frozenset(["type", "rope_type", "partial_rotary_factor"])
     )
+    inner.missing, inner.wrong = k.missing, k.wrong  # reported together with k's
     kind = inner.get("rope_type", inner.get("type", "default"))
     if kind not in ("default", "mrope"):
         raise ConfigError(f"{k.where}: rope type {kind!r} is not supported; known: default, mrope")
@@ -278,7 +286,7 @@ def _rope(k: _Keys) -> _Rope:
         section=inner.integers("mrope_section", ()),
         interleaved=inner.flag("mrope_interleaved", False),
     )
-    inner.done()
+    k.wrong += [f"unknown {key} in rope_parameters" for key in inner.unknown()]
     return rope
 
 
@@ -316,8 +324,7 @@ def _text_object(raw: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any],
         return {k: v for k, v in raw.items() if k != "vision_config"}, where
     if not isinstance(nested, Mapping):
         raise ConfigError(f"{where}: text_config must be an object, is {nested!r}")
-    # such files may repeat text fields at the top for old readers
-    _Keys(raw, where, _COMMON_IGNORABLE | set(nested) | {"rope_scaling", "rope_theta"}).done()
+    _Keys(raw, where, _COMMON_IGNORABLE | _TEXT_KEYS).done()
     return nested, f"{where} text_config"
 
 
