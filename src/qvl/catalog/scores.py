@@ -10,6 +10,7 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from qvl.catalog.figures import DATA, Figure, figure, read_json
 from qvl.errors import CatalogError, nearest
@@ -47,7 +48,7 @@ class Score:
         return self.value / 10 if self.metric == "points of 1000" else self.value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What a user wants to do, and which published benchmarks speak about it."""
 
@@ -55,6 +56,7 @@ class Task:
     aliases: tuple[str, ...]
     needs: tuple[str, ...]  # abilities without which it can't be done
     benchmarks: tuple[Benchmark, ...]
+    work: Mapping[str, Any]  # a usual request, for who gives none: image or video, answer_tokens
 
 
 @cache
@@ -113,6 +115,7 @@ def tasks() -> Mapping[str, Task]:
             aliases=tuple(raw["aliases"]),
             needs=tuple(raw["needs"]),
             benchmarks=tuple(Benchmark(*b) for b in raw["benchmarks"]),
+            work=raw["work"],
         )
         for name, raw in read_json("tasks.json").items()
     }
