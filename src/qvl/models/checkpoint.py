@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,7 +55,7 @@ def load_model(
 ) -> VisionLanguageModel:
     """A network in evaluation mode with frozen weights (`requires_grad_(True)` makes them trainable).
 
-    `dtype` None keeps what the config says. Peak host memory: the weights and one tensor at most.
+    `dtype` None keeps what the config says. Peak host memory: the weights and 64 MiB at most.
     Raises: ConfigError; CheckpointError naming every missing, extra, misshaped or oddly stored tensor at once.
     """
     wanted = _dtype(dtype)
@@ -147,6 +148,14 @@ class TensorEntry:
     stored_name: str
     shape: tuple[int, ...]
     stored_dtype: str  # as safetensors spells it
+
+    @property
+    def stored_as(self) -> torch.dtype:
+        return _STORED_DTYPES[self.stored_dtype]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.stored_as.itemsize
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -269,41 +278,61 @@ def read_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor, file by file, in the wanted dtype on the wanted device.
 
-    Mapped pages count as this process's memory while a file is open, so tensors that are copied anyway are
-    read in batches, each with its own mapping.
+    Pages of a mapped file count as this process's memory until it is closed, so what is copied anyway is read
+    in pieces, with a mapping for each batch of them.
     """
     by_file: dict[Path, list[str]] = {}
     for name, entry in names.items():
         by_file.setdefault(entry.file, []).append(name)
     for file, members in by_file.items():
-        mapped = []
-        for name in members:
-            as_stored = _STORED_DTYPES[names[name].stored_dtype] == dtype
-            if not copy and device.type == "cpu" and as_stored:
-                mapped.append(name)
-        copied = [name for name in members if name not in set(mapped)]
-        for batch in [mapped, *_batches(copied, names)]:
-            if not batch:
-                continue
+        mapped = [
+            name for name in members if not copy and device.type == "cpu" and names[name].stored_as == dtype
+        ]
+        with _opened(file) as opened:
+            for name in mapped:
+                yield name, opened.get_tensor(names[name].stored_name)
+        copied = {name: names[name] for name in members if name not in set(mapped)}
+        unfinished: dict[str, Tensor] = {}
+        for batch in _batches(copied):
             with _opened(file) as opened:
-                for name in batch:
-                    view = opened.get_tensor(names[name].stored_name)
-                    yield name, view if batch is mapped else view.to(device, dtype, copy=True)
-                    del view
+                for piece in batch:
+                    entry = names[piece.name]
+                    if piece.rows is None:
+                        yield piece.name, opened.get_tensor(entry.stored_name).to(device, dtype, copy=True)
+                        continue
+                    if piece.rows.start == 0:
+                        unfinished[piece.name] = torch.empty(entry.shape, dtype=dtype, device=device)
+                    unfinished[piece.name][piece.rows] = opened.get_slice(entry.stored_name)[piece.rows]
+                    if piece.rows.stop == entry.shape[0]:
+                        yield piece.name, unfinished.pop(piece.name)
 
 
-def _batches(members: list[str], names: Mapping[str, TensorEntry]) -> Iterator[list[str]]:
-    batch: list[str] = []
+class _Piece(NamedTuple):
+    name: str
+    rows: slice | None  # None: the whole tensor
+
+
+def _batches(entries: Mapping[str, TensorEntry]) -> Iterator[list[_Piece]]:
+    """Pieces in order, together at most _COPY_BATCH bytes; larger tensors are cut along their rows."""
+    batch: list[_Piece] = []
     size = 0
-    for name in members:
-        entry = names[name]
-        num_bytes = torch.Size(entry.shape).numel() * _STORED_DTYPES[entry.stored_dtype].itemsize
-        if batch and size + num_bytes > _COPY_BATCH:
+    for name, entry in entries.items():
+        if size + entry.num_bytes <= _COPY_BATCH:
+            batch.append(_Piece(name, None))
+            size += entry.num_bytes
+            continue
+        if batch:
             yield batch
-            batch, size = [], 0
-        batch.append(name)
-        size += num_bytes
-    yield batch
+        batch, size = [], 0
+        if entry.num_bytes <= _COPY_BATCH:
+            batch, size = [_Piece(name, None)], entry.num_bytes
+            continue
+        num_rows = entry.shape[0]
+        step = max(1, _COPY_BATCH * num_rows // entry.num_bytes)
+        for start in range(0, num_rows, step):
+            yield [_Piece(name, slice(start, min(start + step, num_rows)))]
+    if batch:
+        yield batch
 
 
 # --- writing
