@@ -23,7 +23,7 @@ class BlockPool:
     """
 
     def __init__(self, num_blocks: int, block_size: int):
-        assert num_blocks > 0 and block_size > 0
+        assert min(num_blocks, block_size) > 0
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._references = [0] * num_blocks

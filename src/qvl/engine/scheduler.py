@@ -100,7 +100,7 @@ class Scheduler:
         feature_bytes_per_token: int,
         prefix_caching: bool = True,
     ):
-        assert max_num_batched_tokens > 0 and max_num_seqs > 0 and max_encoded_tokens > 0
+        assert min(max_num_batched_tokens, max_num_seqs, max_encoded_tokens) > 0
         self.pool = pool
         self.features = features
         self.max_num_batched_tokens = max_num_batched_tokens

@@ -1,0 +1,353 @@
+"""Requests in, events out, one step at a time: joins scheduler, runner, sampling and text. Knows nothing of HTTP.
+
+submit ──► waiting ──► running ──► exactly one event with a finish_reason
+              ▲   preempted  │     stop · length · cancelled · error
+              └──────────────┘
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from qvl.engine.block_pool import BlockPool
+from qvl.engine.feature_cache import FeatureCache
+from qvl.engine.generation_config import GenerationDefaults
+from qvl.engine.kv import KVStore
+from qvl.engine.memory import EngineMemory
+from qvl.engine.prefix import Visual
+from qvl.engine.runner import Runner
+from qvl.engine.sampling import Logprob, Sampler, SamplingParams
+from qvl.engine.scheduler import Chunk, Scheduler, Sequence, Step
+from qvl.engine.stopping import StopText
+from qvl.errors import CapacityError, QvlError
+
+if TYPE_CHECKING:
+    from qvl.inputs.processor import ModelInputs
+    from qvl.inputs.tokenizer import StreamDecoder, Tokenizer
+    from qvl.models.base import VisionLanguageModel
+
+log = logging.getLogger(__name__)
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+KV_TORCH_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float8_e4m3fn,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How much runs at once. Larger steps prefill faster and delay running answers longer."""
+
+    max_num_seqs: int = 16
+    max_num_batched_tokens: int = 2048
+    max_encoded_tokens: int = 4096  # visual tokens encoded in one step; a larger picture goes alone
+    prefix_caching: bool = True
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One request's counts and seconds. Decoding runs from the first token to the last."""
+
+    prompt_tokens: int
+    visual_tokens: int
+    completion_tokens: int
+    cached_tokens: int  # of the prompt, found in the prefix cache
+    num_preemptions: int
+    queue_s: float
+    vision_s: float  # of the steps that encoded its media
+    prefill_s: float
+    decode_s: float
+
+    @property
+    def decode_tokens_per_s(self) -> float | None:
+        """None when there was no second token to time."""
+        if self.completion_tokens < 2 or self.decode_s <= 0:
+            return None
+        return (self.completion_tokens - 1) / self.decode_s
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one step brought for one request: text that is certain, and at the end the reason and the counts."""
+
+    request_id: int
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None  # at the end
+    error: str | None = None  # with finish_reason "error"
+
+
+@dataclass(eq=False)
+class _Request:
+    sequence: Sequence
+    inputs: ModelInputs
+    params: SamplingParams
+    sampler: Sampler
+    decoder: StreamDecoder
+    stop: StopText
+    end_ids: frozenset[int]
+    max_tokens: int  # prompt and answer together
+    submitted: float
+    started: float | None = None
+    first_token: float | None = None
+    vision_s: float = 0.0
+
+
+@dataclass
+class EngineStats:
+    """Totals since the start."""
+
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_encoded_visuals: int = 0
+    num_finished: dict[str, int] = field(default_factory=dict)
+
+
+class Engine:
+    """One model and everybody who is asking it. Not thread-safe: one thread submits, steps and cancels."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        tokenizer: Tokenizer,
+        memory: EngineMemory,
+        *,
+        options: EngineOptions = EngineOptions(),
+        defaults: GenerationDefaults = GenerationDefaults(),
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        text = model.config.text
+        self.model = model
+        self.tokenizer = tokenizer
+        self.memory = memory
+        self.options = options
+        self.defaults = defaults
+        self.stats = EngineStats()
+        self._clock = clock
+        self._pool = BlockPool(memory.num_blocks, memory.block_size)
+        self._features = FeatureCache(memory.feature_bytes)
+        self._scheduler = Scheduler(
+            self._pool,
+            self._features,
+            max_num_batched_tokens=options.max_num_batched_tokens,
+            max_num_seqs=options.max_num_seqs,
+            max_encoded_tokens=options.max_encoded_tokens,
+            feature_bytes_per_token=model.config.vision.out_hidden_size * model.dtype.itemsize,
+            prefix_caching=options.prefix_caching,
+        )
+        store = KVStore(
+            text.full_attention_layers,
+            memory.num_blocks,
+            memory.block_size,
+            text.num_key_value_heads,
+            text.head_dim,
+            dtype=KV_TORCH_DTYPES[memory.kv_dtype],
+            device=model.device,
+        )
+        self._runner = Runner(model, store, self._features, min(len(tokenizer), text.vocab_size))
+        self._requests: dict[int, _Request] = {}
+        self._inputs: dict[int, ModelInputs] = {}
+        self._pending: list[Event] = []  # ends that happened outside a step
+        self._num_submitted = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to run or to tell."""
+        return self._scheduler.has_work or bool(self._pending)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    def submit(self, inputs: ModelInputs, params: SamplingParams = SamplingParams()) -> int:
+        """Queues a request and returns its id; from here on it ends in exactly one event with a finish_reason.
+
+        Raises: CapacityError for one that could never run, with the numbers.
+        """
+        params = params.resolved(self.defaults.sampling)
+        num_prompt = len(inputs.input_ids)
+        max_tokens = self._limit(num_prompt, params.max_new_tokens)
+        tokens = inputs.input_ids.tolist()
+        request_id = self._num_submitted
+        self._num_submitted += 1
+        sequence = Sequence(request_id, tokens, num_prompt, visuals_of(inputs))
+        end_ids = set(params.stop_token_ids)
+        if not params.ignore_eos:
+            end_ids |= set(self.defaults.eos_token_ids or self.model.config.eos_token_ids)
+        self._requests[request_id] = _Request(
+            sequence=sequence,
+            inputs=inputs,
+            params=params,
+            sampler=Sampler(params, tokens),
+            decoder=self.tokenizer.stream(),
+            stop=StopText(params.stop),
+            end_ids=frozenset(end_ids),
+            max_tokens=max_tokens,
+            submitted=self._clock(),
+        )
+        self._inputs[request_id] = inputs
+        self._scheduler.add(sequence)
+        return request_id
+
+    def _limit(self, num_prompt: int, max_new_tokens: int | None) -> int:
+        """How long prompt and answer may grow together. A limit that was asked for is kept or refused."""
+        limit = min(self.memory.max_model_len, self.memory.num_kv_tokens)
+        if num_prompt == 0:
+            raise CapacityError("the prompt has 0 tokens; give at least 1")
+        if num_prompt + (max_new_tokens or 1) > limit:
+            advice = (
+                "ask for a shorter answer"
+                if num_prompt < limit
+                else "use smaller pictures (max_pixels) or less text"
+            )
+            raise CapacityError(
+                f"the prompt has {num_prompt} tokens and the answer may take {max_new_tokens or 1}, together "
+                f"{num_prompt + (max_new_tokens or 1)}; {limit} fit (max_model_len): {advice}, or raise max_model_len"
+            )
+        return limit if max_new_tokens is None else num_prompt + max_new_tokens
+
+    def cancel(self, request_id: int) -> bool:
+        """Ends a request now: its memory is free on return, its event comes with the next step.
+
+        False if it has ended already or never was.
+        """
+        request = self._requests.get(request_id)
+        if request is None:
+            return False
+        self._pending.append(self._end(request, "cancelled", request.stop.finish()))
+        return True
+
+    def step(self) -> list[Event]:
+        """Runs one step. A failure on the device ends the requests in it, and nobody else's."""
+        events, self._pending = self._pending, []
+        step = self._scheduler.schedule()
+        if not step.chunks:
+            return events
+        now = self._clock()
+        for chunk in step.chunks:
+            request = self._requests[chunk.sequence.request_id]
+            if request.started is None:
+                request.started = now
+                self.stats.num_prompt_tokens += request.sequence.num_prompt_tokens
+                self.stats.num_cached_tokens += request.sequence.num_cached_tokens
+        try:
+            self._encode(step)
+            logits_SV = self._runner.logits(step, self._inputs)
+            sampling = [chunk for chunk in step.chunks if chunk.samples]
+            drawn = self._draw(sampling, logits_SV)
+        except (RuntimeError, MemoryError, QvlError) as e:
+            log.exception("a step of %d tokens failed", step.num_tokens)
+            reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+            ended = [self._requests[chunk.sequence.request_id] for chunk in step.chunks]
+            return events + [self._end(request, "error", error=reason) for request in ended]
+        self._scheduler.advance(step)
+        self.stats.num_steps += 1
+        now = self._clock()
+        for chunk, (token, logprob) in zip(sampling, drawn):
+            events.append(self._accept(self._requests[chunk.sequence.request_id], token, logprob, now))
+        return events
+
+    def _encode(self, step: Step) -> None:
+        if not step.encode:
+            return
+        began = self._clock()
+        self._runner.encode(step.encode, self._inputs)
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        seconds = self._clock() - began
+        self.stats.num_encoded_visuals += len(step.encode)
+        for request_id in {sequence.request_id for sequence, _ in step.encode}:
+            self._requests[request_id].vision_s += seconds
+
+    def _draw(self, sampling: list[Chunk], logits_SV: torch.Tensor) -> list[tuple[int, Logprob | None]]:
+        samplers = [self._requests[chunk.sequence.request_id].sampler for chunk in sampling]
+        best = logits_SV.argmax(-1).tolist() if any(s.is_plain for s in samplers) else []
+        return [
+            (best[row], None) if sampler.is_plain else sampler.draw(logits_SV[row])
+            for row, sampler in enumerate(samplers)
+        ]
+
+    def _accept(self, request: _Request, token: int, logprob: Logprob | None, now: float) -> Event:
+        """Adds a token to a request and says what became of it."""
+        sequence = request.sequence
+        sequence.append(token)
+        request.sampler.accept(token)
+        self.stats.num_generated_tokens += 1
+        if request.first_token is None:
+            request.first_token = now
+        reason: FinishReason | None = None
+        text = ""
+        if token in request.end_ids:
+            reason = "stop"
+        else:
+            text = request.stop.push(request.decoder.push(token))
+            if request.stop.stopped_by is not None:
+                reason = "stop"
+            elif len(sequence.tokens) >= request.max_tokens:
+                reason = "length"
+        said: dict[str, Any] = {"token_ids": (token,), "logprobs": () if logprob is None else (logprob,)}
+        if reason is None:
+            return Event(sequence.request_id, text, **said)
+        if request.stop.stopped_by is None:
+            text += request.stop.push(request.decoder.finish())
+            text += request.stop.finish()
+        return self._end(request, reason, text, **said)
+
+    def _end(self, request: _Request, reason: FinishReason, text: str = "", **said: Any) -> Event:
+        """The one place where a request ends: everything it held is free when this returns."""
+        sequence = request.sequence
+        self._scheduler.remove(sequence)
+        del self._requests[sequence.request_id], self._inputs[sequence.request_id]
+        self.stats.num_finished[reason] = self.stats.num_finished.get(reason, 0) + 1
+        now = self._clock()
+        started = now if request.started is None else request.started
+        first = now if request.first_token is None else request.first_token
+        usage = Usage(
+            prompt_tokens=sequence.num_prompt_tokens,
+            visual_tokens=sum(visual.num_tokens for visual in sequence.visuals),
+            completion_tokens=sequence.num_generated,
+            cached_tokens=sequence.num_cached_tokens,
+            num_preemptions=sequence.num_preemptions,
+            queue_s=started - request.submitted,
+            vision_s=request.vision_s,
+            prefill_s=max(0.0, first - started - request.vision_s),
+            decode_s=now - first,
+        )
+        return Event(sequence.request_id, text, finish_reason=reason, usage=usage, **said)
+
+    def check(self) -> None:
+        """Asserts that nothing is lost or held twice; for tests."""
+        self._scheduler.check()
+        assert set(self._requests) == set(self._inputs)
+        alive = {sequence.request_id for sequence in self._scheduler.running + self._scheduler.waiting}
+        assert alive == set(self._requests)
+
+
+def visuals_of(inputs: ModelInputs) -> tuple[Visual, ...]:
+    """Where a prompt's media lie, and what their features and their KV are named."""
+    return tuple(
+        Visual(
+            start=span.start,
+            num_tokens=span.num_tokens,
+            features=f"{span.kind}:{span.digest}",
+            identity=f"{span.kind}:{span.digest}@{span.seconds_per_grid}",
+        )
+        for span in inputs.media
+    )

@@ -1,0 +1,87 @@
+"""Carries out a step on the model: pictures to features, tokens to hidden states, logits where a token is drawn.
+
+Legend: T packed tokens of the step, D model width, S chunks that sample, V vocabulary, P patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from qvl.engine.feature_cache import FeatureCache
+from qvl.engine.kv import KVStore, PagedAttention, Span
+from qvl.engine.prefix import Visual
+from qvl.engine.scheduler import Chunk, Step, overlapping
+from qvl.engine.scheduler import Sequence as Sequence_
+
+if TYPE_CHECKING:
+    from qvl.inputs.processor import ModelInputs
+    from qvl.models.base import VisionLanguageModel
+
+
+class Runner:
+    """Owns the tensors of a run: KV and features. Decides nothing."""
+
+    def __init__(self, model: VisionLanguageModel, store: KVStore, features: FeatureCache, num_words: int):
+        """num_words: rows of the vocabulary that are tokens; the rest is padding and never drawn."""
+        self.model = model
+        self.store = store
+        self.features = features
+        self.num_words = num_words
+
+    @torch.inference_mode()
+    def encode(self, encode: Sequence[tuple[Sequence_, Visual]], inputs: Mapping[int, ModelInputs]) -> None:
+        """Makes the features a step needs and puts them into the cache; all visuals go through the tower at once."""
+        if not encode:
+            return
+        spans = [inputs[s.request_id].media[s.visuals.index(visual)] for s, visual in encode]
+        patches_PV = torch.cat([torch.from_numpy(span.patches) for span in spans])
+        patches_PV = patches_PV.to(self.model.device, self.model.dtype)
+        features_TD = self.model.encode_media(patches_PV, [span.grid for span in spans])
+        sizes = [visual.num_tokens for _, visual in encode]
+        assert len(features_TD) == sum(sizes), f"{len(features_TD)} features for {sum(sizes)} placeholders"
+        for (_, visual), part_TD in zip(encode, features_TD.split(sizes)):
+            # one visual's rows keep the others' alive if they stay a view of them
+            self.features.store(visual.features, part_TD.clone() if len(encode) > 1 else part_TD)
+
+    @torch.inference_mode()
+    def logits(self, step: Step, inputs: Mapping[int, ModelInputs]) -> Tensor:
+        """Runs the step's chunks. Returns fp32 (S, V), padding rows at -inf, one row a sampling chunk in order."""
+        device = self.model.device
+        rows, row = [], 0
+        for chunk in step.chunks:
+            rows.append(row)
+            row += chunk.count
+        ids = [token for chunk in step.chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
+        hidden_TD = self.model.embed(torch.tensor(ids, device=device))
+        for chunk, row in zip(step.chunks, rows):
+            for visual in overlapping(chunk.sequence.visuals, chunk.start, chunk.end):
+                first, last = max(chunk.start, visual.start), min(chunk.end, visual.end)
+                part_TD = self.features.value(visual.features)[first - visual.start : last - visual.start]
+                hidden_TD[row + first - chunk.start : row + last - chunk.start] = part_TD.to(hidden_TD.dtype)
+        positions_3T = torch.cat(
+            [chunk_positions(c, inputs[c.sequence.request_id]) for c in step.chunks], dim=1
+        )
+        attend = PagedAttention(
+            self.store, [Span(row, c.count, c.start, c.sequence.blocks) for c, row in zip(step.chunks, rows)]
+        )
+        hidden_TD = self.model.decode(hidden_TD, positions_3T.to(device), attend)
+        last_rows = [row + chunk.count - 1 for chunk, row in zip(step.chunks, rows) if chunk.samples]
+        if not last_rows:
+            return torch.empty(0, self.num_words)
+        logits_SV = self.model.logits(hidden_TD[torch.tensor(last_rows, device=device)]).float()
+        logits_SV[:, self.num_words :] = float("-inf")
+        return logits_SV
+
+
+def chunk_positions(chunk: Chunk, inputs: ModelInputs) -> Tensor:
+    """int64 (3, count): the prompt's own positions, then index + rope_delta on all three axes."""
+    num_prompt = inputs.positions.shape[1]
+    prompt_3T = torch.from_numpy(inputs.positions[:, chunk.start : min(chunk.end, num_prompt)])
+    if chunk.end <= num_prompt:
+        return prompt_3T
+    answer_T = torch.arange(max(chunk.start, num_prompt), chunk.end) + inputs.rope_delta
+    return torch.cat([prompt_3T, answer_T.expand(3, -1)], dim=1)
