@@ -1,0 +1,464 @@
+"""A conversation with its pictures and videos → `ModelInputs`, the only thing the engine takes.
+
+Joins the other files of this room; the arithmetic, decoding and templates are theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvl.catalog.config import Family, ModelConfig, read_config
+from qvl.errors import ConfigError, PromptError
+from qvl.inputs.chat import ChatTemplate, Kind, MediaItem, Message, read_messages
+from qvl.inputs.geometry import (
+    QWEN2_IMAGE,
+    QWEN3_IMAGE,
+    QWEN3_VIDEO,
+    Grid,
+    PixelLimits,
+    Size,
+    VideoLimits,
+    default_video_limits,
+    grid_timestamps,
+    seconds_per_grid,
+    smart_resize,
+    visual_token_count,
+)
+from qvl.inputs.image import DEFAULT_LIMITS, ImageLimits, load_image
+from qvl.inputs.patches import CLIP_MEAN, CLIP_STD, HALF, resize, to_patches
+from qvl.inputs.positions import VisualBlock, mrope_positions
+from qvl.inputs.tokenizer import Tokenizer
+from qvl.inputs.video import load_video
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MediaSpan:
+    """One picture, one video, or (from Qwen3-VL on) one moment of a video, and its place in the prompt."""
+
+    kind: Kind
+    patches: np.ndarray  # float32 (P, patch_dim), merge-block order
+    grid: Grid
+    start: int  # index of its first placeholder token
+    num_tokens: int
+    digest: str  # of pixels, grid and time: equal digests give equal features and positions
+    original: Size
+    seen: Size
+    seconds_per_grid: float | None = None  # videos only
+    timestamps: tuple[float, ...] = ()  # seconds of every temporal patch; videos only
+    item: int = 0  # which picture or video of the conversation this is, from 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelInputs:
+    """A prompt, ready to run."""
+
+    input_ids: np.ndarray  # int64 (T,)
+    positions: np.ndarray  # int64 (3, T)
+    rope_delta: int
+    media: tuple[MediaSpan, ...] = ()  # in prompt order
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_visual_tokens(self) -> int:
+        return sum(span.num_tokens for span in self.media)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaSettings:
+    """Limits of one call or one item; None leaves the checkpoint's. Pixel limits hold for pictures and frames."""
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    total_pixels: int | None = None
+    fps: float | None = None
+    num_frames: int | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    sample_fps: float | None = None  # a list of frames was taken at this rate
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise PromptError(f"{name} is {value!r}; a number is needed")
+            if name.endswith("fps"):
+                continue
+            if value != value or value in (float("inf"), float("-inf")) or int(value) != value:
+                raise PromptError(f"{name} is {value!r}; a whole number is needed")
+            object.__setattr__(self, name, int(value))  # JSON may write 401408.0
+
+    def over(self, other: MediaSettings) -> MediaSettings:
+        """These settings, and the other's where these are silent. fps and num_frames replace each other."""
+        merged = {k: v if v is not None else getattr(other, k) for k, v in vars(self).items()}
+        if self.fps is not None:
+            merged["num_frames"] = self.num_frames
+        if self.num_frames is not None:
+            merged["fps"] = self.fps
+        return MediaSettings(**merged)
+
+    def _pixels(self, limits: PixelLimits | VideoLimits) -> dict[str, int]:
+        low = self.min_pixels if self.min_pixels is not None else limits.min_pixels
+        high = self.max_pixels if self.max_pixels is not None else limits.max_pixels
+        if self.min_pixels is None:  # a small maximum alone is meant, so it lowers the file's minimum
+            low = min(low, max(high, 1))
+        return {"min_pixels": low, "max_pixels": high}
+
+    def image_limits(self, limits: PixelLimits) -> PixelLimits:
+        """Raises: MediaError if the limits contradict each other."""
+        return replace(limits, **self._pixels(limits))
+
+    def video_limits(self, limits: VideoLimits) -> VideoLimits:
+        """Raises: MediaError if the limits contradict each other."""
+        changes: dict[str, Any] = self._pixels(limits)
+        for name in ("total_pixels", "min_frames", "max_frames"):
+            if getattr(self, name) is not None:
+                changes[name] = getattr(self, name)
+        if self.fps is not None or self.num_frames is not None:
+            changes |= {"fps": self.fps, "num_frames": self.num_frames}
+        low = changes.get("min_frames", limits.min_frames)
+        high = changes.get("max_frames", limits.max_frames)
+        if self.min_frames is None:  # as with pixels
+            changes["min_frames"] = min(low, max(high, 1))
+        return replace(limits, **changes)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The media of one placeholder, before its place is known."""
+
+    kind: Kind
+    item: int
+    patches: np.ndarray
+    grid: Grid
+    digest: str
+    original: Size
+    seen: Size
+    seconds_per_grid: float | None = None
+    timestamps: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processor:
+    """Everything between a conversation and a prompt for one checkpoint."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    family: Family
+    image_limits: PixelLimits
+    video_limits: VideoLimits
+    image_token_id: int
+    video_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    tokens_per_second: float = 0.0
+    read_limits: ImageLimits = DEFAULT_LIMITS
+
+    def __post_init__(self) -> None:
+        for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+            token_id = getattr(self, name)
+            if self.tokenizer.special_text(token_id) is None:
+                raise ConfigError(f"{name} is {token_id}, which is no special token of this tokenizer")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, config: ModelConfig | None = None, read_limits: ImageLimits = DEFAULT_LIMITS
+    ) -> Processor:
+        """From a checkpoint folder. config: already read from its config.json.
+
+        Raises: ConfigError naming the file and what is unknown, missing or contradictory.
+        """
+        folder = Path(folder)
+        config = config if config is not None else read_config(folder)
+        image_limits, video_limits, mean, std = read_preprocessor(folder, config)
+        return cls(
+            tokenizer=Tokenizer.from_pretrained(folder),
+            template=ChatTemplate.from_pretrained(folder) or ChatTemplate.default(config.family),
+            family=config.family,
+            image_limits=image_limits,
+            video_limits=video_limits,
+            mean=mean,
+            std=std,
+            image_token_id=config.image_token_id,
+            video_token_id=config.video_token_id,
+            vision_start_token_id=config.vision_start_token_id,
+            vision_end_token_id=config.vision_end_token_id,
+            tokens_per_second=config.vision.tokens_per_second,
+            read_limits=read_limits,
+        )
+
+    @property
+    def time_as_text(self) -> bool:
+        """Whether a video is shown as single moments, each after its time in words."""
+        return _is_qwen3(self.family)
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        add_vision_id: bool = False,
+        template_variables: Mapping[str, Any] | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        total_pixels: int | None = None,
+        fps: float | None = None,
+        num_frames: int | None = None,
+        min_frames: int | None = None,
+        max_frames: int | None = None,
+    ) -> ModelInputs:
+        """The prompt of a conversation. Limits given here hold for every item that brings none of its own.
+
+        Raises: PromptError for the conversation, MediaError for a picture or video.
+        """
+        call = MediaSettings(
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            total_pixels=total_pixels,
+            fps=fps,
+            num_frames=num_frames,
+            min_frames=min_frames,
+            max_frames=max_frames,
+        )
+        clean, items = read_messages(messages)
+        parts = self.template.render(
+            clean, self.tokenizer, tools, add_generation_prompt, add_vision_id, template_variables
+        )
+        ids = self.tokenizer.encode_parts(parts)
+        self._check_placeholders(ids, items)  # before the media, whose decoding is the long part
+        slots = [slot for number, item in enumerate(items) for slot in self._read_item(number, item, call)]
+        if self.time_as_text and any(item.kind == "video" for item in items):
+            ids = self.tokenizer.encode_parts(self._write_times(parts, slots))
+        return self._assemble(ids, slots)
+
+    # -------------------------------------------------------------------------------------- placeholders
+
+    def _check_placeholders(self, ids: Sequence[int], items: Sequence[MediaItem]) -> None:
+        kinds = {self.image_token_id: "image", self.video_token_id: "video"}
+        shown = [kinds[i] for i in ids if i in kinds]
+        given = [item.kind for item in items]
+        if shown != given:
+            raise PromptError(
+                f"{self.template.where}: shows {_count(shown)} where the conversation holds {_count(given)}"
+            )
+
+    def _write_times(
+        self, parts: Sequence[tuple[str, bool]], slots: Sequence[_Slot]
+    ) -> list[tuple[str, bool]]:
+        """Each video's start, pad and end replaced by a time, start, pad and end for every moment.
+
+        Done in text, as the reference does, because a time is encoded together with the words before it.
+        Source: Qwen3VLProcessor of transformers 4.57.6 (later versions leave the outer pair in place).
+        """
+        text = self.tokenizer.special_text
+        start, pad, end = map(
+            str, map(text, (self.vision_start_token_id, self.video_token_id, self.vision_end_token_id))
+        )
+        videos: dict[int, str] = {}
+        for slot in slots:
+            if slot.kind == "video":
+                moment = f"<{slot.timestamps[0]:.1f} seconds>{start}{pad}{end}"
+                videos[slot.item] = videos.get(slot.item, "") + moment
+        waiting = iter(videos.values())
+        written = []
+        for part, trusted in parts:
+            if trusted:
+                pieces = part.split(start + pad + end)
+                part = "".join([pieces[0], *(next(waiting) + piece for piece in pieces[1:])])
+            written.append((part, trusted))
+        return written
+
+    def _assemble(self, ids: Sequence[int], slots: Sequence[_Slot]) -> ModelInputs:
+        expanded: list[int] = []
+        media: list[MediaSpan] = []
+        waiting = iter(slots)
+        for token_id in ids:
+            if token_id not in (self.image_token_id, self.video_token_id):
+                expanded.append(token_id)
+                continue
+            slot = next(waiting)
+            count = visual_token_count(slot.grid, self.image_limits.merge_size)
+            media.append(MediaSpan(start=len(expanded), num_tokens=count, **vars(slot)))
+            expanded += [token_id] * count
+        assert next(waiting, None) is None, "every slot has its placeholder, checked by _check_placeholders"
+        blocks = [VisualBlock(span.start, span.grid, span.seconds_per_grid) for span in media]
+        positions, delta = mrope_positions(
+            len(expanded), blocks, self.image_limits.merge_size, self.tokens_per_second
+        )
+        return ModelInputs(
+            input_ids=np.array(expanded, dtype=np.int64),
+            positions=positions,
+            rope_delta=delta,
+            media=tuple(media),
+        )
+
+    # ---------------------------------------------------------------------------------------------- media
+
+    def _read_item(self, number: int, item: MediaItem, call: MediaSettings) -> list[_Slot]:
+        settings = MediaSettings(**item.settings).over(call)
+        if item.kind == "image":
+            limits = settings.image_limits(self.image_limits)
+            image = load_image(item.source, self.read_limits)
+            original = Size(image.height, image.width)
+            seen = smart_resize(*original, limits)
+            frames = np.asarray(resize(image, seen))[None]
+            return [self._slot("image", number, frames, original)]
+        video_limits = settings.video_limits(self.video_limits)
+        sample_fps = settings.sample_fps
+        video = load_video(item.source, video_limits, self.read_limits, sample_fps)
+        tp = video_limits.temporal_patch_size
+        step = seconds_per_grid(video.fps, tp)
+        times = grid_timestamps(video.times, tp)
+        if not self.time_as_text:
+            return [self._slot("video", number, video.frames, video.original, step, times)]
+        # frames of different moments never attend to each other in the tower, so cutting changes nothing
+        return [
+            self._slot("video", number, video.frames[i * tp : (i + 1) * tp], video.original, step, (time,))
+            for i, time in enumerate(times)
+        ]
+
+    def _slot(
+        self,
+        kind: Kind,
+        number: int,
+        frames: np.ndarray,
+        original: Size,
+        step: float | None = None,
+        times: tuple[float, ...] = (),
+    ) -> _Slot:
+        patches, grid = to_patches(frames, self.image_limits, self.mean, self.std)
+        settings = (kind, tuple(grid), frames.shape, self.image_limits.patch_size, self.mean, self.std, step)
+        # the 8-bit pixels say all that the patches say, at an eighth of their size
+        digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(frames).data)
+        seen = Size(*frames.shape[1:3])
+        return _Slot(kind, number, patches, grid, digest.hexdigest(), original, seen, step, times)
+
+
+def _count(kinds: Sequence[str]) -> str:
+    return ", ".join(kinds) if kinds else "no picture or video"
+
+
+def _is_qwen3(family: str) -> bool:
+    return family.startswith("qwen3")
+
+
+# ---------------------------------------------------------------------------------- preprocessor_config.json
+
+# keys that say nothing qvl would do otherwise: names of classes, and how tensors are handed over
+_IGNORABLE = frozenset(
+    """image_processor_type video_processor_type feature_extractor_type processor_class auto_map return_tensors
+    data_format input_data_format device disable_grouping do_convert_rgb return_metadata video_metadata
+    do_sample_frames num_channels default_to_square""".split()
+)
+# keys that are ignorable while off, and a different computation when on
+_MUST_BE_OFF = ("do_center_crop", "crop_size", "do_pad", "pad_size", "cap_pixels_per_frame")
+_MUST_BE_ON = ("do_resize", "do_rescale", "do_normalize")
+
+
+def read_preprocessor(
+    folder: Path, config: ModelConfig
+) -> tuple[PixelLimits, VideoLimits, tuple[float, ...], tuple[float, ...]]:
+    """(image limits, video limits, mean, std) of a checkpoint; the family's own where a file is missing.
+
+    Reads preprocessor_config.json and video_preprocessor_config.json, or the processor_config.json that
+    transformers 5 writes. Raises: ConfigError naming every unknown key.
+    """
+    joint, joint_path = _read_json(folder / "processor_config.json")
+    raw, where = _read_json(folder / "preprocessor_config.json")
+    if not raw and isinstance(joint.get("image_processor"), dict):
+        raw, where = joint["image_processor"], f"{joint_path} image_processor"
+    vision = config.vision
+    cut: dict[str, Any] = dict(
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+    )
+    qwen3 = _is_qwen3(config.family)
+    token = (vision.patch_size * vision.spatial_merge_size) ** 2
+    # the published limits, which for other patch sizes hold in tokens
+    published = QWEN3_IMAGE if qwen3 else QWEN2_IMAGE
+    defaults = (published.min_pixels // published.factor**2 * token, published.max_tokens * token)
+    (low, high), mean, std = _read_file(raw, where, cut, defaults, ("min_frames", "max_frames", "fps"))
+    image = PixelLimits(low, high, **cut)
+    mean = mean or (HALF if qwen3 else CLIP_MEAN)
+    std = std or (HALF if qwen3 else CLIP_STD)
+
+    video = replace(QWEN3_VIDEO, **cut) if qwen3 else default_video_limits(**cut)
+    raw, where = _read_json(folder / "video_preprocessor_config.json")
+    if not raw and isinstance(joint.get("video_processor"), dict):
+        raw, where = joint["video_processor"], f"{joint_path} video_processor"
+    frames = {k: raw[k] for k in ("fps", "num_frames", "min_frames", "max_frames") if raw.get(k) is not None}
+    (low, high), video_mean, video_std = _read_file(
+        raw, where, cut, (video.min_pixels, video.max_pixels), tuple(frames)
+    )
+    if (video_mean or mean, video_std or std) != (mean, std):
+        raise ConfigError(
+            f"{where}: mean and std differ from those of pictures, which no published model has"
+        )
+    return image, replace(video, min_pixels=low, max_pixels=high, **frames), mean, std
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], str]:
+    """({}, path) if there is no such file."""
+    if not path.is_file():
+        return {}, str(path)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path}: can't be read as JSON ({e})") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds a {type(raw).__name__}, not an object")
+    return raw, str(path)
+
+
+def _read_file(
+    raw: Mapping[str, Any],
+    where: str,
+    cut: Mapping[str, int],
+    defaults: tuple[int, int],
+    frame_keys: Sequence[str],
+) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
+    """((min, max) pixels, mean, std) of one settings file; mean and std are () where it is silent."""
+    size = raw.get("size") or {}
+    known = {
+        *_IGNORABLE, *_MUST_BE_OFF, *_MUST_BE_ON, *cut, *frame_keys, "num_frames", "size", "min_pixels", "max_pixels",
+        "image_mean", "image_std", "rescale_factor", "resample",
+    }  # fmt: skip
+    unknown = sorted(k for k in set(raw) - known if not k.startswith("_") and raw[k] is not None)
+    unknown += sorted(
+        f"size.{k}" for k in set(size) - {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"}
+    )
+    if unknown:
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}")
+    for name, expected in cut.items():
+        if raw.get(name) not in (None, expected):
+            raise ConfigError(f"{where}: {name} {raw[name]} contradicts config.json's {expected}")
+    odd = [k for k in _MUST_BE_OFF if raw.get(k)] + [k for k in _MUST_BE_ON if raw.get(k) is False]
+    if raw.get("resample") not in (None, 3):
+        odd.append("resample")
+    if abs((raw.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-9:
+        odd.append("rescale_factor")
+    if odd:
+        raise ConfigError(f"{where}: {', '.join(f'{k} {raw[k]!r}' for k in odd)} is not what these models do")
+    low = raw.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge") or defaults[0]
+    high = raw.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge") or defaults[1]
+    mean, std = (tuple(float(v) for v in raw.get(k) or ()) for k in ("image_mean", "image_std"))
+    if len(mean) not in (0, 3) or len(std) not in (0, 3):
+        raise ConfigError(
+            f"{where}: image_mean and image_std need 3 numbers, have {len(mean)} and {len(std)}"
+        )
+    return (int(low), int(high)), mean, std
