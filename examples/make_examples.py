@@ -11,12 +11,12 @@ from qvl.synth import TEST_SEEDS, Clip, make
 HERE = Path(__file__).parent
 # file → kind, offset into the test seeds, difficulty
 EXAMPLES = {
-    "receipt.png": ("receipt", 0, 1),
+    "receipt.png": ("receipt", 40, 1),
     "shapes.png": ("count", 0, 1),
-    "chart.png": ("chart", 0, 1),
-    "page.png": ("page", 0, 1),
-    "screen.png": ("screen", 0, 1),
-    "clip.mp4": ("clip", 0, 1),
+    "chart.png": ("chart", 1, 1),
+    "page.png": ("page", 12, 1),
+    "screen.png": ("screen", 10, 1),
+    "clip.mp4": ("clip", 4, 1),
 }
 
 

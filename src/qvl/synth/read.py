@@ -9,7 +9,7 @@ from qvl.synth import words
 from qvl.synth.canvas import Canvas, gradient, ink_and_paper, wear
 from qvl.synth.rng import Rng
 from qvl.synth.sample import Box, Drawn
-from qvl.synth.text import FACES, Setting, fit_size, set_line, system_font
+from qvl.synth.text import FACES, Setting, fit_size, lacks, set_line, system_font
 
 QUESTIONS = (
     "Read the text.",
@@ -145,5 +145,11 @@ def _script_face(script: str) -> str:
         raise SynthError(
             f"no font with script {script!r} on this machine (7 latin fonts travel with qvl, 0 with {script!r}): "
             f"install one, for example the package {package}"
+        )
+    vocabulary = {"ko": words.KOREAN, "zh": words.CHINESE}[script]
+    missing = sorted({char for word in vocabulary for char in word if lacks(path, char)})
+    if missing:
+        raise SynthError(
+            f"the font {path} lacks {len(missing)} of the characters of script {script!r}, first {missing[0]}"
         )
     return path

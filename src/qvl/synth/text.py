@@ -104,6 +104,15 @@ def glyph_mask(face: str, size: int, char: str) -> GlyphMask:
     return GlyphMask(image.crop(ink), left - 2 + ink[0], top - 2 + ink[1], advance)
 
 
+def lacks(face: str, char: str) -> bool:
+    """Whether the face has no drawing of its own for a character (it would print nothing, or a box for all such)."""
+    mask = glyph_mask(face, 32, char).mask
+    absent = glyph_mask(face, 32, chr(0xFFFE)).mask  # a code point that is never a character
+    return mask is None or (
+        absent is not None and mask.size == absent.size and mask.tobytes() == absent.tobytes()
+    )
+
+
 def set_line(text: str, face: str, size: int, tracking: int = 0) -> Setting:
     """Places the characters side by side, `tracking` more pixels apart. The pen starts so that ink begins at x >= 0."""
     placed: list[Placed] = []
