@@ -346,7 +346,7 @@ def parse_boxes(
         )
     places: list[Place] = []
     for number, written in enumerate(findings.places, 1):
-        place, notes = _map(written, own, picture, number)
+        place, notes = map_place(written, own, picture, number)
         warnings += notes
         if place is not None:
             places.append(place)
@@ -401,7 +401,7 @@ def suspect(places: Iterable[Written], own: Convention, picture: PictureMap) -> 
     return None, ""
 
 
-def _map(
+def map_place(
     written: Written, convention: Convention, picture: PictureMap, number: int
 ) -> tuple[Place | None, list[str]]:
     """One place in the original picture, and what had to be said about it."""
