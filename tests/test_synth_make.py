@@ -43,7 +43,7 @@ GOLDEN = {
     "field": "c5cbd996c8fef8f9",
     "find": "1c755d2e494d4a37",
     "count": "3ee6e920a326d4f9",
-    "chart": "398647f47cef4d69",
+    "chart": "022d67e6b0a39853",
     "page": "97dd24252685ef71",
     "screen": "4196271c24a1ced5",
     "clip": "84c36a310204db25",

@@ -104,7 +104,7 @@ def test_value_box_of_a_document_holds_exactly_the_answers_glyphs(level):
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_no_two_glyph_boxes_of_different_lines_overlap(level):
-    for kind in ("read", "field", "page"):
+    for kind in ("read", "field", "page", "chart", "screen"):
         for seed in range(10):
             glyphs = make(kind, seed, level).glyphs
             for a in glyphs:

@@ -73,6 +73,7 @@ def draw(rng: Rng, difficulty: int) -> Drawn:
     canvas.pen.line((plot.left, plot.top, plot.left, plot.bottom), fill=ink)
     canvas.pen.line((plot.left, plot.bottom, plot.right, plot.bottom), fill=ink)
 
+    names_at = plot.bottom + size + 3
     bars = difficulty == 0 or rng.chance(0.6)
     if printed and not bars:  # room for the values that stand under their points
         plot = plot._replace(bottom=plot.bottom - size - 10)
@@ -82,7 +83,7 @@ def draw(rng: Rng, difficulty: int) -> Drawn:
         centre = round(plot.left + pitch * (i + 0.5))
         small = fit_size(name, face, size, int(pitch) - 3)
         half = set_line(name, face, small).ink[2] // 2
-        canvas.text(centre - half, plot.bottom + size + 3, name, face, small, ink)
+        canvas.text(centre - half, names_at, name, face, small, ink)
         if printed:
             text = set_line(str(value), face, size)
             shift, under = (0, False) if bars else _clear_side(values, i, size)
