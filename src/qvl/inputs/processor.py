@@ -182,6 +182,10 @@ class Processor:
         """
         folder = Path(folder)
         config = config if config is not None else read_config(folder)
+        if config.family == "qwen_vl":
+            raise ConfigError(
+                f"{folder}: the first generation's 448x448 pictures and <img> prompts are not made yet"
+            )
         image_limits, video_limits, mean, std = read_preprocessor(folder, config)
         return cls(
             tokenizer=Tokenizer.from_pretrained(folder),

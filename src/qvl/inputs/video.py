@@ -59,8 +59,13 @@ class _Choice:
     fps: float
 
 
-def choose_frames(times: Sequence[float], seconds: float, limits: VideoLimits) -> _Choice:
+def choose_frames(
+    times: Sequence[float], seconds: float, limits: VideoLimits, stated_rate: float | None = None
+) -> _Choice:
     """Frames to take from a video whose frames appear at `times` and which lasts `seconds`.
+
+    stated_rate: frames a second by the file's own word, taken where it agrees with the times. Those may be
+    rounded to milliseconds, and a rate of 30.0002 instead of 30 would cost a pair of frames.
 
     Evenly spread indices when the rate is constant, as the reference. Otherwise evenly spread instants,
     each with the frame that is on screen then, so that positions which follow time stay true.
@@ -68,6 +73,8 @@ def choose_frames(times: Sequence[float], seconds: float, limits: VideoLimits) -
     """
     total = len(times)
     rate = total / seconds if total and seconds > 0 else 1.0
+    if stated_rate and abs(stated_rate - rate) < 0.002 * rate:
+        rate = stated_rate
     step = 1 / rate
     constant = all(abs(t - times[0] - i * step) <= step / 4 for i, t in enumerate(times))
     if constant:
@@ -187,25 +194,24 @@ def _open_animation(where: bytes | Path, name: str, image_limits: ImageLimits) -
 def _from_animation(image: Image.Image, name: str, limits: VideoLimits, image_limits: ImageLimits) -> Video:
     total = getattr(image, "n_frames", 1)
     check_pixels(*image.size, name, image_limits.max_pixels)
-    times: list[float] = []
-    now = 0.0
+    starts_ms: list[int] = []
+    now_ms = 0
     try:
         for i in range(total):
             image.seek(i)
             image.load()  # WebP knows a frame's duration only then
-            times.append(now)
-            now += (
-                image.info.get("duration") or 100
-            ) / 1000  # a GIF without a delay runs at about 10 a second
-        choice = choose_frames(times, now, limits)
+            starts_ms.append(now_ms)
+            # a GIF without a delay runs at about 10 frames a second
+            now_ms += round(image.info.get("duration") or 100)
+        choice = choose_frames([t / 1000 for t in starts_ms], now_ms / 1000, limits)
         original = Size(image.height, image.width)
         kept = _Frames(len(choice.indices), original, limits)
         for i in choice.indices:
             image.seek(i)
             kept.add(load_image(image.copy(), image_limits))
     except (OSError, EOFError, ValueError, SyntaxError) as e:
-        raise MediaError(f"{name}: frame {len(times)} of {total} can't be decoded ({e})") from e
-    return Video(kept.frames, choice.times, choice.fps, original, now)
+        raise MediaError(f"{name}: frame {len(starts_ms)} of {total} can't be decoded ({e})") from e
+    return Video(kept.frames, choice.times, choice.fps, original, now_ms / 1000)
 
 
 # ------------------------------------------------------------------------------------------ video files
@@ -219,7 +225,7 @@ class _Index:
     needs: Mapping[int, tuple[int, ...]]  # pts → the runs between keyframes that its decoding needs
     time_base: Fraction
     seconds: float  # how long the video lasts
-    declared: float | None  # how long the file says it lasts
+    rate: float | None  # frames a second, as the file says
 
 
 def _from_file(where: bytes | Path, name: str, limits: VideoLimits, image_limits: ImageLimits) -> Video:
@@ -228,7 +234,7 @@ def _from_file(where: bytes | Path, name: str, limits: VideoLimits, image_limits
     try:
         index = _read_index(where, name, image_limits)
         times = [float(p * index.time_base) for p in index.pts]
-        choice = choose_frames(times, index.seconds, limits)
+        choice = choose_frames(times, index.seconds, limits, index.rate)
         kept: _Frames | None = None
         original = Size(0, 0)
         wanted = [index.pts[i] for i in choice.indices]
@@ -267,7 +273,7 @@ def _open(where: bytes | Path) -> tuple[Any, IO[bytes]]:
     file: IO[bytes] = where.open("rb") if isinstance(where, Path) else BytesIO(where)
     try:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
-        container = av.open(file, options=options)
+        container = av.open(file, options=options, metadata_errors="replace")
     except BaseException:
         file.close()
         raise
@@ -316,14 +322,14 @@ def _read_index(where: bytes | Path, name: str, image_limits: ImageLimits) -> _I
         seconds = float(longest * base) or (1 / float(rate) if rate else 1.0)
     else:
         # the last frame stays for as long as it says, or as the others on average
-        tail = shown_duration if (shown_duration := float(longest * base)) < span else 0.0
+        tail = float(longest * base)
         average = span / (len(pts) - 1)
         seconds = span + (tail if 0 < tail < 4 * average else average)
     if declared is not None and declared - seconds > max(1.0, 0.1 * declared):
         raise MediaError(
             f"{name}: ends after {seconds:.1f} s of {declared:.1f} s, so it is cut short or damaged"
         )
-    return _Index(pts, needs, base, seconds, declared)
+    return _Index(pts, needs, base, seconds, float(rate) if rate else None)
 
 
 def _decode(where: bytes | Path, wanted: Sequence[int], runs: set[int]) -> Iterator[tuple[int, Image.Image]]:
