@@ -186,6 +186,11 @@ def _reasons(setup: Setup, gpus: tuple[GpuTerms, ...], budget: int | None) -> tu
     return tuple(reasons)
 
 
+def shortfalls(setup: Setup, gpus: tuple[GpuTerms, ...]) -> tuple[str, ...]:
+    """Why a setup whose terms are known does not fit; empty when it does."""
+    return _reasons(setup, gpus, budget_bytes(setup))
+
+
 def fits(request: FitRequest) -> bool:
     """Whether it fits, nothing else; False too where the request contradicts itself."""
     try:

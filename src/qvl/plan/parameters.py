@@ -10,7 +10,8 @@ Source: reference modules of transformers 4.57.6 / 5.23; generation 1 from its r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
@@ -81,6 +82,14 @@ class ParameterCounts:
 
 
 def parameter_counts(config: ModelConfig) -> ParameterCounts:
+    """By part. Remembered by shape: a plan asks some dozens of times for one model."""
+    return _counts(
+        replace(config, quantization=None)
+    )  # a mapping, which has no hash; counts don't depend on it
+
+
+@cache
+def _counts(config: ModelConfig) -> ParameterCounts:
     text = config.text
     table = text.vocab_size * text.hidden_size
     linears = language_linears(text)

@@ -132,6 +132,7 @@ def additive_fit(
     columns = {b: [k for k in table if k[1] == b] for b in dict.fromkeys(k[1] for k in table)}
     row_effect, column_effect = dict.fromkeys(rows, 0.0), dict.fromkeys(columns, 0.0)
     for _ in range(rounds):
+        before = dict(row_effect)
         for name, cells in rows.items():
             row_effect[name] = sum(table[k] - column_effect[k[1]] for k in cells) / len(cells)
         for b, cells in columns.items():
@@ -139,6 +140,8 @@ def additive_fit(
         centre = sum(column_effect.values()) / max(1, len(column_effect))
         column_effect = {b: v - centre for b, v in column_effect.items()}
         row_effect = {name: v + centre for name, v in row_effect.items()}
+        if max(abs(row_effect[name] - before[name]) for name in rows) < 1e-4:
+            break
     return row_effect, column_effect
 
 
@@ -170,7 +173,9 @@ class Loss:
         if not self.count:
             return "not measured by anyone we know: test it on your own pictures"
         where = "measured" if self.own else f"not measured on this model; on {', '.join(self.on)}"
-        return f"{where}: {self.points:+.1f} points lost (from {self.low:+.1f} to {self.high:+.1f} over {self.count})"
+        lost = f"{self.points:.1f} points lost" if self.points > 0 else f"{-self.points:.1f} points gained"
+        runs = "1 score" if self.count == 1 else f"{self.count} scores"
+        return f"{where}: {lost} on average (from {-self.high:+.1f} to {-self.low:+.1f} over {runs})"
 
 
 NO_LOSS = Loss(0.0, 0.0, 0.0, 0, True, (), ())

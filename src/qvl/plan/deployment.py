@@ -1,0 +1,62 @@
+"""One deployment of a catalogue model, planned by `fit`'s parts and told in the words that `choose` needs.
+
+`choose` asks about hundreds of deployments, so `evaluate` leaves out the searches for the longest context and
+the largest batch; `limits` makes them for the few that are shown.
+"""
+
+from __future__ import annotations
+
+from qvl.catalog.models import config_of
+from qvl.plan.choose import Ask, Evaluation, Limits
+from qvl.plan.engines import memory_terms
+from qvl.plan.fit import budget_bytes, max_concurrency, max_context, shortfalls
+from qvl.plan.request import FitRequest, resolve
+from qvl.plan.speed import speed
+from qvl.units import format_bytes
+
+
+def _request(ask: Ask) -> FitRequest:
+    return FitRequest(
+        config=config_of(ask.model),
+        workload=ask.workload,
+        name=ask.model.name,
+        engine=ask.engine,
+        precision=ask.precision,
+        hardware=ask.hardware,
+    )
+
+
+def evaluate(ask: Ask) -> Evaluation:
+    """Whether it fits, and how fast it is at best.
+
+    Raises: PlanError for what fit refuses to plan, such as an engine that lacks the precision.
+    """
+    request = _request(ask)
+    setup = resolve(request)
+    terms = memory_terms(setup)
+    per_gpu = [sum(t.bytes for t in gpu) for gpu in terms]
+    budget = budget_bytes(setup) or 0
+    fitting = not shortfalls(setup, terms)
+    pace = speed(setup) if fitting else None
+    needs = f"needs {format_bytes(max(per_gpu))}, {format_bytes(budget)} are free"
+    each = " on each GPU" if ask.hardware.count > 1 else ""
+    return Evaluation(
+        fits=fitting,
+        total_bytes=sum(per_gpu),
+        per_gpu_bytes=max(per_gpu),
+        usable_bytes=budget,
+        prompt_tokens=setup.prompt_tokens,
+        first_token_s=pace.ttft_s if pace else None,
+        answer_s=pace.ttft_s + ask.workload.answer_tokens / pace.tokens_per_s if pace else None,
+        requests_per_s=pace.requests_per_s if pace else None,
+        limited_by=pace.limit if pace else "",
+        why_not="" if fitting else ("; ".join(setup.problems) or needs + each),
+        impossible=bool(setup.problems),
+        notes=setup.notes,
+    )
+
+
+def limits(ask: Ask) -> Limits:
+    """The longest request and the largest batch that still fit."""
+    request = _request(ask)
+    return Limits(max_context=max_context(request), max_concurrency=max_concurrency(request))
