@@ -1,0 +1,217 @@
+"""What mini is trained on, and when: sheets of dense text first, then synth's kinds from easy to hard."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from tokenizer import SPECIAL, build  # noqa: F401  (SPECIAL is part of this module's interface)
+
+from qvl.inputs.positions import VisualBlock, mrope_positions
+from qvl.synth import KINDS, TRAIN_SEEDS, Clip, make
+
+UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DIGITS = "0123456789"
+LOWER = UPPER.lower()
+SIGNS = ".,:-/%$()#&+'\"!?=*"
+
+
+@dataclass(frozen=True)
+class Glyph:
+    char: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    line: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    kind: str
+    colour: str
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture filled with random text: many glyphs for each patch computed. Asked to read one of its lines."""
+
+    media: tuple[Image.Image, ...]
+    question: str
+    answer: str
+    glyphs: tuple[Glyph, ...]
+    shapes: tuple[Shape, ...] = ()
+
+
+_fonts: dict[tuple[str, int], ImageFont.FreeTypeFont] = {}
+
+
+def font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    if (name, size) not in _fonts:
+        with resources.as_file(resources.files("qvl.synth") / "fonts" / name) as path:
+            _fonts[name, size] = ImageFont.truetype(str(path), size)
+    return _fonts[name, size]
+
+
+FONTS = sorted(p.name for p in (resources.files("qvl.synth") / "fonts").iterdir() if p.name.endswith(".ttf"))
+
+
+def word(rng: random.Random, level: float) -> str:
+    r = rng.random() if level > 0.25 else rng.uniform(0, 0.4)
+    n = rng.randint(1, 7)
+    if r < 0.4:
+        return "".join(rng.choice(UPPER + DIGITS) for _ in range(n))
+    if r < 0.65:
+        digits = "".join(rng.choice(DIGITS) for _ in range(rng.randint(1, 4)))
+        return digits + rng.choice(["", ".", ":", "-", "/"]) + "".join(rng.choice(DIGITS) for _ in range(2))
+    if r < 0.8:
+        return "".join(rng.choice(UPPER) for _ in range(n))
+    if r < 0.8 + 0.15 * level:
+        return rng.choice(UPPER + LOWER) + "".join(rng.choice(LOWER) for _ in range(n))
+    if r < 0.97:
+        return "".join(rng.choice(DIGITS) for _ in range(n))
+    return rng.choice(SIGNS) * rng.randint(1, 2)
+
+
+def sheet(rng: random.Random, level: float, lines: int | None = None) -> Sheet:
+    w, h = rng.choice([(112, 56), (112, 112), (168, 84), (140, 112), (168, 112), (196, 112)])
+    easy = level < 0.25
+    dark = rng.random() < 0.3 and not easy
+    tone = lambda a, b: tuple(rng.randint(a, b) for _ in range(3))  # noqa: E731
+    background, ink = (tone(0, 90), tone(190, 255)) if dark else (tone(195, 255), tone(0, 90))
+    picture = Image.new("RGB", (w, h), background)
+    draw = ImageDraw.Draw(picture)
+    glyphs: list[Glyph] = []
+    y, line = rng.randint(0, 10), 0
+    texts = []
+    while True:
+        size = rng.randint(18, 28) if easy else rng.randint(15, 30)
+        f = font(rng.choice(FONTS[:3] if easy else FONTS), size)
+        ascent, descent = f.getmetrics()
+        if y + ascent + descent * 0.6 > h or (lines is not None and line >= lines):
+            break
+        x = rng.randint(2, 40)
+        text = word(rng, level)
+        while f.getlength(text) + x < w - 2 and rng.random() < 0.7:
+            text += " " + word(rng, level)
+        while text and x + f.getlength(text) > w - 2:
+            text = text[:-1].rstrip()
+        if text:
+            draw.text((x, y), text, font=f, fill=ink)
+            for i, c in enumerate(text):
+                if c != " ":
+                    a, b = x + f.getlength(text[:i]), x + f.getlength(text[: i + 1])
+                    glyphs.append(Glyph(c, a, y + ascent * 0.25, b, y + ascent, line, i))
+            texts.append(text)
+        line += 1
+        y += int((ascent + descent) * rng.uniform(0.85, 1.3))
+    a = np.asarray(picture)
+    if rng.random() < 0.3 * level:
+        noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 12), a.shape)
+        picture = Image.fromarray(np.clip(a + noise, 0, 255).astype(np.uint8))
+    return Sheet((picture,), "Read the text.", "\n".join(texts), tuple(glyphs))
+
+
+# --------------------------------------------------------------------------------------------- the schedule
+
+TOWER_SHARE = 0.15  # of the time, at the start, only the tower learns, on sheets
+
+
+def positions_of(ids: list[int], media: list, pads: tuple[int, int]) -> np.ndarray:
+    """int64 (3, T): the rule that `ask` uses, over the prompt and the answer. `media`: (grid, seconds per grid)."""
+    blocks, at = [], 0
+    for grid, seconds in media:
+        while ids[at] not in pads:
+            at += 1
+        blocks.append(VisualBlock(at, grid, seconds))
+        at += grid.t * grid.h * grid.w // 4
+    return mrope_positions(len(ids), blocks, tokens_per_second=2).positions
+
+
+def two_a_second(clip: Clip) -> np.ndarray:
+    """The frames that the processor takes at its default of 2 a second, an even number of them."""
+    step = max(1, round(clip.fps / 2))
+    frames = clip.frames[::step]
+    return frames if len(frames) % 2 == 0 else np.concatenate([frames, frames[-1:]])
+
+
+def dense_weight(done: float) -> float:
+    """The dense losses lead at first and fade, but never go: they keep the glyphs in the tokens."""
+    return 1.0 if done < TOWER_SHARE else max(0.1, 0.6 * (1 - done))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    kind: str
+    difficulty: int
+    size: int  # samples in a micro-batch
+    weights: tuple[float, ...]  # share of the micro-batches at each of STAGES
+
+
+STAGES = (0.0, 0.2, 0.4, 0.7, 1.0)  # of the time after the tower's; shares are interpolated between
+LESSONS = (
+    Lesson("sheet", 1, 40, (2, 2, 1, 1, 1)),
+    Lesson("read", 0, 64, (4, 1, 0, 0, 0)),
+    Lesson("read", 1, 48, (2, 3, 3, 2, 2)),
+    Lesson("read", 2, 24, (0, 0, 1, 1, 1)),
+    Lesson("field", 0, 24, (1, 2, 0, 0, 0)),
+    Lesson("field", 1, 20, (0, 2, 4, 4, 4)),
+    Lesson("find", 0, 32, (2, 0, 0, 0, 0)),
+    Lesson("find", 1, 28, (0, 3, 3, 3, 3)),
+    Lesson("count", 0, 40, (1, 0, 0, 0, 0)),
+    Lesson("count", 1, 32, (0, 1, 1.5, 1.5, 1.5)),
+    Lesson("chart", 1, 16, (0, 0, 0.5, 0.7, 0.7)),
+    Lesson("screen", 1, 16, (0, 0, 0.5, 0.7, 0.7)),
+    Lesson("pair", 1, 16, (0, 0, 0.4, 0.6, 0.6)),
+    Lesson("clip", 1, 8, (0, 0, 0.3, 0.4, 0.4)),
+)
+
+
+def shares(done: float) -> list[float]:
+    """Weight of each lesson at this point of the training."""
+    x = max(0.0, (done - TOWER_SHARE) / (1 - TOWER_SHARE))
+    return [float(np.interp(x, STAGES, lesson.weights)) for lesson in LESSONS]
+
+
+def draw(rng: random.Random, done: float) -> tuple[str, list]:
+    """(name of the lesson, samples of one micro-batch), from training seeds only."""
+    if done < TOWER_SHARE:
+        if rng.random() < 0.85:
+            return "sheet", [sheet(rng, done / TOWER_SHARE) for _ in range(36)]
+        lesson = Lesson("find", 1, 24, ())
+    else:
+        lesson = rng.choices(LESSONS, shares(done))[0]
+    if lesson.kind == "sheet":
+        # read a whole sheet of at most two lines: lines of many lengths, faces and tones
+        return "sheet", [sheet(rng, 1.0, rng.randint(1, 2)) for _ in range(lesson.size)]
+    seeds = [rng.randrange(TRAIN_SEEDS.start, TRAIN_SEEDS.stop) for _ in range(lesson.size)]
+    return f"{lesson.kind}{lesson.difficulty}", [make(lesson.kind, s, lesson.difficulty) for s in seeds]
+
+
+# what the answers of every kind are made of
+FIXED = [
+    '<html><body>\n<h1 data-bbox="', '<h2 data-bbox="', '<p data-bbox="', '<table data-bbox="', "<tr><td>", "</td><td>",
+    "</td></tr>", "</table>\n", "</p>\n", "</h2>\n", "</body></html>", '[{"point_2d": [', '], "label": "', '"}]',
+    "From 2.0 to 5.0 seconds.", "What is the value of", "What is the highest bar?", "Which picture has more circles, the first",
+    "or the second?", "Do both pictures say the same?", "What does the second picture say?", "yes", "no", "first", "second",
+    "Click the button.", "Where is the button?", "When does the red circle appear?", "Describe the picture.", "button", "field",
+    "image", "chart", "line", "bar", "left", "right", "top", "bottom", "same", "different", "more", "less",
+]  # fmt: skip
+
+
+def make_tokenizer():
+    texts = []
+    for kind in KINDS:
+        if kind == "read":
+            continue  # what is read is copied glyph by glyph; its random words shall not become tokens
+        for seed in range(400):
+            sample = make(kind, seed, 1)
+            texts += [sample.question, sample.answer]
+    texts += FIXED * 100
+    texts += ["user\n", "assistant\n", "system\n", "You are a helpful assistant."] * 100
+    return build(texts, 640)
