@@ -1,1 +1,1 @@
-"""One protocol over whatever answers: our engine, any OpenAI-compatible server, a fake."""
+"""What can be asked about pictures: our own engine (`native`), later servers and a fake, behind the same words."""

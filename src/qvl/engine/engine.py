@@ -206,22 +206,22 @@ class Engine:
         self._scheduler.add(sequence)
         return request_id
 
-    def _limit(self, num_prompt: int, max_new_tokens: int | None) -> int:
+    def _limit(self, num_prompt: int, asked: int | None) -> int:
         """How long prompt and answer may grow together. A limit that was asked for is kept or refused."""
         limit = min(self.memory.max_model_len, self.memory.num_kv_tokens)
         if num_prompt == 0:
             raise CapacityError("the prompt has 0 tokens; give at least 1")
-        if num_prompt + (max_new_tokens or 1) > limit:
-            advice = (
-                "ask for a shorter answer"
-                if num_prompt < limit
-                else "use smaller pictures (max_pixels) or less text"
-            )
+        needed = num_prompt + (asked or 1)
+        if needed > limit:
+            advice = "use smaller pictures (max_pixels) or less text"
+            if num_prompt < limit:
+                advice = f"ask for at most {limit - num_prompt}"
             raise CapacityError(
-                f"the prompt has {num_prompt} tokens and the answer may take {max_new_tokens or 1}, together "
-                f"{num_prompt + (max_new_tokens or 1)}; {limit} fit (max_model_len): {advice}, or raise max_model_len"
+                f"the prompt has {num_prompt} tokens and the answer may take {asked or 1}, together {needed}; "
+                f"{limit} fit (max_model_len): {advice}, or raise max_model_len"
             )
-        return limit if max_new_tokens is None else num_prompt + max_new_tokens
+        default = self.defaults.sampling.max_new_tokens
+        return needed if asked else limit if default is None else min(limit, num_prompt + default)
 
     def cancel(self, request_id: int) -> bool:
         """Ends a request now: its memory is free on return, its event comes with the next step.

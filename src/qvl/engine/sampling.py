@@ -81,14 +81,14 @@ class SamplingParams:
         """A copy in which every None that `defaults` knows is filled in; the rest is neutral.
 
         Who asks for a temperature wants to sample. Defaults that are greedy (top_k 1 or top_p 0.001 in the family's
-        files) would silently undo that, so then their cuts are not taken over.
+        files) would silently undo that, so then their cuts are not taken over. max_new_tokens stays as it is: a
+        limit that was asked for is kept or refused, a file's default is cut to the room there is (`Engine.submit`).
         """
         asked = {name: getattr(self, name) for name in _NEUTRAL if getattr(self, name) is not None}
         file = {name: getattr(defaults, name) for name in _NEUTRAL if getattr(defaults, name) is not None}
         if defaults.is_greedy and (self.temperature or 0) >= GREEDY_TEMPERATURE:
             file = {name: value for name, value in file.items() if name not in ("top_k", "top_p", "min_p")}
-        limit = self.max_new_tokens if self.max_new_tokens is not None else defaults.max_new_tokens
-        return replace(self, **{**_NEUTRAL, **file, **asked}, max_new_tokens=limit)
+        return replace(self, **{**_NEUTRAL, **file, **asked})
 
 
 _ANY = float(2**63 - 1)
