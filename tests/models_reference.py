@@ -47,6 +47,8 @@ def reference(family: str, shape: str = "grouped", seed: int = 0) -> Any:
     """A float32 network of transformers 4.57.6, with weights large enough for answers to differ."""
     import transformers as hf
 
+    if family.startswith("qwen3_vl"):
+        return _reference_3(family, shape, seed)
     text, vision = (dict(part) for part in SHAPES[shape])
     tied = text.pop("tied", False)
     width = vision.pop("width")
@@ -80,6 +82,40 @@ def reference(family: str, shape: str = "grouped", seed: int = 0) -> Any:
             text_config=text, vision_config=vision, tie_word_embeddings=tied, **SPECIAL
         )
         kind = hf.Qwen2_5_VLForConditionalGeneration
+    return _with_weights(kind, config, seed, tied)
+
+
+def _reference_3(family: str, shape: str, seed: int) -> Any:
+    import transformers as hf
+
+    text, vision = (dict(part) for part in SHAPES_3[shape])
+    moe = text.pop("moe", {})
+    tied = text.pop("tied", False)
+    common = dict(
+        intermediate_size=72,
+        num_hidden_layers=4,
+        vocab_size=VOCAB,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-6,
+        rope_theta=10000.0,
+        tie_word_embeddings=tied,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    rope = dict(rope_type="default", mrope_interleaved=True, mrope_section=text.pop("mrope_section"))
+    text = {**common, **text, "rope_scaling": rope}
+    vision |= dict(out_hidden_size=text["hidden_size"], patch_size=16)
+    if family == "qwen3_vl_moe":
+        text |= dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, **moe)
+        config = hf.Qwen3VLMoeConfig(
+            text_config=text, vision_config=vision, tie_word_embeddings=tied, **SPECIAL
+        )
+        return _with_weights(hf.Qwen3VLMoeForConditionalGeneration, config, seed, tied)
+    config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied, **SPECIAL)
+    return _with_weights(hf.Qwen3VLForConditionalGeneration, config, seed, tied)
+
+
+def _with_weights(kind: Any, config: Any, seed: int, tied: bool) -> Any:
     torch.manual_seed(seed)
     network = kind(config).eval()
     with torch.no_grad():
@@ -87,10 +123,47 @@ def reference(family: str, shape: str = "grouped", seed: int = 0) -> Any:
             if p.ndim > 1:
                 # a tied table of size 1 would make every network repeat its last token
                 table = 0.1 if tied else 1.0
-                p.normal_(0, table if "embed_tokens" in name else p[0].numel() ** -0.5)
+                inputs = p.shape[1] if "experts" in name else p[0].numel()
+                p.normal_(0, table if "embed_tokens" in name else inputs**-0.5)
             else:
                 p.normal_(1.0 if "norm" in name or "ln_q" in name else 0.0, 0.1)
     return network
+
+
+# Qwen3-VL: heads that are wider or narrower than hidden_size / heads, taps in and out of order of depth
+SHAPES_3: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "wide_heads": (
+        dict(
+            hidden_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16, mrope_section=[4, 2, 2]
+        ),
+        dict(
+            hidden_size=48,
+            num_heads=4,
+            depth=5,
+            intermediate_size=100,
+            num_position_embeddings=36,
+            deepstack_visual_indexes=[1, 2, 4],
+        ),
+    ),
+    "narrow_heads": (
+        dict(
+            hidden_size=64,
+            num_attention_heads=6,
+            num_key_value_heads=1,
+            head_dim=8,
+            mrope_section=[2, 1, 1],
+            tied=True,
+        ),
+        dict(
+            hidden_size=32,
+            num_heads=2,
+            depth=3,
+            intermediate_size=52,
+            num_position_embeddings=2304,
+            deepstack_visual_indexes=[0, 2],
+        ),
+    ),
+}
 
 
 @contextmanager
@@ -107,10 +180,14 @@ def both(family: str, folder: Path, shape: str = "grouped", seed: int = 0) -> It
 
 @dataclass
 class Prompt:
-    """Text and media in order. Media are (kind, grid); videos are sampled at two frames a second."""
+    """Text and media in order. Media are (kind, grid); videos are sampled at two frames a second.
+
+    For Qwen3-VL a video is one block for each temporal patch, with text (its time) before it.
+    """
 
     parts: Sequence[Any]
     seed: int = 0
+    family: str = ""
     ids: list[int] = field(default_factory=list)
     blocks: list[VisualBlock] = field(default_factory=list)
     media: list[tuple[str, Grid, torch.Tensor]] = field(default_factory=list)
@@ -122,12 +199,18 @@ class Prompt:
                 self.ids += torch.randint(0, IMAGE, (part,), generator=random).tolist()
                 continue
             kind, grid = part[0], Grid(*part[1])
+            per_frame = self.family.startswith("qwen3_vl") and kind == "video"
             count = grid.t * grid.h * grid.w
-            self.media.append((kind, grid, torch.randn(count, PATCH_DIM, generator=random)))
-            self.ids.append(START)
-            seconds = 1.0 if kind == "video" else None
-            self.blocks.append(VisualBlock(len(self.ids), grid, seconds))
-            self.ids += [VIDEO if kind == "video" else IMAGE] * (count // 4) + [END]
+            patch_dim = 1536 if self.family.startswith("qwen3_vl") else PATCH_DIM
+            self.media.append((kind, grid, torch.randn(count, patch_dim, generator=random)))
+            for _ in range(grid.t if per_frame else 1):
+                if per_frame:
+                    self.ids += torch.randint(0, IMAGE, (3,), generator=random).tolist()
+                block = grid._replace(t=1) if per_frame else grid
+                self.ids.append(START)
+                seconds = 1.0 if kind == "video" and not per_frame else None
+                self.blocks.append(VisualBlock(len(self.ids), block, seconds))
+                self.ids += [VIDEO if kind == "video" else IMAGE] * (block.t * block.h * block.w // 4) + [END]
 
     def positions(self, family: str, num_generated: int = 0) -> Positions:
         rate = 2.0 if family == "qwen2_5_vl" else 0.0

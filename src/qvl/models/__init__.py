@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FAMILIES = {
     "qwen2_vl": "qvl.models.qwen2_vl:Qwen2VL",
     "qwen2_5_vl": "qvl.models.qwen2_5_vl:Qwen25VL",
+    "qwen3_vl": "qvl.models.qwen3_vl:Qwen3VL",
+    "qwen3_vl_moe": "qvl.models.qwen3_vl:Qwen3VL",
 }
 
 

@@ -46,6 +46,7 @@ class VisionLanguageModel(nn.Module):
         """Pictures and videos packed in prompt order, with their (t, h, w) in patches → features_TD.
 
         Each medium gives t * h * w / merge² rows. Raises: MediaError when patches and grids don't match.
+        Rows of a tower with DeepStack are wider than D: its extra features follow, each D wide.
         """
         return self.visual(patches_PV, grids)
 
@@ -55,6 +56,7 @@ class VisionLanguageModel(nn.Module):
     def merge_features(self, hidden_TD: Tensor, ids_T: Tensor, features_TD: Tensor) -> Tensor:
         """Writes features over the embeddings of image and video placeholders, in order; the input stays as it is.
 
+        With features wider than D every row gets their width, zeros after the embeddings of text.
         For a chunk of a prompt, pass the rows of features that belong to the chunk's placeholders.
         Raises: PromptError when the numbers of placeholders and features differ.
         """
@@ -65,6 +67,7 @@ class VisionLanguageModel(nn.Module):
                 f"the prompt has {places} image and video placeholders, the media give {features_TD.shape[0]} "
                 "features: use the processor that belongs to this checkpoint"
             )
+        hidden_TD = F.pad(hidden_TD, (0, features_TD.shape[1] - hidden_TD.shape[1]))
         return hidden_TD.masked_scatter(mask_T[:, None], features_TD.to(hidden_TD.dtype))
 
     def decode(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:

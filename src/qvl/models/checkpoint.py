@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qvl.catalog.config import config_dict, read_config
+from qvl.catalog.config import read_config
+from qvl.catalog.config_write import config_dict
 from qvl.errors import CheckpointError, nearest
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel

@@ -13,14 +13,22 @@ from torch import Tensor, nn
 from qvl.catalog.config import TextConfig
 from qvl.models.attention import Attend
 from qvl.models.layers import RMSNorm, SwiGLU, apply_rope, inverse_frequencies
+from qvl.models.moe import MixtureOfExperts
 
 
 def mrope_axes(config: TextConfig) -> list[int]:
     """Which position axis (0 time, 1 height, 2 width) turns each of the S rotary slots.
 
-    Sections [2, 3, 3] give 0 0 1 1 1 2 2 2: one run for each axis.
+    Sections [2, 3, 3] in runs:  0 0 1 1 1 2 2 2   (Qwen2-VL, Qwen2.5-VL)
+    interleaved [4, 2, 2]:       0 1 2 0 1 2 0 0   (from Qwen3-VL on; the low frequencies are all time)
     """
-    return [axis for axis, size in enumerate(config.mrope_section) for _ in range(size)]
+    if not config.mrope_interleaved:
+        return [axis for axis, size in enumerate(config.mrope_section) for _ in range(size)]
+    axes = [0] * sum(config.mrope_section)
+    for axis in (1, 2):
+        size = config.mrope_section[axis]
+        axes[axis : 3 * size : 3] = [axis] * size
+    return axes
 
 
 def mrope_cos_sin(positions_3T: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -49,10 +57,13 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+        norms = config.qk_norm
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norms else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norms else nn.Identity()
 
     def forward(self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, attend: Attend) -> Tensor:
-        q_TNH = self.q_proj(hidden_TD).unflatten(-1, (-1, self.head_dim))
-        k_TKH = self.k_proj(hidden_TD).unflatten(-1, (-1, self.head_dim))
+        q_TNH = self.q_norm(self.q_proj(hidden_TD).unflatten(-1, (-1, self.head_dim)))
+        k_TKH = self.k_norm(self.k_proj(hidden_TD).unflatten(-1, (-1, self.head_dim)))
         v_TKH = self.v_proj(hidden_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH = apply_rope(q_TNH, cos_TH, sin_TH), apply_rope(k_TKH, cos_TH, sin_TH)
         return self.o_proj(attend(self.layer, q_TNH, k_TKH, v_TKH).flatten(1))
@@ -64,7 +75,11 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.mlp = (
+            MixtureOfExperts(config)
+            if config.num_experts
+            else SwiGLU(config.hidden_size, config.intermediate_size)
+        )
 
     def forward(self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, attend: Attend) -> Tensor:
         hidden_TD = hidden_TD + self.self_attn(self.input_layernorm(hidden_TD), cos_TH, sin_TH, attend)
@@ -80,8 +95,15 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:
-        """Embedded tokens → hidden states after the final norm, (T, D)."""
+        """Embedded tokens → hidden states after the final norm, (T, D).
+
+        DeepStack: a row may be wider than D. What follows the embedding, in steps of D, is added to the outputs
+        of the first layers. It lies in the row so that any cut of a prompt takes its share along.
+        """
         cos_TH, sin_TH = mrope_cos_sin(positions_3T, self.config, hidden_TD.dtype)
-        for layer in self.layers:
+        hidden_TD, *after_layer = hidden_TD.split(self.config.hidden_size, dim=-1)
+        for i, layer in enumerate(self.layers):
             hidden_TD = layer(hidden_TD, cos_TH, sin_TH, attend)
+            if i < len(after_layer):
+                hidden_TD = hidden_TD + after_layer[i]
         return self.norm(hidden_TD)

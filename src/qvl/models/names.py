@@ -1,6 +1,6 @@
 """Tensor names: the networks' own ↔ the two layouts that published files use.
 
-    here and flat files           nested files (transformers 4.52 and later saves these for some models)
+    here and flat files           nested files (Qwen3-VL; transformers from 4.52 on)
     visual.blocks.0.…             model.visual.blocks.0.…
     model.layers.0.…              model.language_model.layers.0.…
     lm_head.weight                lm_head.weight
@@ -18,7 +18,12 @@ from qvl.catalog.config import Family
 Layout = Literal["flat", "nested"]
 
 # what each family's published files look like
-LAYOUTS: dict[Family, Layout] = {"qwen2_vl": "flat", "qwen2_5_vl": "flat"}
+LAYOUTS: dict[Family, Layout] = {
+    "qwen2_vl": "flat",
+    "qwen2_5_vl": "flat",
+    "qwen3_vl": "nested",
+    "qwen3_vl_moe": "nested",
+}
 
 _NESTED = (("model.visual.", "visual."), ("model.language_model.", "model."))
 
