@@ -381,9 +381,7 @@ def _is_block(node: Node) -> bool:
 
 
 def _has_blocks(node: Node) -> bool:
-    return any(
-        n.tag and n.tag not in INLINE and n.tag != "br" and n.tag not in _NO_TEXT for n in node.walk()
-    )
+    return any(n.tag and n.tag not in INLINE and n.tag != "br" and n.tag not in _NO_TEXT for n in node.walk())
 
 
 def _runs(nodes: Iterable[Node]) -> tuple[Run, ...]:

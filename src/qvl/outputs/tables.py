@@ -46,7 +46,8 @@ class Table:
 
     def rows(self) -> list[list[str]]:
         """Every row with as many places as the widest; a spanning cell stands in its first place only."""
-        grid = [[""] * self.num_columns for _ in range(self.num_rows)]
+        num_columns = self.num_columns
+        grid = [[""] * num_columns for _ in range(self.num_rows)]
         for cell in self.cells:
             grid[cell.row][cell.column] = cell.text
         return grid
