@@ -418,6 +418,7 @@ def _under_load(req: Requirement, candidate: Candidate, planner: Planner, worklo
                 "latency",
                 f"{what}: {format_seconds(ev.answer_s)} an answer at best, "
                 f"{format_seconds(req.latency_s)} allowed; limited by {ev.limited_by}",
+                ev.answer_s,
             )
     if req.requests_per_month is None:
         return candidate
@@ -514,7 +515,11 @@ def _hosted(
     except QvlError as e:
         yield Failure("context", str(e))
         return
-    each = book.convert(bill.per_request, bill.currency, "USD")
+    try:
+        each = book.convert(bill.per_request, bill.currency, "USD")
+    except CatalogError as e:
+        yield replace(candidate, warnings=(f"its price is in {bill.currency}: {e}",))
+        return
     yield _within_limits(
         req,
         replace(

@@ -1,0 +1,274 @@
+"""A choice as data for programs, and as one self-contained page that can be handed to a manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from qvl.plan.choose import Candidate, Choice, RuledOut
+from qvl.plan.pareto import Point, pareto
+from qvl.plan.requirement import Requirement
+from qvl.units import format_bytes, format_count, format_seconds
+
+
+def requirement_dict(req: Requirement) -> dict[str, Any]:
+    return {
+        "tasks": [t.name for t in req.tasks],
+        "gpu": req.hardware.name if req.hardware else None,
+        "where": list(req.where),
+        "private": req.private,
+        "commercial": req.commercial,
+        "needs": list(req.all_needs),
+        "languages": list(req.languages),
+        "quality": req.aim,
+        "min_quality": req.min_quality,
+        "latency_s": req.latency_s,
+        "requests_per_month": req.requests_per_month,
+        "budget_usd_per_month": req.budget_per_month,
+        "engine": req.engine or None,
+        "precisions": list(req.precisions),
+        "assumed": list(req.assumed),
+    }
+
+
+def candidate_dict(c: Candidate) -> dict[str, Any]:
+    ev = c.evaluation
+    return {
+        "model": c.model.name,
+        "hub_id": c.checkpoint.hub_id if c.checkpoint else None,
+        "where": c.where,
+        "precision": c.precision or None,
+        "engine": c.engine or None,
+        "gpu": c.hardware.name if c.hardware else None,
+        "num_servers": c.num_servers if c.hardware else None,
+        "expected_quality": None if c.expected is None else round(c.expected, 2),
+        "quality": [
+            {
+                "task": q.task,
+                "value": round(q.value, 2),
+                "error": round(q.error, 2),
+                "published": {str(b): v for b, v in q.scores},
+                "expected_without_score": {str(b): round(v, 1) for b, v in q.filled},
+                "sources": list(q.sources),
+            }
+            for q in c.quality
+        ],
+        "quantisation": {
+            "points_lost": round(c.loss.points, 2)
+            if c.loss.count or not c.precision or c.precision == "bf16"
+            else None,
+            "measured_on": list(c.loss.on),
+            "own_measurement": c.loss.own,
+            "sources": list(c.loss.sources),
+        },
+        "memory": None
+        if ev is None
+        else {
+            "total_bytes": ev.total_bytes,
+            "per_gpu_bytes": ev.per_gpu_bytes,
+            "usable_bytes_per_gpu": ev.usable_bytes,
+            "max_context": c.limits.max_context if c.limits else None,
+            "max_concurrency": c.limits.max_concurrency if c.limits else None,
+        },
+        "speed": None
+        if ev is None or ev.answer_s is None
+        else {
+            "concurrency": c.concurrency,
+            "first_token_s": ev.first_token_s,
+            "answer_s": ev.answer_s,
+            "requests_per_s": ev.requests_per_s,
+            "limited_by": ev.limited_by,
+            "is": "a bound: no real server is faster",
+        },
+        "cost": {"usd_per_month": c.cost_per_month, "usd_per_1000_requests": c.cost_per_1000},
+        "licence": {"title": c.model.licence.title, "commercial": c.model.licence.commercial},
+        "why": list(c.why),
+        "also": list(c.also),
+    }
+
+
+def choice_dict(choice: Choice) -> dict[str, Any]:
+    return {
+        "requirement": requirement_dict(choice.requirement),
+        "ranked": [candidate_dict(c) for c in choice.ranked],
+        "unranked": [candidate_dict(c) for c in choice.unranked],
+        "ruled_out": [
+            {
+                "model": r.model.name,
+                "requirement": r.requirement,
+                "reason": r.reason,
+                "expected_quality": None if r.expected is None else round(r.expected, 2),
+            }
+            for r in choice.ruled_out
+        ],
+        "decisive": choice.decisive(),
+        "pareto": [
+            {
+                "model": p.candidate.model.name,
+                "place": p.candidate.place,
+                "quality": round(p.quality, 2),
+                "usd_per_1000_requests": p.cost,
+                "memory_bytes": p.memory,
+                "front": p.front,
+            }
+            for p in pareto(choice.ranked)
+        ],
+        "warnings": list(choice.warnings),
+    }
+
+
+# The page
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#d0d7de;--soft:#57606a;--mark:#1f6feb;--card:#f6f8fa}
+@media(prefers-color-scheme:dark){:root{--line:#3d444d;--soft:#9198a1;--mark:#4493f8;--card:#161b22}}
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
+.soft{color:var(--soft)}.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:1rem 1.2rem}
+.big{font-size:1.35rem;font-weight:600}table{border-collapse:collapse;width:100%}
+th,td{text-align:left;vertical-align:top;padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line)}
+th{font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}ul{margin:.4rem 0;padding-left:1.2rem}
+svg{max-width:100%;height:auto}details{margin:.3rem 0}summary{cursor:pointer}@media print{body{margin:0}}
+"""
+
+
+def html_report(choice: Choice, made_on: str) -> str:
+    """One HTML page without scripts, fonts or anything else from elsewhere; all words are escaped."""
+    best = choice.best
+    title = f"{best.model.name} on {best.place}" if best else "Nothing meets every requirement"
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        '<meta name=viewport content="width=device-width,initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
+        f"<h1>{escape(title)}</h1>",
+        f"<p class=soft>Choice of a vision-language model, {escape(made_on)}</p>",
+        "<h2>What was asked for</h2>",
+        _list(requirement_words(choice.requirement)),
+    ]
+    if best:
+        parts += ["<h2>The choice, and why</h2><div class=card>", _headline(best), _list(best.why), "</div>"]
+    if choice.decisive():
+        parts.append(f"<p>{escape(choice.decisive())}</p>")
+    if len(choice.ranked) > 1:
+        parts += ["<h2>What else would do</h2>", _ranking(choice.ranked)]
+        parts += ["<h2>Quality against memory</h2>", _figure(pareto(choice.ranked))]
+    if choice.unranked:
+        parts += ["<h2>Would do, but nobody printed a score for the task</h2>"]
+        parts.append(_list(f"{c.model.name}: {c.place}" for c in choice.unranked))
+    parts += ["<h2>What was ruled out, and by what</h2>", _ruled_out(choice.ruled_out)]
+    if choice.warnings:
+        parts += ["<h2>To keep in mind</h2>", _list(choice.warnings)]
+    parts += [
+        "<h2>Where the figures come from</h2>",
+        _list(sorted({s for c in choice.ranked for q in c.quality for s in q.sources})),
+        "<p class=soft>Quality is the mean of the published scores on the task's benchmarks; where a model has "
+        "none on one of them, what its other scores let expect. Times are bounds from arithmetic and bandwidth: "
+        "no real server is faster. Test on your own pictures before you decide.</p>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def requirement_words(req: Requirement) -> list[str]:
+    """The requirements as a person would say them."""
+    words = [f"tasks: {', '.join(t.name for t in req.tasks)}"]
+    if req.hardware:
+        words.append(f"hardware: {req.hardware.count} x {req.hardware.device.title}")
+    words += ["the pictures stay in house"] * req.private
+    words += ["commercial use"] * req.commercial
+    if req.all_needs:
+        words.append(f"abilities: {', '.join(req.all_needs)}")
+    if req.languages:
+        words.append(f"languages: {', '.join(req.languages)}")
+    words.append(f"quality: {req.aim}" + (f", at least {req.min_quality:g}" if req.min_quality else ""))
+    if req.latency_s is not None:
+        words.append(f"an answer within {format_seconds(req.latency_s)}")
+    if req.requests_per_month is not None:
+        words.append(f"{format_count(req.requests_per_month)} requests a month")
+    if req.budget_per_month is not None:
+        words.append(f"at most ${req.budget_per_month:,.0f} a month")
+    return words
+
+
+def _list(items: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(i)}" for i in items) + "</ul>"
+
+
+def _headline(c: Candidate) -> str:
+    return f"<p class=big>{escape(c.model.name)}</p><p>{escape(c.place)}</p>"
+
+
+def _ranking(ranked: Sequence[Candidate]) -> str:
+    rows = []
+    for i, c in enumerate(ranked, 1):
+        ev = c.evaluation
+        cells = (
+            (str(i), "n"),
+            (c.model.name, ""),
+            (c.place, ""),
+            (f"{c.expected:.1f}" if c.expected is not None else "-", "n"),
+            (format_bytes(ev.total_bytes) if ev else "none", "n"),
+            (format_seconds(ev.answer_s) if ev and ev.answer_s else "-", "n"),
+            (f"${c.cost_per_1000:,.2f}" if c.cost_per_1000 else "-", "n"),
+            (c.model.licence.title, ""),
+        )
+        rows.append("<tr>" + "".join(f'<td class="{k}">{escape(text)}' for text, k in cells))
+    heads = (("", ""), ("model", ""), ("runs on", ""), ("quality", "n"), ("memory", "n"), ("answer", "n"),
+             ("per 1,000", "n"), ("licence", ""))  # fmt: skip
+    return "<table><tr>" + "".join(f'<th class="{k}">{h}' for h, k in heads) + "".join(rows) + "</table>"
+
+
+def _ruled_out(found: Sequence[RuledOut]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(r.model.name)}<td>{escape(r.requirement)}<td>{escape(r.reason)}"
+        f"<td class=n>{'-' if r.expected is None else f'{r.expected:.1f}'}"
+        for r in found
+    )
+    if not rows:
+        return "<p>Nothing.</p>"
+    return f"<table><tr><th>model<th>by<th>because<th class=n>quality{rows}</table>"
+
+
+def _figure(points: Sequence[Point]) -> str:
+    """A scatter as inline SVG: memory on a log scale to the right, quality upwards, the front filled."""
+    from math import log2
+
+    placed = [p for p in points if p.memory]
+    if len(placed) < 2:
+        return "<p class=soft>Too few to draw.</p>"
+    width, height, left, bottom, right, top = 760, 380, 46, 40, 150, 16
+    xs = [log2(p.memory / 2**30) for p in placed]
+    x0, x1 = min(xs) - 0.3, max(xs) + 0.3
+    y0, y1 = min(p.quality for p in placed) - 1.5, max(p.quality for p in placed) + 1.5
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + (x - x0) / (x1 - x0) * (width - left - right),
+            height - bottom - (y - y0) / (y1 - y0) * (height - bottom - top),
+        )
+
+    marks = []
+    for power in range(int(x0) + 1, int(x1) + 1):
+        x, _ = at(power, y0)
+        marks.append(f'<line x1="{x:.0f}" y1="{top}" x2="{x:.0f}" y2="{height - bottom}" stroke="#8883"/>')
+        marks.append(f'<text x="{x:.0f}" y="{height - 22}" text-anchor="middle">{2**power:g} GiB</text>')
+    step = 5 if y1 - y0 > 12 else 2
+    for value in range(int(y0) + 1, int(y1) + 1):
+        if value % step == 0:
+            _, y = at(x0, value)
+            marks.append(f'<line x1="{left}" y1="{y:.0f}" x2="{width - right}" y2="{y:.0f}" stroke="#8883"/>')
+            marks.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{value}</text>')
+    last = -99.0
+    for p, gib in sorted(zip(placed, xs, strict=True), key=lambda item: at(0, item[0].quality)[1]):
+        x, y = at(gib, p.quality)
+        fill = "var(--mark)" if p.front else "#8888"
+        name = escape(p.candidate.model.name.removesuffix("-Instruct"))
+        marks.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="5" fill="{fill}"><title>{name}</title></circle>')
+        if p.front:
+            last = max(y + 4, last + 13)  # names never overlap
+            marks.append(f'<text x="{x + 9:.0f}" y="{last:.0f}">{name}</text>')
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="quality against memory" '
+        f'font-size="11" fill="currentColor">{"".join(marks)}</svg>'
+        "<p class=soft>Filled: nobody has more quality for less memory and a smaller bill.</p>"
+    )

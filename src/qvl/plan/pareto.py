@@ -1,0 +1,122 @@
+"""Which candidates no other beats on quality, bill and memory at once; as words and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qvl.errors import PlanError
+from qvl.plan.choose import Candidate
+from qvl.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Point:
+    """One candidate on the three axes. `cost` is dollars per 1,000 requests; None where nobody knows."""
+
+    candidate: Candidate
+    quality: float
+    cost: float | None
+    memory: int  # bytes over all GPUs; 0 for an API, which takes none of ours
+    front: bool  # nobody is at least as good on every axis and better on one
+
+
+def pareto(candidates: Sequence[Candidate]) -> tuple[Point, ...]:
+    """Points of all scored candidates, best quality first."""
+    scored = [c for c in candidates if c.expected is not None]
+    with_costs = bool(scored) and all(c.cost_per_1000 is not None for c in scored)
+    axes = {id(c): _axes(c, with_costs) for c in scored}
+    points = [
+        Point(
+            candidate=c,
+            quality=c.expected or 0.0,
+            cost=c.cost_per_1000,
+            memory=c.evaluation.total_bytes if c.evaluation else 0,
+            front=not any(_beats(axes[id(o)], axes[id(c)]) for o in scored if o is not c),
+        )
+        for c in scored
+    ]
+    return tuple(sorted(points, key=lambda p: -p.quality))
+
+
+def _axes(c: Candidate, with_costs: bool) -> tuple[float, ...]:
+    """What is to be small. Without prices for all the bill is left out rather than guessed."""
+    memory = float(c.evaluation.total_bytes if c.evaluation else 0)
+    return (-(c.expected or 0.0), memory, *((c.cost_per_1000 or 0.0,) if with_costs else ()))
+
+
+def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def pareto_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
+    """(mark, model, place, quality, cost, memory) for a table."""
+    return [
+        (
+            "●" if p.front else "",
+            p.candidate.model.name,
+            p.candidate.place,
+            f"{p.quality:.1f}",
+            "-" if p.cost is None else f"${p.cost:,.2f}",
+            format_bytes(p.memory) if p.memory else "none",
+        )
+        for p in points
+    ]
+
+
+def plot(points: Sequence[Point], path: str | Path, title: str) -> None:
+    """Quality over memory (and over the bill where it is known), the front joined; PNG, SVG or PDF by suffix.
+
+    Raises: PlanError without matplotlib, for a suffix it can't write, or for a place that can't be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise PlanError(f"--plot {path}: the name must end in .png, .svg or .pdf")
+    if not points:
+        raise PlanError("nothing to plot: no candidate meets every requirement")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise PlanError("--plot needs matplotlib: pip install 'qvl[plot]'") from e
+    axes = [("memory over all GPUs, GiB", [p.memory / 2**30 for p in points])]
+    if all(p.cost is not None for p in points):
+        axes.append(("dollars per 1,000 requests", [p.cost or 0.0 for p in points]))
+    figure = Figure(figsize=(7.5 * len(axes), 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, (label, values) in enumerate(axes, 1):
+        ax = figure.add_subplot(1, len(axes), i)
+        _draw(ax, points, values)
+        ax.set_xlabel(label)
+        ax.set_ylabel("expected quality, mean of published scores")
+    figure.suptitle(title)
+    try:
+        figure.savefig(path, dpi=140)
+    except OSError as e:
+        raise PlanError(f"--plot {path}: can't be written ({e.strerror})") from e
+
+
+def _draw(ax: object, points: Sequence[Point], values: Sequence[float]) -> None:
+    """One panel. Its front is of its own two axes: best quality for at most so much."""
+    order = sorted(range(len(points)), key=lambda i: (values[i], -points[i].quality))
+    front: list[int] = []
+    for i in order:
+        if not front or points[i].quality > points[front[-1]].quality:
+            front.append(i)
+    ax.scatter(values, [p.quality for p in points], color="#9aa5b1", zorder=2)  # type: ignore[attr-defined]
+    xs, ys = [values[i] for i in front], [points[i].quality for i in front]
+    ax.plot(xs, ys, color="#1f6feb", marker="o", drawstyle="steps-post", zorder=3)  # type: ignore[attr-defined]
+    for i in front:
+        ax.annotate(  # type: ignore[attr-defined]
+            points[i].candidate.model.name.removesuffix("-Instruct"),
+            (values[i], points[i].quality),
+            xytext=(6, -11),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    positive = [v for v in values if v > 0]
+    if len(positive) == len(values) and max(positive) / min(positive) > 20:
+        ax.set_xscale("log")  # type: ignore[attr-defined]
+    ax.grid(alpha=0.25)  # type: ignore[attr-defined]
+    ax.margins(x=0.18, y=0.1)  # type: ignore[attr-defined]
