@@ -126,13 +126,16 @@ def vision_activation_bytes(
 ) -> int:
     """Peak inside one block of the tower.
 
-    A block holds the residual and, in turn, qkv with its rotated copies, or the MLP's inner tensors. Where
-    rotation isn't fused, q and k and three temporaries exist in fp32. Without flash attention one head's
-    score is segment x segment, in all heads at once.
+    A block holds the residual and its norm and, in turn, q, k, v with the rotated q and k, or the MLP's inner
+    tensors. Where rotation isn't fused it runs in fp32: q, k, the finished q and three temporaries of k, beside
+    the cosines and sines. Without flash attention the scores are segment x segment in all heads at once.
+    Checked against the reference tower's allocations (tests/test_plan_reference.py).
     """
     v = config.vision
     w = v.hidden_size
-    attention = (1 + 3 + 2) * w * value + (0 if fused_rotary else (2 + 3) * w * 4 - 2 * w * value)
+    attention = (2 + 3 + 2) * w * value
+    if not fused_rotary:
+        attention = (2 + 3) * w * value + (2 + 1 + 3) * w * 4 + 2 * v.head_dim * 4
     mlp = (2 * w + (3 if config.family == "qwen2_5_vl" else 2) * v.intermediate_size) * value
     scores = 0 if flash else v.num_heads * segment**2 * value
     return patches * max(attention, mlp) + scores
@@ -423,35 +426,36 @@ def lora_parameters(config: ModelConfig, rank: int, *, experts: bool = False) ->
     )
 
 
-def layer_activation_bytes(config: ModelConfig, *, fused_mlp: bool = False) -> int:
+def layer_activation_bytes(config: ModelConfig, *, fused: bool = False) -> int:
     """16-bit activations one token leaves in one decoder layer for the backward pass.
 
-    Two norm inputs and outputs, q, k, v, rotated q and k, the attention output and its projection, and the
-    MLP: gate, up, activated gate and product, or gate and up alone where a fused kernel recomputes the rest.
+    Each RMSNorm keeps its input in fp32, the normalised form and its output; attention the rotated q and k, v,
+    its output; the MLP gate, activated gate, up and product. Fused kernels (Liger) keep a norm's input and output,
+    and no activated gate. Checked against the reference layer's allocations (tests/test_plan_reference.py).
     """
     t = config.text
     q, kv = t.num_attention_heads * t.head_dim, t.num_key_value_heads * t.head_dim
+    norms = 2 * t.hidden_size * (4 if fused else 8)
+    kept = 6 if fused else 8
     if t.num_experts:
-        inner = t.num_experts_per_tok * (
-            t.moe_intermediate_size * (2 if fused_mlp else 4) + 2 * t.hidden_size
-        )
-        inner += t.shared_expert_intermediate_size * (2 if fused_mlp else 4)
+        # each token's experts also get a copy of it and give one back
+        inner = t.num_experts_per_tok * (kept * t.moe_intermediate_size + 4 * t.hidden_size)
+        inner += kept * t.shared_expert_intermediate_size
     else:
-        inner = t.intermediate_size * (2 if fused_mlp else 4)
-    return 2 * (4 * t.hidden_size + 3 * q + 4 * kv + 2 * t.hidden_size + inner)
+        inner = kept * t.intermediate_size
+    return norms + 2 * (2 * q + 2 * kv) + inner
 
 
 def tower_activation_bytes(config: ModelConfig) -> int:
     """Activations one patch leaves in one block of the tower for the backward pass.
 
-    Norms keep an fp32 input and its normalised form; rotation keeps q and k and their halves in fp32.
+    An RMSNorm as in layer_activation_bytes, a LayerNorm its input and output; q, k, v, the rotated q and k, the
+    attention output twice; of the MLP 4 inner tensors for SwiGLU, 3 for QuickGELU, 2 for GELU.
     """
     v = config.vision
-    w = v.hidden_size
-    norms = 2 * (4 + 4 + 2) * w
-    attention = 3 * w * 2 + 4 * w * 4 + 3 * w * 2 + w * 2
-    inner = (4 if config.family == "qwen2_5_vl" else 2) * v.intermediate_size * 2
-    return norms + attention + inner + 2 * w * 2
+    norms = 2 * (8 if config.family == "qwen2_5_vl" else 4)
+    inner = {"qwen2_5_vl": 8, "qwen2_vl": 6}.get(config.family, 4)
+    return (norms + 16) * v.hidden_size + inner * v.intermediate_size
 
 
 def _training(setup: Setup) -> tuple[GpuTerms, ...]:
@@ -498,7 +502,7 @@ def _training(setup: Setup) -> tuple[GpuTerms, ...]:
         ),
         Term(
             "adapters",
-            _share(adapters * 16, 1),
+            _share(adapters * 16, n if how.sharding == "tensor" else 1),
             f"{adapters:,} LoRA parameters of rank {how.lora_rank} x 16 B",
         ),
     ]
@@ -534,7 +538,7 @@ def _training_activations(setup: Setup) -> list[Term]:
     text, batch = config.text, setup.workload.concurrency
     tokens = batch * setup.context_tokens
     cut = setup.gpus if how.sharding == "tensor" else 1  # Megatron's sequence parallelism shares activations
-    per_layer = layer_activation_bytes(config, fused_mlp=how.fused_mlp)
+    per_layer = layer_activation_bytes(config, fused=how.fused_kernels)
     layers = text.num_hidden_layers
     mine = ceil(layers / setup.gpus) if how.sharding == "layers" else layers
     terms = []

@@ -54,7 +54,7 @@ class Training:
     checkpoint_language: bool = True
     checkpoint_vision: bool = True
     fused_loss: bool = False  # Liger or Megatron: the full logits never exist
-    fused_mlp: bool = False  # Liger keeps gate and up only
+    fused_kernels: bool = False  # Liger norms and MLPs keep less for the backward pass
     reference_model: bool = False  # DPO
     expert_adapters: bool = False  # LoRA on every expert too
 
