@@ -50,10 +50,9 @@ _HALF_TAG = re.compile(r"\A/?[a-z0-9]{0,10}/?>|</?[a-z0-9]{0,10}\Z")
 _LETTER = re.compile(r"[^\W\d_]")
 _STRUCTURE = re.compile(r"</?t[dhr]\b|\||\n|&|,|\t")
 _ROOM = re.compile(r"_{2,}|\.{3,}|…|-{3,}|[☐□○◯]|\[ {0,2}\]|\( {0,3}\)")
-# one box with what is said of it, as JSON, as a tag with data-bbox and its text, or between box tokens
+# one box with what is said of it, as a tag with data-bbox and its text, or between box tokens
 _RECORD = re.compile(
-    r"\{[^{}]{0,600}\}"
-    r"|<[a-z][^<>]{0,200}data-bbox=\"[^\"<>]{0,80}\"[^<>]{0,200}>[^<]{0,300}(?=<)"
+    r"<[a-z][^<>]{0,200}data-bbox=\"[^\"<>]{0,80}\"[^<>]{0,200}>[^<]{0,300}(?=<)"
     r"|<(?:ref|\|object_ref_start\|)>[^<]{0,200}<[^<>]{1,24}><(?:box|\|box_start\|)>[^<>]{0,80}<"
 )
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -207,14 +206,18 @@ class RepetitionGuard:
 
     def _watch_boxes(self, token: str, end: int) -> None:
         self._tail = (self._tail + token)[-1000:]
-        if token not in ("}", "<"):
-            return
-        match = None
-        for match in _RECORD.finditer(self._tail):
-            if match.end() >= len(self._tail) - 1 and _BOX_HINT.search(match.group()):
-                self._record(match.group(), end)
-        if match is not None:
-            self._tail = self._tail[-1:] if token == "<" else ""
+        if token == "}":
+            record = self._tail[max(0, self._tail.rfind("{")) :]
+            self._tail = ""
+            if _BOX_HINT.search(record):
+                self._record(record, end)
+        elif token == "<" and "box" in self._tail:
+            match = None
+            for match in _RECORD.finditer(self._tail):
+                if match.end() >= len(self._tail) - 1:
+                    self._record(match.group(), end)
+            if match is not None:
+                self._tail = "<"
 
     def _record(self, record: str, end: int) -> None:
         place = _COORDINATES.search(record)
