@@ -306,7 +306,7 @@ def _print_ranking(choice: Choice, top: int) -> None:
                 c.model.name,
                 c.place,
                 f"{c.expected:.1f}",
-                format_bytes(ev.total_bytes) if ev else "-",
+                format_bytes(c.memory_bytes) if ev else "-",
                 format_seconds(ev.answer_s) if ev and ev.answer_s else "-",
                 _money(c),
             )

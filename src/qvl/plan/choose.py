@@ -104,6 +104,11 @@ class Candidate:
         return mean - max(0.0, self.loss.points)
 
     @property
+    def memory_bytes(self) -> int:
+        """Over all GPUs of all servers; an API takes none of ours."""
+        return self.evaluation.total_bytes * self.num_servers if self.evaluation else 0
+
+    @property
     def place(self) -> str:
         """`own 2xl40s, vllm, fp8`, `hosted API`."""
         if self.hardware is None:
@@ -444,18 +449,19 @@ def _batched(
     """The smallest batch that serves `wanted` requests a second, or the one that serves most in time."""
     assert candidate.evaluation
     assert candidate.hardware
-    best, batch = candidate.evaluation, workload.concurrency
-    best_batch = batch
-    while (best.requests_per_s or 0) < wanted and batch < MAX_BATCH:
-        batch *= 4
-        load = replace(workload, concurrency=batch)
+    best, best_batch, step = candidate.evaluation, workload.concurrency, 4
+    while (best.requests_per_s or 0) < wanted and best_batch * step <= MAX_BATCH:
+        load = replace(workload, concurrency=best_batch * step)
         more = planner.evaluate(
             Ask(candidate.model, candidate.precision, candidate.engine, candidate.hardware, load)
         )
         late = req.latency_s is not None and (more.answer_s or 0) > req.latency_s
         if not more.fits or late or (more.requests_per_s or 0) <= (best.requests_per_s or 0) * 1.02:
-            break
-        best, best_batch = more, batch
+            if step == 2:
+                break
+            step = 2  # a long stride failed, a short one may not
+        else:
+            best, best_batch = more, best_batch * step
     return best, best_batch
 
 

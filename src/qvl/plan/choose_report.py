@@ -120,6 +120,7 @@ def choice_dict(choice: Choice) -> dict[str, Any]:
 
 # The page
 
+SHOWN = 8  # rows of the ranking; the rest are named
 _STYLE = """
 :root{color-scheme:light dark;--line:#d0d7de;--soft:#57606a;--mark:#1f6feb;--card:#f6f8fa}
 @media(prefers-color-scheme:dark){:root{--line:#3d444d;--soft:#9198a1;--mark:#4493f8;--card:#161b22}}
@@ -151,7 +152,10 @@ def html_report(choice: Choice, made_on: str) -> str:
     if choice.decisive():
         parts.append(f"<p>{escape(choice.decisive())}</p>")
     if len(choice.ranked) > 1:
-        parts += ["<h2>What else would do</h2>", _ranking(choice.ranked)]
+        parts += ["<h2>What else would do</h2>", _ranking(choice.ranked[:SHOWN])]
+        if len(choice.ranked) > SHOWN:
+            names = ", ".join(c.model.name for c in choice.ranked[SHOWN:])
+            parts.append(f"<p class=soft>And, in this order: {escape(names)}.</p>")
         parts += ["<h2>Quality against memory</h2>", _figure(pareto(choice.ranked))]
     if choice.unranked:
         parts += ["<h2>Would do, but nobody printed a score for the task</h2>"]
@@ -207,7 +211,7 @@ def _ranking(ranked: Sequence[Candidate]) -> str:
             (c.model.name, ""),
             (c.place, ""),
             (f"{c.expected:.1f}" if c.expected is not None else "-", "n"),
-            (format_bytes(ev.total_bytes) if ev else "none", "n"),
+            (format_bytes(c.memory_bytes) if ev else "none", "n"),
             (format_seconds(ev.answer_s) if ev and ev.answer_s else "-", "n"),
             (f"${c.cost_per_1000:,.2f}" if c.cost_per_1000 else "-", "n"),
             (c.model.licence.title, ""),
@@ -236,7 +240,7 @@ def _figure(points: Sequence[Point]) -> str:
     placed = [p for p in points if p.memory]
     if len(placed) < 2:
         return "<p class=soft>Too few to draw.</p>"
-    width, height, left, bottom, right, top = 760, 380, 46, 40, 150, 16
+    width, height, left, bottom, right, top = 760, 380, 46, 40, 200, 16
     xs = [log2(p.memory / 2**30) for p in placed]
     x0, x1 = min(xs) - 0.3, max(xs) + 0.3
     y0, y1 = min(p.quality for p in placed) - 1.5, max(p.quality for p in placed) + 1.5
@@ -258,15 +262,18 @@ def _figure(points: Sequence[Point]) -> str:
             _, y = at(x0, value)
             marks.append(f'<line x1="{left}" y1="{y:.0f}" x2="{width - right}" y2="{y:.0f}" stroke="#8883"/>')
             marks.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{value}</text>')
-    last = -99.0
-    for p, gib in sorted(zip(placed, xs, strict=True), key=lambda item: at(0, item[0].quality)[1]):
+    # numbers with a key at the right: names would lie over each other where models crowd
+    front = [p for p in placed if p.front]
+    for p, gib in zip(placed, xs, strict=True):
         x, y = at(gib, p.quality)
-        fill = "var(--mark)" if p.front else "#8888"
         name = escape(p.candidate.model.name.removesuffix("-Instruct"))
+        fill = "var(--mark)" if p.front else "#8888"
         marks.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="5" fill="{fill}"><title>{name}</title></circle>')
         if p.front:
-            last = max(y + 4, last + 13)  # names never overlap
-            marks.append(f'<text x="{x + 9:.0f}" y="{last:.0f}">{name}</text>')
+            number = front.index(p) + 1
+            marks.append(f'<text x="{x - 3:.0f}" y="{y - 9:.0f}">{number}</text>')
+            key = top + 15 * number
+            marks.append(f'<text x="{width - right + 14}" y="{key}">{number}  {name}</text>')
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="quality against memory" '
         f'font-size="11" fill="currentColor">{"".join(marks)}</svg>'

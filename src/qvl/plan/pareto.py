@@ -32,7 +32,7 @@ def pareto(candidates: Sequence[Candidate]) -> tuple[Point, ...]:
             candidate=c,
             quality=c.expected or 0.0,
             cost=c.cost_per_1000,
-            memory=c.evaluation.total_bytes if c.evaluation else 0,
+            memory=c.memory_bytes,
             front=not any(_beats(axes[id(o)], axes[id(c)]) for o in scored if o is not c),
         )
         for c in scored
@@ -42,8 +42,7 @@ def pareto(candidates: Sequence[Candidate]) -> tuple[Point, ...]:
 
 def _axes(c: Candidate, with_costs: bool) -> tuple[float, ...]:
     """What is to be small. Without prices for all the bill is left out rather than guessed."""
-    memory = float(c.evaluation.total_bytes if c.evaluation else 0)
-    return (-(c.expected or 0.0), memory, *((c.cost_per_1000 or 0.0,) if with_costs else ()))
+    return (-(c.expected or 0.0), float(c.memory_bytes), *((c.cost_per_1000 or 0.0,) if with_costs else ()))
 
 
 def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
@@ -107,16 +106,20 @@ def _draw(ax: object, points: Sequence[Point], values: Sequence[float]) -> None:
     ax.scatter(values, [p.quality for p in points], color="#9aa5b1", zorder=2)  # type: ignore[attr-defined]
     xs, ys = [values[i] for i in front], [points[i].quality for i in front]
     ax.plot(xs, ys, color="#1f6feb", marker="o", drawstyle="steps-post", zorder=3)  # type: ignore[attr-defined]
-    for i in front:
+    # numbers with a key: names would lie over each other where models crowd
+    for number, i in enumerate(front, 1):
+        name = f"{number}  {points[i].candidate.model.name.removesuffix('-Instruct')}"
+        ax.plot([], [], " ", label=name)  # type: ignore[attr-defined]
         ax.annotate(  # type: ignore[attr-defined]
-            points[i].candidate.model.name.removesuffix("-Instruct"),
+            str(number),
             (values[i], points[i].quality),
-            xytext=(6, -11),
+            xytext=(-4, 7),
             textcoords="offset points",
-            fontsize=8,
+            fontsize=9,
         )
+    ax.legend(loc="lower right", fontsize=8, handlelength=0, title="nobody better for less")  # type: ignore[attr-defined]
     positive = [v for v in values if v > 0]
-    if len(positive) == len(values) and max(positive) / min(positive) > 20:
+    if len(positive) == len(values) and max(positive) / min(positive) > 8:
         ax.set_xscale("log")  # type: ignore[attr-defined]
     ax.grid(alpha=0.25)  # type: ignore[attr-defined]
-    ax.margins(x=0.18, y=0.1)  # type: ignore[attr-defined]
+    ax.margins(x=0.1, y=0.1)  # type: ignore[attr-defined]

@@ -166,7 +166,7 @@ class Loss:
     high: float
     count: int
     own: bool
-    on: tuple[str, ...]
+    on: tuple[str, ...]  # models, with the format where it is another one
     sources: tuple[str, ...]
 
     def describe(self) -> str:
@@ -175,7 +175,8 @@ class Loss:
         where = "measured" if self.own else f"not measured on this model; on {', '.join(self.on)}"
         lost = f"{self.points:.1f} points lost" if self.points > 0 else f"{-self.points:.1f} points gained"
         runs = "1 score" if self.count == 1 else f"{self.count} scores"
-        return f"{where}: {lost} on average (from {-self.high:+.1f} to {-self.low:+.1f} over {runs})"
+        # + 0.0 turns a negative zero into a plain one
+        return f"{where}: {lost} on average (scores moved by {-self.high + 0.0:+.1f} to {-self.low + 0.0:+.1f}; {runs})"
 
 
 NO_LOSS = Loss(0.0, 0.0, 0.0, 0, True, (), ())
@@ -194,8 +195,8 @@ def _paired_losses() -> tuple[tuple[str, str, Score, float], ...]:
     )
 
 
-# GGUF and bitsandbytes 4 bits have no paired run here; AWQ and GPTQ are the nearest relatives with one.
-_STANDS_FOR = {"int4": ("gptq-int4", "awq"), "int8": ("int8", "gptq-int8"), "nvfp4": ()}
+# GGUF, bitsandbytes and NVFP4 have no paired run here; AWQ and GPTQ are the nearest relatives with one.
+_STANDS_FOR = {"int4": ("gptq-int4", "awq"), "nvfp4": ("gptq-int4", "awq"), "int8": ("int8", "gptq-int8")}
 
 
 def quantisation_loss(model: Model | str, precision: str) -> Loss:
@@ -215,8 +216,8 @@ def quantisation_loss(model: Model | str, precision: str) -> Loss:
         low=min(losses),
         high=max(losses),
         count=len(losses),
-        own=bool(own),
-        on=tuple(dict.fromkeys(p[0] for p in taken)),
+        own=bool(own) and precision in {p[1] for p in own},
+        on=tuple(dict.fromkeys(p[0] if p[1] == precision else f"{p[0]} in {p[1]}" for p in taken)),
         sources=tuple(dict.fromkeys(p[2].figure.source.title for p in taken)),
     )
 
