@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models_reference import Prompt, both, our_logits, peak_growth, reference
-from qvl.errors import CheckpointError
+from qvl.errors import CapacityError, CheckpointError
 from qvl.models import checkpoint
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import find_checkpoint, load_model, save_model
+from qvl.units import format_bytes
 from test_models_attention import TEXT, VISION, tiny
 
 PROMPT = [2, ("image", (1, 6, 4)), 3]
@@ -257,6 +258,38 @@ def test_an_unknown_dtype_lists_the_known(folder: Path) -> None:
         load_model(folder, dtype="int4")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "hpu"])
+def test_a_device_that_is_not_here_lists_those_that_are(device: str, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"device {device} can't be used here .*; known: cpu"):
+        load_model(folder, device=device)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 9 bytes")]
+)
+def test_weights_that_do_not_fit_say_how_much_they_need(
+    error: Exception, network: VisionLanguageModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(checkpoint, "read_tensors", full)
+    needed = format_bytes(sum(p.numel() * 2 for p in network.parameters()))
+    with pytest.raises(CapacityError, match=f"the weights need {needed} on cpu: take a smaller"):
+        load_model(folder, dtype="bfloat16")
+
+
+def test_other_runtime_errors_are_not_taken_for_full_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(checkpoint, "read_tensors", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        load_model(folder)
+
+
 # --- the hub
 
 
@@ -278,7 +311,7 @@ def test_offline_without_a_cache_says_so(tmp_path: Path) -> None:
     """In a process of its own: the hub library reads its environment at import."""
     code = """
 import sys
-from qvl.errors import CheckpointError
+from qvl.errors import CapacityError, CheckpointError
 from qvl.models import checkpoint
 from qvl.models.checkpoint import load_model
 try:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from qvl.catalog.config import read_config
 from qvl.catalog.config_write import config_dict
-from qvl.errors import CheckpointError, nearest
+from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel
 from qvl.models.names import published_names, to_canonical
@@ -57,9 +57,10 @@ def load_model(
     """A network in evaluation mode with frozen weights (`requires_grad_(True)` makes them trainable).
 
     `dtype` None keeps what the config says. Peak host memory: the weights and 64 MiB at most.
-    Raises: ConfigError; CheckpointError naming every missing, extra, misshaped or oddly stored tensor at once.
+    Raises: ConfigError; CheckpointError naming every missing, extra, misshaped or oddly stored tensor at once;
+    CapacityError when the device can't hold the weights.
     """
-    wanted = _dtype(dtype)
+    wanted, place = _dtype(dtype), _device(device)
     folder = find_checkpoint(source, revision)
     config = read_config(folder)
     if config.quantization is not None:
@@ -73,10 +74,31 @@ def load_model(
         model = build(config)
     entries = read_headers(folder)
     names = match_names({n: tuple(p.shape) for n, p in model.named_parameters()}, entries, folder)
-    for name, tensor in read_tensors(names, wanted, torch.device(device), copy):
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
+    try:
+        for name, tensor in read_tensors(names, wanted, place, copy):
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
+    except RuntimeError as e:  # torch's word for a full device, and for a full host
+        if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e):
+            raise
+        needed = sum(math.prod(entry.shape) for entry in names.values()) * wanted.itemsize
+        free = f", {format_bytes(torch.cuda.mem_get_info(place)[0])} are free" if place.type == "cuda" else ""
+        raise CapacityError(
+            f"{folder}: the weights need {format_bytes(needed)} on {place}{free}: take a smaller or quantised "
+            "model, or another device"
+        ) from e
     return model.eval()
+
+
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as e:
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        first = str(e).strip().splitlines()[0]
+        raise CheckpointError(f"device {name} can't be used here ({first}); known: {', '.join(known)}") from e
+    return device
 
 
 def _dtype(name: torch.dtype | str | None) -> torch.dtype | None:
