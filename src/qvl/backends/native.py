@@ -9,6 +9,7 @@ for piece in model.stream(["receipt.png"], "What is the total?"):
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -185,6 +186,16 @@ class NativeModel:
         return (
             f"NativeModel({self.name!r}, {config.family}, {_SHORT[self.model.dtype]} on {self.model.device})"
         )
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most memory held at once so far: of the GPU, or of this process with the mapped weights it read."""
+        if self.model.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.model.device)
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
     # One question
 
