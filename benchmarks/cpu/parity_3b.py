@@ -1,6 +1,6 @@
 """bf16 logits of a 400-token prompt with a picture: our network against transformers, on one checkpoint.
 
-usage: python benchmarks/cpu/parity_3b.py CHECKPOINT [--text-tokens 144] [--grid 28 36] [--json OUT]
+usage: python benchmarks/cpu/parity_3b.py CHECKPOINT [--text-tokens 144] [--grid 28 36] [--json OUT] [--work FOLDER]
 
 Each side runs in a process of its own, one after the other, so that memory holds one model at a time.
 Prints, over all positions: top-1 agreement, cosine of the logits (smallest and mean), largest difference; and how
@@ -103,6 +103,9 @@ def main() -> None:
     parser.add_argument("--text-tokens", type=int, default=146)
     parser.add_argument("--grid", type=int, nargs=2, default=(28, 36), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--work", type=Path, help="keep each side's logits here; sides found there are not run again"
+    )
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -117,12 +120,15 @@ def main() -> None:
             torch.save((logits.clone(), seconds), args.save)
         return
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         results = {}
         for side in SIDES:
-            path = Path(folder) / side
-            command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--save", str(path)]
-            subprocess.run(command, check=True)
+            path = folder / f"{side}.pt"
+            if not path.exists():
+                command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--save", str(path)]
+                subprocess.run(command, check=True)
             results[side] = torch.load(path)
     import transformers
 
