@@ -173,15 +173,22 @@ def _usable_prices(
     def fresh(p: object) -> bool:
         return not age_warnings([p], today, max_age)  # type: ignore[list-item]
 
+    # rents stand or fall together: machines are compared by them, and one fresh price would win unopposed
+    rent = book.rent if all(fresh(r) for r in book.rent if r.used) else ()
     kept = replace(
         book,
         api={k: p for k, p in book.api.items() if fresh(p)},
-        rent=tuple(r for r in book.rent if fresh(r)),
+        rent=tuple(r for r in rent if fresh(r)),
         exchange={k: e for k, e in book.exchange.items() if fresh(e)},
     )
+    left_out = len(book.api) + len(book.rent) - len(kept.api) - len(kept.rent)
+    if left_out and req.budget_per_month is not None:
+        raise PlanError(
+            f"no verdict on a budget: {left_out} prices are older than {max_age} days. "
+            "Give current ones with --prices FILE, or accept these with --allow-stale"
+        )
     if not kept.api and not kept.rent:
         return None, ()
-    left_out = len(book.api) + len(book.rent) - len(kept.api) - len(kept.rent)
     said = f"{left_out} prices older than {max_age} days are left out (--allow-stale takes them)"
     return kept, (said,) if left_out else ()
 

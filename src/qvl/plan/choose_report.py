@@ -195,7 +195,7 @@ def requirement_words(req: Requirement) -> list[str]:
 
 
 def _list(items: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(i)}" for i in items) + "</ul>"
+    return "<ul>" + "".join(f"<li>{escape(i)}</li>" for i in items) + "</ul>"
 
 
 def _headline(c: Candidate) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from qvl.catalog.models import ABILITIES, PRECISIONS
 from qvl.catalog.scores import Task, find_task
 from qvl.errors import PlanError, nearest
+from qvl.plan.request import parse_engine
 from qvl.plan.workload import Workload, parse_image, parse_video
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Requirement:
         for place in self.where:
             if place not in WHERE:
                 raise PlanError(f"--where {place!r}; known: {', '.join(WHERE)}")
+        if self.engine and (name := parse_engine(self.engine)[0]).startswith("train-"):
+            raise PlanError(f"--engine {name} trains; choose plans serving")
         self._check_numbers()
         self._check_contradictions()
 
