@@ -13,7 +13,6 @@ from qvl.plan.engines import (
     CUDA_GRAPHS,
     encoder_bytes_per_token,
     logits_bytes_per_token,
-    lora_parameters,
     memory_terms,
     prefill_activation_bytes,
     vision_activation_bytes,
@@ -22,6 +21,7 @@ from qvl.plan.engines import (
 from qvl.plan.memory import kv_bytes_per_token, state_bytes, weight_bytes
 from qvl.plan.parameters import parameter_counts
 from qvl.plan.request import ENGINES, STORED_AS, FitRequest, Training, parse_engine, resolve
+from qvl.plan.training import lora_parameters
 from qvl.plan.workload import Image, Video, Workload
 from qvl.units import GiB
 
@@ -366,3 +366,105 @@ def test_clips_are_planned_by_every_engine():
     work = Workload(videos=(Video(30, 2.0),))
     for engine in ENGINES:
         assert total(engine=engine, workload=work) > total(engine=engine, workload=Workload())
+
+
+# versions
+
+
+def test_a_version_older_than_the_model_is_a_reason():
+    setup = resolve(
+        FitRequest(config=MODELS["Qwen3-VL-8B"], name="Qwen3-VL-8B-Instruct", engine="vllm@0.10.2")
+    )
+    assert setup.problems == ("vllm 0.10.2 does not know Qwen3-VL-8B-Instruct, which needs 0.11.0",)
+
+
+def test_a_version_with_a_known_fault_says_so_with_the_way_out():
+    setup = resolve(FitRequest(config=SEVEN_B, name="Qwen2.5-VL-7B-Instruct", engine="vllm@0.8.1"))
+    assert "pictures read wrong" in setup.notes[0]
+    assert "0.8.2" in setup.notes[0]
+    assert not setup.problems
+    assert not resolve(FitRequest(config=SEVEN_B, engine="vllm@0.8.2")).notes
+
+
+def test_a_version_that_ignores_limits_reserves_for_the_worst():
+    eight, work = MODELS["Qwen3-VL-8B"], Workload(images=(PAGE,))
+    fault = terms(eight, engine="vllm@0.17.1", workload=work)["encoder_cache"]
+    assert fault == terms(eight, engine="vllm", workload=work, default_limits=True)["encoder_cache"]
+    assert fault > 10 * terms(eight, engine="vllm@0.18", workload=work)["encoder_cache"]
+
+
+def test_a_local_config_of_no_catalogue_name_takes_any_version():
+    assert not resolve(FitRequest(config=SEVEN_B, name="some/folder", engine="vllm@0.1")).problems
+
+
+# what is left open is filled in
+
+
+@pytest.mark.parametrize(
+    ("gpu", "chunk"), [("h100", 8192), ("a100", 2048), ("rtx4090", 2048), ("h200", 8192)]
+)
+def test_vllm_prefill_steps_follow_the_card(gpu, chunk):
+    setup = resolve(FitRequest(config=SEVEN_B, hardware=parse_hardware(gpu)))
+    assert setup.max_num_batched_tokens == chunk
+    wide = resolve(FitRequest(config=SEVEN_B, hardware=parse_hardware(gpu), max_num_batched_tokens=5000))
+    assert wide.max_num_batched_tokens == 5000
+
+
+def test_a_batch_wider_than_256_widens_what_sampling_prepares_for():
+    assert resolve(FitRequest(config=SEVEN_B)).max_num_seqs == 256
+    assert resolve(FitRequest(config=SEVEN_B, workload=Workload(concurrency=300))).max_num_seqs == 300
+    assert resolve(FitRequest(config=SEVEN_B, max_num_seqs=16)).max_num_seqs == 16
+
+
+def test_a_tower_that_can_not_be_cut_is_copied_unless_told_otherwise():
+    three = MODELS["Qwen2.5-VL-3B"]
+    request = FitRequest(config=three, hardware=parse_hardware("8xa100"))
+    assert resolve(request).shards.vision == "replicate"
+    assert not resolve(request).problems
+    assert resolve(replace(request, vision="split")).problems
+
+
+def test_experts_are_dealt_whole_only_when_asked():
+    request = FitRequest(
+        config=MODELS["Qwen3-VL-30B-A3B"], precision="fp8", hardware=parse_hardware("4xh100")
+    )
+    assert resolve(request).problems
+    dealt = resolve(replace(request, expert_parallel=True))
+    assert dealt.shards.expert_parallel
+    assert not dealt.problems
+
+
+def test_precision_and_kv_follow_the_checkpoint():
+    awq = replace(SEVEN_B, quantization={"quant_method": "awq", "bits": 4})
+    assert resolve(FitRequest(config=awq)).precision == "awq"
+    assert resolve(FitRequest(config=SEVEN_B)).kv_dtype == "bf16"
+    assert resolve(FitRequest(config=SEVEN_B, engine="qvl", precision="fp32")).kv_dtype == "fp32"
+
+
+def test_four_bits_are_what_each_engine_makes_of_them():
+    stored = {
+        e: resolve(FitRequest(config=SEVEN_B, engine=e, precision="int4")).precision
+        for e in ("qvl", "vllm", "transformers", "llama.cpp")
+    }
+    assert stored == {"qvl": "int4", "vllm": "int4", "transformers": "nf4", "llama.cpp": "q4_k_m"}
+    assert (
+        "stores int4 as nf4"
+        in resolve(
+            FitRequest(
+                config=SEVEN_B, engine="transformers", precision="int4", hardware=parse_hardware("a100")
+            )
+        ).notes[0]
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(sorted(MODELS)), ANY_ENGINE, st.integers(0, 6), st.integers(1, 4000))
+def test_any_model_on_any_engine_is_planned_without_a_traceback(name, engine, pictures, side):
+    images = (Image(max(side, 28), 800, pictures),) if pictures and side < 4000 else ()
+    try:
+        result = memory_terms(
+            resolve(FitRequest(config=MODELS[name], engine=engine, workload=Workload(images=images)))
+        )
+    except PlanError:
+        return
+    assert all(t.bytes > 0 for gpu in result for t in gpu)

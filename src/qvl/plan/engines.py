@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from qvl.catalog.config import ModelConfig
-from qvl.plan.memory import (
-    Shards,
-    WeightBytes,
-    bytes_per_value,
-    kv_bytes_per_token,
-    matrix_bytes,
-    state_bytes,
-    weight_bytes,
-)
-from qvl.plan.parameters import language_linears, parameter_counts
+from qvl.plan.memory import Shards, bytes_per_value, kv_bytes_per_token, state_bytes, weight_bytes
+from qvl.plan.parameters import parameter_counts
 from qvl.plan.request import Setup
 from qvl.units import GiB, MiB
 
@@ -31,13 +23,9 @@ CUDA_PROCESS = round(0.54 * GiB)
 # A Python process that has imported torch on a CPU: resident set measured with torch 2.13
 CPU_PROCESS = 232 * MiB
 NCCL_PER_RANK = 365 * MiB  # middle of the 340 to 390 MiB that AIConfigurator's data gives
-CUDA_GRAPHS = (
-    1 * GiB
-)  # vLLM's capture takes 0.5 to 3 GiB by hearsay; unverified, outside the utilisation budget
+# vLLM's capture takes 0.5 to 3 GiB by hearsay; unverified, and outside the utilisation budget
+CUDA_GRAPHS = 1 * GiB
 FRAGMENTATION = 0.05  # of activations: 2 to 10% is what the caching allocator loses
-# DeepSpeed ZeRO 3 defaults of common configs: gathered parameters kept alive, and the optimizer's sub-group
-ZERO3_LIVE = 1_000_000_000
-ZERO3_SUB_GROUP = 1_000_000_000
 LLAMA_CPP_UBATCH = 512
 DEFAULT_IMAGE_TOKENS = 16_384  # the published files' largest picture
 QWEN3_WORST_VIDEO = 153_600  # tokens, as vLLM's log says at start-up (vllm#29743)
@@ -58,14 +46,16 @@ GpuTerms = tuple[Term, ...]
 def memory_terms(setup: Setup) -> tuple[GpuTerms, ...]:
     """The terms of every GPU, in order; their sum is what the work needs there."""
     if setup.training:
-        return _training(setup)
+        from qvl.plan.training import training_terms  # it builds on this file
+
+        return training_terms(setup)
     return _ENGINES[setup.engine](setup)
 
 
 # Parts that engines share
 
 
-def _weights(setup: Setup, shards: Shards, vision_precision: str | None = None) -> list[Term]:
+def _weights(setup: Setup, shards: Shards) -> list[Term]:
     w = weight_bytes(setup.config, setup.precision, shards)
     c, p = parameter_counts(setup.config), setup.precision
     cut = "" if shards.tensor == 1 else f" / {shards.tensor} GPUs"
@@ -176,7 +166,7 @@ def _lost(terms: list[Term]) -> list[Term]:
     return [*terms, lost] if lost.bytes else terms
 
 
-def _process(setup: Setup) -> list[Term]:
+def process_terms(setup: Setup) -> list[Term]:
     if setup.device is not None and setup.device.kind != "gpu":
         return [Term("process", CPU_PROCESS, "a Python process with torch, measured")]
     terms = [Term("context", CUDA_PROCESS, "CUDA context, kernels and workspaces of one process")]
@@ -283,7 +273,7 @@ def _by_layers(
             terms += first_only
         phases = (first if gpu == 0 else []) + (last if gpu == setup.gpus - 1 else first[1:])
         terms = _lost(terms + _largest(list(dict.fromkeys(phases))))
-        result.append((*terms, *_process(setup)))
+        result.append((*terms, *process_terms(setup)))
     return tuple(result)
 
 
@@ -310,7 +300,7 @@ def _qvl(setup: Setup) -> tuple[GpuTerms, ...]:
             "logits", batch * vocab * (value + 4), f"{batch} x {vocab:,} x {value + 4} B, last positions only"
         ),
     ]
-    return ((*_lost(terms + _largest(phases)), *_process(setup)),)
+    return ((*_lost(terms + _largest(phases)), *process_terms(setup)),)
 
 
 # vLLM
@@ -374,7 +364,7 @@ def _vllm(setup: Setup) -> tuple[GpuTerms, ...]:
     phases.append(
         Term("logits", seqs * vocab * 18, f"{seqs} sequences x {vocab:,} x 18 B (sampling with top-p)")
     )
-    terms = _lost(terms + _largest(phases)) + _process(setup)
+    terms = _lost(terms + _largest(phases)) + process_terms(setup)
     if not setup.request.enforce_eager:
         terms.append(
             Term(
@@ -412,179 +402,6 @@ def _llama_cpp(setup: Setup) -> tuple[GpuTerms, ...]:
     # both buffers are reserved for good, so they add up
     extra = [vision] if vision.bytes else []
     return _by_layers(setup, [compute], [compute], extra)
-
-
-# Training
-
-
-def lora_parameters(config: ModelConfig, rank: int, *, experts: bool = False) -> int:
-    """Adapters on all language linears: rank x (in + out) each; routers and, unless asked for, experts left out."""
-    return sum(
-        s.count * rank * (s.in_features + s.out_features)
-        for s in language_linears(config.text)
-        if s.quantized and (experts or not s.expert)
-    )
-
-
-def layer_activation_bytes(config: ModelConfig, *, fused: bool = False) -> int:
-    """16-bit activations one token leaves in one decoder layer for the backward pass.
-
-    Each RMSNorm keeps its input in fp32, the normalised form and its output; attention the rotated q and k, v,
-    its output; the MLP gate, activated gate, up and product. Fused kernels (Liger) keep a norm's input and output,
-    and no activated gate. Checked against the reference layer's allocations (tests/test_plan_reference.py).
-    """
-    t = config.text
-    q, kv = t.num_attention_heads * t.head_dim, t.num_key_value_heads * t.head_dim
-    norms = 2 * t.hidden_size * (4 if fused else 8)
-    kept = 6 if fused else 8
-    if t.num_experts:
-        # each token's experts also get a copy of it and give one back
-        inner = t.num_experts_per_tok * (kept * t.moe_intermediate_size + 4 * t.hidden_size)
-        inner += kept * t.shared_expert_intermediate_size
-    else:
-        inner = kept * t.intermediate_size
-    return norms + 2 * (2 * q + 2 * kv) + inner
-
-
-def tower_activation_bytes(config: ModelConfig) -> int:
-    """Activations one patch leaves in one block of the tower for the backward pass.
-
-    An RMSNorm as in layer_activation_bytes, a LayerNorm its input and output; q, k, v, the rotated q and k, the
-    attention output twice; of the MLP 4 inner tensors for SwiGLU, 3 for QuickGELU, 2 for GELU.
-    """
-    v = config.vision
-    norms = 2 * (8 if config.family == "qwen2_5_vl" else 4)
-    inner = {"qwen2_5_vl": 8, "qwen2_vl": 6}.get(config.family, 4)
-    return (norms + 16) * v.hidden_size + inner * v.intermediate_size
-
-
-def _training(setup: Setup) -> tuple[GpuTerms, ...]:
-    config, how = setup.config, setup.request.training
-    counts, text = parameter_counts(config), config.text
-    full = setup.engine == "train-full"
-    n = setup.gpus
-    trained = (counts.language + counts.head if full else 0) + (counts.vision if how.train_vision else 0)
-    adapters = 0 if full else lora_parameters(config, how.lora_rank, experts=how.expert_adapters)
-    # who holds what: bytes a parameter for weights, gradients, and fp32 master copy with two moments
-    spread = {"copies": (1, 1), "zero2": (1, n), "zero3": (n, n), "tensor": (n, n), "layers": (n, n)}
-    weight_share, state_share = spread[how.sharding]
-    w: WeightBytes = weight_bytes(config, setup.precision)
-    terms = [
-        Term(
-            "weights",
-            _share(w.language, weight_share),
-            f"language model in {setup.precision}{_over(weight_share)}",
-        ),
-        Term(
-            "tower", _vision_share(w.vision, how.sharding, weight_share), "tower and mergers, 2 B a parameter"
-        ),
-    ]
-    if how.reference_model:
-        terms.append(
-            Term(
-                "reference_model",
-                _share(w.total, weight_share),
-                f"a second copy for DPO{_over(weight_share)}",
-            )
-        )
-    gradient = 4 if how.sharding == "tensor" else 2  # Megatron sums gradients in fp32
-    learned = trained + adapters
-    terms += [
-        Term(
-            "gradients",
-            _share(trained * gradient, state_share),
-            f"{trained:,} parameters x {gradient} B{_over(state_share)}",
-        ),
-        Term(
-            "optimizer",
-            _share(trained * 12, state_share),
-            f"{trained:,} x 12 B: fp32 copy and two moments{_over(state_share)}",
-        ),
-        Term(
-            "adapters",
-            _share(adapters * 16, n if how.sharding == "tensor" else 1),
-            f"{adapters:,} LoRA parameters of rank {how.lora_rank} x 16 B",
-        ),
-    ]
-    if how.sharding == "zero3":
-        layer = counts.linears // text.num_hidden_layers
-        gathered = 2 * (min(ZERO3_LIVE, counts.total) + layer)
-        terms.append(
-            Term(
-                "gathered_weights",
-                gathered,
-                f"ZeRO 3: {ZERO3_LIVE:,} parameters alive and one layer arriving",
-            )
-        )
-    if how.sharding in ("zero2", "zero3") and learned:
-        group = min(ZERO3_SUB_GROUP, ceil(learned / n)) if how.sharding == "zero3" else ceil(learned / n)
-        # flat fp32 buffers that the allocator keeps: activations never fit back into them, as the measured
-        # runs show (they differ by their activations, not by the larger of both)
-        terms.append(
-            Term("optimizer_step", 8 * group, f"{group:,} x 8 B: fp32 gradients and square roots of one step")
-        )
-    terms += _training_activations(setup)
-    terms = [t for t in terms if t.bytes]
-    lost = ceil(sum(t.bytes for t in terms if t.name not in ("weights", "tower")) * FRAGMENTATION)
-    terms.append(Term("fragmentation", lost, f"{FRAGMENTATION:.0%} of all but the weights"))
-    terms += _process(setup)
-    if n > 1:
-        terms.append(Term("nccl", NCCL_PER_RANK, "communication buffers of one rank"))
-    return (tuple(terms),) * n
-
-
-def _training_activations(setup: Setup) -> list[Term]:
-    config, how = setup.config, setup.request.training
-    text, batch = config.text, setup.workload.concurrency
-    tokens = batch * setup.context_tokens
-    cut = setup.gpus if how.sharding == "tensor" else 1  # Megatron's sequence parallelism shares activations
-    per_layer = layer_activation_bytes(config, fused=how.fused_kernels)
-    layers = text.num_hidden_layers
-    mine = ceil(layers / setup.gpus) if how.sharding == "layers" else layers
-    terms = []
-    if how.checkpoint_language:
-        kept = tokens * (mine * 2 * text.hidden_size + per_layer) // cut
-        words = f"{tokens:,} tokens x ({mine} layers x {2 * text.hidden_size:,} B kept + one layer's {per_layer:,} B)"
-    else:
-        kept, words = tokens * mine * per_layer // cut, f"{tokens:,} tokens x {mine} layers x {per_layer:,} B"
-    terms.append(Term("language_activations", kept, words))
-    if not how.fused_loss:
-        # 16-bit logits, their fp32 copy and its log-softmax; the backward pass puts gradients in place of the copy
-        terms.append(
-            Term("logits", tokens * text.vocab_size * 10, f"{tokens:,} tokens x {text.vocab_size:,} x 10 B")
-        )
-    patches = batch * setup.media.patches
-    if patches and how.train_vision:
-        depth, block = config.vision.depth, tower_activation_bytes(config)
-        if how.checkpoint_vision:
-            size = patches * (depth * 2 * config.vision.hidden_size + block)
-        else:
-            size = patches * depth * block
-        kind = "one block recomputed" if how.checkpoint_vision else f"{depth} blocks"
-        terms.append(Term("vision_activations", size, f"{patches:,} patches, {kind} of {block:,} B"))
-    elif patches:
-        size = vision_activation_bytes(
-            config, patches, setup.media.largest_segment, flash=setup.flash_attention, fused_rotary=False
-        )
-        terms.append(Term("vision_activations", size, f"{patches:,} patches through the frozen tower"))
-    if setup.precision not in ("bf16", "fp16", "fp32"):
-        largest = max(language_linears(text), key=lambda s: s.in_features * s.out_features)
-        size, _ = matrix_bytes(largest.name, largest.in_features, largest.out_features, "bf16")
-        terms.append(Term("dequantised", size, f"{largest.name} in 16 bits while it is used"))
-    return terms
-
-
-def _vision_share(size: int, sharding: str, share: int) -> int:
-    # Megatron keeps the whole tower on every rank, layer dealing puts it on the first
-    return size if sharding in ("tensor", "layers") else _share(size, share)
-
-
-def _share(size: int, share: int) -> int:
-    return ceil(size / share)
-
-
-def _over(share: int) -> str:
-    return f" / {share} GPUs" if share > 1 else ""
 
 
 _ENGINES: dict[str, Callable[[Setup], tuple[GpuTerms, ...]]] = {

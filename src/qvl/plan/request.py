@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from qvl.catalog.config import ModelConfig
-from qvl.errors import PlanError
+from qvl.errors import CatalogError, PlanError
 from qvl.plan.memory import KvDtype, Precision, Shards, check_kv_dtype, check_precision, stored_precision
 from qvl.plan.split import best_split, split_problems
 from qvl.plan.workload import Media, Workload, context_length, media_of, prompt_length
@@ -178,6 +178,11 @@ def resolve(request: FitRequest) -> Setup:
     hardware = request.hardware
     device, gpus = (hardware.device, hardware.count) if hardware else (None, 1)
     problems, notes = _fitness(engine, asked, precision, request)
+    if version:
+        too_old, faults = _version_faults(engine, version, request)
+        problems, notes = problems + too_old, notes + faults
+        if engine == "vllm" and any("limit_mm_per_prompt" in fault for fault in faults):
+            request = replace(request, default_limits=True)  # it prepares for the worst whatever is asked
     shards = Shards()
     if engine == "vllm" and gpus > 1:
         shards = _shards(request, precision, gpus)
@@ -242,6 +247,30 @@ def _shards(request: FitRequest, precision: Precision, gpus: int) -> Shards:
         best = best_split(request.config, precision, gpus)
         return Shards(gpus, True, best.vision if best else "split")
     return Shards(gpus, request.expert_parallel, request.vision)
+
+
+def _version_faults(
+    engine: str, version: tuple[int, ...], request: FitRequest
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(why this version can't serve the model, what is known to be wrong with it), from the catalogue."""
+    from qvl.catalog.models import find_model, regressions
+
+    text = ".".join(map(str, version))
+    too_old: tuple[str, ...] = ()
+    try:
+        first = find_model(request.name).engines.get(engine) if request.name else None
+    except CatalogError:  # a local config: nobody wrote down who serves it
+        first = None
+    if first is not None and re.fullmatch(r"\d+(\.\d+)*", str(first.value)):
+        needed = tuple(int(part) for part in str(first.value).split("."))
+        if version < needed:
+            too_old = (f"{engine} {text} does not know {request.name}, which needs {first.value}",)
+    faults = tuple(
+        f"{engine} {text}: {r.what}; way out: {r.escape} ({r.note})"
+        for r in regressions()
+        if r.engine == engine and request.config.family in r.families and text in r.versions.split(", ")
+    )
+    return too_old, faults
 
 
 def _fitness(
