@@ -269,9 +269,11 @@ def test_the_same_question_gets_the_same_answer():
     assert names(pick(gpu="h100").ranked) == names(pick(gpu="h100").ranked)
 
 
-def test_only_the_first_few_are_searched_for_their_limits():
-    choice = pick(gpu="8xh200")
-    assert [c.limits is not None for c in choice.ranked[:4]] == [True, True, True, False]
+@pytest.mark.parametrize("detailed", [0, 1, 3])
+def test_as_many_as_asked_are_searched_for_their_limits(detailed):
+    req = pick(gpu="8xh200").requirement
+    choice = choose(req, FakePlanner(), detailed=detailed)
+    assert [c.limits is not None for c in choice.ranked] == [i < detailed for i in range(len(choice.ranked))]
 
 
 # Words

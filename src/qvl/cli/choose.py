@@ -121,7 +121,7 @@ def run(
         thinking_factor=THINKING_FACTOR if thinking_factor is None else thinking_factor,
     )
     book, stale = _usable_prices(requirement, prices, max_age, allow_stale)
-    choice = choose(requirement, book=book)
+    choice = choose(requirement, book=book, detailed=top if as_json else 1)
     choice = replace(choice, warnings=(*choice.warnings, *stale))
     _write_files(choice, plot, report)
     if as_json:

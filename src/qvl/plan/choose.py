@@ -92,7 +92,7 @@ class Candidate:
     why: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     also: tuple[str, ...] = ()  # other deployments of the model that also meet everything
-    limits: Limits | None = None  # for the first few of a ranking
+    limits: Limits | None = None  # for the first of a ranking
     concurrency: int = 1  # requests at once that the evaluation is for
 
     @property
@@ -177,10 +177,13 @@ STAGES = (
 )
 
 
-def choose(req: Requirement, planner: Planner | None = None, book: PriceBook | None = None) -> Choice:
+def choose(
+    req: Requirement, planner: Planner | None = None, book: PriceBook | None = None, detailed: int = 1
+) -> Choice:
     """All models that meet `req`, best first, and the others with what rules each out.
 
-    `book` holds the prices that may be used; without one nothing is said about money.
+    `book` holds the prices that may be used; without one nothing is said about money. The first `detailed` of
+    the ranking are searched for the longest context and the largest batch they can hold.
     Raises: PlanError when a budget is asked for and there are no prices to keep it by.
     """
     if planner is None:
@@ -210,7 +213,7 @@ def choose(req: Requirement, planner: Planner | None = None, book: PriceBook | N
             nearest = _furthest(failures)
             ruled_out.append(RuledOut(model, nearest.stage, nearest.reason, worth))
     ranked = _rank(req, [c for c in candidates if c.expected is not None])
-    ranked[:DETAILED] = [_with_limits(req, c, planner) for c in ranked[:DETAILED]]
+    ranked[:detailed] = [_with_limits(req, c, planner) for c in ranked[:detailed]]
     ruled_out.sort(key=lambda r: -(r.expected or -1.0))
     return Choice(
         requirement=req,
@@ -219,9 +222,6 @@ def choose(req: Requirement, planner: Planner | None = None, book: PriceBook | N
         ruled_out=tuple(ruled_out),
         warnings=_general_warnings(req, book),
     )
-
-
-DETAILED = 3  # so many of a ranking are searched for their limits
 
 
 def _with_limits(req: Requirement, c: Candidate, planner: Planner) -> Candidate:
