@@ -154,21 +154,23 @@ class Lesson:
 
 
 STAGES = (0.0, 0.2, 0.4, 0.7, 1.0)  # of the time after the tower's; shares are interpolated between
+# Sizes make micro-batches cost about the same, so that ranks don't wait for each other.
 LESSONS = (
-    Lesson("sheet", 1, 40, (2, 2, 1, 1, 1)),
-    Lesson("read", 0, 64, (4, 1, 0, 0, 0)),
-    Lesson("read", 1, 48, (2, 3, 3, 2, 2)),
-    Lesson("read", 2, 24, (0, 0, 1, 1, 1)),
-    Lesson("field", 0, 24, (1, 2, 0, 0, 0)),
-    Lesson("field", 1, 20, (0, 2, 4, 4, 4)),
-    Lesson("find", 0, 32, (2, 0, 0, 0, 0)),
-    Lesson("find", 1, 28, (0, 3, 3, 3, 3)),
-    Lesson("count", 0, 40, (1, 0, 0, 0, 0)),
-    Lesson("count", 1, 32, (0, 1, 1.5, 1.5, 1.5)),
-    Lesson("chart", 1, 16, (0, 0, 0.5, 0.7, 0.7)),
-    Lesson("screen", 1, 16, (0, 0, 0.5, 0.7, 0.7)),
-    Lesson("pair", 1, 16, (0, 0, 0.4, 0.6, 0.6)),
-    Lesson("clip", 1, 8, (0, 0, 0.3, 0.4, 0.4)),
+    Lesson("glyphs", 1, 90, (1, 4, 3, 2, 1)),  # sheets for the tower alone: most glyphs for the work
+    Lesson("sheet", 1, 34, (2, 1, 1, 1, 1)),
+    Lesson("read", 0, 62, (4, 1, 0, 0, 0)),
+    Lesson("read", 1, 38, (2, 3, 3, 3, 3)),
+    Lesson("read", 2, 20, (0, 0.3, 0.7, 1, 1)),
+    Lesson("field", 0, 37, (1, 2, 0.5, 0, 0)),
+    Lesson("field", 1, 14, (0, 3, 5, 6, 6)),
+    Lesson("find", 0, 28, (2, 0, 0, 0, 0)),
+    Lesson("find", 1, 18, (0, 3, 3, 3, 3)),
+    Lesson("count", 0, 37, (1, 0, 0, 0, 0)),
+    Lesson("count", 1, 20, (0, 1.5, 2, 2, 2)),
+    Lesson("chart", 1, 18, (0, 0, 0.4, 0.6, 0.6)),
+    Lesson("screen", 1, 14, (0, 0, 0.4, 0.6, 0.6)),
+    Lesson("pair", 1, 20, (0, 0, 0.3, 0.5, 0.5)),
+    Lesson("clip", 1, 15, (0, 0, 0.3, 0.4, 0.4)),
 )
 
 
@@ -186,6 +188,8 @@ def draw(rng: random.Random, done: float) -> tuple[str, list]:
         lesson = Lesson("find", 1, 24, ())
     else:
         lesson = rng.choices(LESSONS, shares(done))[0]
+    if lesson.kind == "glyphs":
+        return "glyphs", [sheet(rng, 1.0) for _ in range(lesson.size)]
     if lesson.kind == "sheet":
         # read a whole sheet of at most two lines: lines of many lengths, faces and tones
         return "sheet", [sheet(rng, 1.0, rng.randint(1, 2)) for _ in range(lesson.size)]
@@ -195,11 +199,12 @@ def draw(rng: random.Random, done: float) -> tuple[str, list]:
 
 # what the answers of every kind are made of
 FIXED = [
-    '<html><body>\n<h1 data-bbox="', '<h2 data-bbox="', '<p data-bbox="', '<table data-bbox="', "<tr><td>", "</td><td>",
-    "</td></tr>", "</table>\n", "</p>\n", "</h2>\n", "</body></html>", '[{"point_2d": [', '], "label": "', '"}]',
-    "From 2.0 to 5.0 seconds.", "What is the value of", "What is the highest bar?", "Which picture has more circles, the first",
-    "or the second?", "Do both pictures say the same?", "What does the second picture say?", "yes", "no", "first", "second",
-    "Click the button.", "Where is the button?", "When does the red circle appear?", "Describe the picture.", "button", "field",
+    '<html><body>\n<h1 data-bbox="', '<h2 data-bbox="', '<p data-bbox="', '<table data-bbox="', "<tr><td>",
+    "</td><td>", "</td></tr>", "</table>\n", "</p>\n", "</h2>\n", "</body></html>", '[{"point_2d": [',
+    '], "label": "', '"}]', "From 2.0 to 5.0 seconds.", "What is the value of", "What is the highest bar?",
+    "Which picture has more circles, the first", "or the second?", "Do both pictures say the same?",
+    "What does the second picture say?", "yes", "no", "first", "second", "Click the button.",
+    "Where is the button?", "When does the red circle appear?", "Describe the picture.", "button", "field",
     "image", "chart", "line", "bar", "left", "right", "top", "bottom", "same", "different", "more", "less",
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ only: the heads that predict them are not part of the model that ships.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,7 +112,7 @@ def _line_centre(items: list) -> float:
 def _first_word(items: list) -> list[str]:
     word = [items[0].char]
     height = _line_height(items)
-    for a, b in zip(items, items[1:]):
+    for a, b in pairwise(items):
         if b.x0 - a.x1 > 0.3 * height:
             break
         word.append(b.char)

@@ -230,7 +230,7 @@ def batches(tokenizer_file: str, progress, seed: int):
     while True:
         done = progress.value
         kind, samples = synth_mix.draw(rng, done)
-        yield kind, collate(samples, tower_only=done < synth_mix.TOWER_SHARE)
+        yield kind, collate(samples, tower_only=done < synth_mix.TOWER_SHARE or kind == "glyphs")
 
 
 def draw_ahead(tokenizer_file: str, progress, seed: int, queue) -> None:
