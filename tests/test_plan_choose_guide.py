@@ -7,6 +7,8 @@
 4 edge: Qwen2.5-VL-3B in 4 bits → Qwen3-VL-4B. 3B's licence forbids commercial use, and 4B scores more.
 """
 
+from pathlib import Path
+
 import pytest
 
 from qvl.catalog.devices import parse_hardware
@@ -90,3 +92,30 @@ def test_the_real_planner_answers_what_the_fake_one_is_made_after():
     assert best.limits.max_context >= best.evaluation.prompt_tokens
     assert 0 < best.evaluation.first_token_s < best.evaluation.answer_s
     assert best.evaluation.per_gpu_bytes <= best.evaluation.usable_bytes
+
+
+def test_the_docs_tell_what_is_computed(best_quality):
+    """docs/choose.md's table of scenarios against the planner's answers, figure by figure."""
+    text = (Path(__file__).parent.parent / "docs" / "choose.md").read_text(encoding="utf-8")
+    rows = {
+        line.split("|")[1].split()[0]: line
+        for line in text.splitlines()
+        if line.startswith("| ") and "--task" in line
+    }
+    own = answer("general", "rtx4090")
+    edge = answer("documents", "rtx3060")
+    two = [answer("general", gpu, private=True, commercial=True, aim="high") for gpu in ("8xh100", "2xh100")]
+    expected = {
+        "1": [best_quality.best, best_quality.ranked[1]],
+        "2": [two[0].best, two[1].best, find(two[0], "Qwen2.5-VL-72B-Instruct")],
+        "3": [own.best, find(own, "Qwen2.5-VL-7B-Instruct")],
+        "4": [edge.best, find(edge, "Qwen2.5-VL-3B-Instruct")],
+    }
+    for row, candidates in expected.items():
+        assert candidates[0].model.name in rows[row]
+        for c in candidates:
+            assert f"{c.expected:.1f}" in rows[row] or c.where == "api", (row, c.model.name, c.expected)
+    assert f"${best_quality.ranked[1].cost_per_1000:.2f}" in rows["1"]
+    assert f"${best_quality.best.cost_per_1000:.2f}" in rows["1"]
+    for row in ("3", "4"):
+        assert f"{expected[row][0].evaluation.per_gpu_bytes / 2**30:.1f} GiB" in rows[row]

@@ -31,7 +31,7 @@ class Evaluation:
     fits: bool
     total_bytes: int
     per_gpu_bytes: int  # the fullest one
-    usable_bytes: int  # of each GPU, as the engine may use it
+    usable_bytes: int  # of each GPU, less what the system keeps
     prompt_tokens: int  # pictures included
     first_token_s: float | None = None
     answer_s: float | None = None  # first token included

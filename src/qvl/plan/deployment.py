@@ -9,10 +9,9 @@ from __future__ import annotations
 from qvl.catalog.models import config_of
 from qvl.plan.choose import Ask, Evaluation, Limits
 from qvl.plan.engines import memory_terms
-from qvl.plan.fit import budget_bytes, max_concurrency, max_context, shortfalls
+from qvl.plan.fit import max_concurrency, max_context, shortfalls
 from qvl.plan.request import FitRequest, resolve
 from qvl.plan.speed import speed
-from qvl.units import format_bytes
 
 
 def _request(ask: Ask) -> FitRequest:
@@ -35,22 +34,21 @@ def evaluate(ask: Ask) -> Evaluation:
     setup = resolve(request)
     terms = memory_terms(setup)
     per_gpu = [sum(t.bytes for t in gpu) for gpu in terms]
-    budget = budget_bytes(setup) or 0
-    fitting = not shortfalls(setup, terms)
-    pace = speed(setup) if fitting else None
-    needs = f"needs {format_bytes(max(per_gpu))}, {format_bytes(budget)} are free"
+    missing = shortfalls(setup, terms)
+    pace = None if missing else speed(setup)
     each = " on each GPU" if ask.hardware.count > 1 else ""
     return Evaluation(
-        fits=fitting,
+        fits=not missing,
         total_bytes=sum(per_gpu),
         per_gpu_bytes=max(per_gpu),
-        usable_bytes=budget,
+        # of the card: vLLM's graphs lie outside the share that its utilisation sets
+        usable_bytes=ask.hardware.device.usable_bytes,
         prompt_tokens=setup.prompt_tokens,
         first_token_s=pace.ttft_s if pace else None,
         answer_s=pace.ttft_s + ask.workload.answer_tokens / pace.tokens_per_s if pace else None,
         requests_per_s=pace.requests_per_s if pace else None,
         limited_by=pace.limit if pace else "",
-        why_not="" if fitting else ("; ".join(setup.problems) or needs + each),
+        why_not=missing[0].partition(";")[0] + each * (not setup.problems) if missing else "",
         impossible=bool(setup.problems),
         notes=setup.notes,
     )
