@@ -354,16 +354,15 @@ class _Reader:
         return True
 
     def _key(self, frame: _Frame, char: str) -> bool:
-        if frame.after and char not in ",，":
-            # only a key may follow, or the object was never closed and the next one begins
-            if char in "{[":
-                if len(self.frames) >= 2:
-                    self.log.add("missing }", self.pos)
-                    self._pop()
-                    return True
-                return False
-            if char in _QUOTES or _WORD.match(self.text, self.pos):
-                self.log.add("missing comma", self.pos)
+        # only a key may follow; a bracket means that this object was never closed and the next one begins
+        if char in "{[":
+            if frame.container and len(self.frames) >= 2:
+                self.log.add("missing }", self.pos)
+                self._pop()
+                return True
+            return False
+        if frame.after and (char in _QUOTES or _WORD.match(self.text, self.pos)):
+            self.log.add("missing comma", self.pos)
         if char in _QUOTES:
             key = self._string(in_key=True, in_object=True)
             if key is None:
@@ -484,7 +483,7 @@ class _Reader:
             return True
         char = text[after]
         if in_key:
-            return char in ":：=" or (after > at and char in '"[{')
+            return char in ":：=}" or (after > at and (char in '"[{-' or char.isdigit()))
         if char in "]}" or text.startswith("//", after):
             return True
         if char in ",，":
