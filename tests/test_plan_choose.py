@@ -9,7 +9,8 @@ from qvl.catalog.models import models
 from qvl.catalog.prices import price_book
 from qvl.catalog.scores import find_task
 from qvl.errors import PlanError
-from qvl.plan.choose import STAGES, Ask, Evaluation, Limits, choose
+from qvl.plan.candidate import STAGES, Ask, Evaluation, Limits
+from qvl.plan.choose import choose
 from qvl.plan.requirement import Requirement, usual_workload
 from qvl.units import GiB
 

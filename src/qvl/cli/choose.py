@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from qvl.catalog.devices import Hardware
     from qvl.catalog.prices import Price, PriceBook
-    from qvl.plan.choose import Candidate, Choice
+    from qvl.plan.candidate import Candidate
+    from qvl.plan.choose import Choice
     from qvl.plan.requirement import Requirement
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from qvl.plan.choose import Candidate, Choice, RuledOut
+from qvl.plan.candidate import Candidate
+from qvl.plan.choose import Choice, RuledOut
 from qvl.plan.pareto import Point, pareto
 from qvl.plan.requirement import Requirement
 from qvl.units import format_bytes, format_count, format_seconds

@@ -7,7 +7,7 @@ the largest batch; `limits` makes them for the few that are shown.
 from __future__ import annotations
 
 from qvl.catalog.models import config_of
-from qvl.plan.choose import Ask, Evaluation, Limits
+from qvl.plan.candidate import Ask, Evaluation, Limits
 from qvl.plan.engines import memory_terms
 from qvl.plan.fit import max_concurrency, max_context, shortfalls
 from qvl.plan.request import FitRequest, resolve
