@@ -96,12 +96,33 @@ def test_mobile_action(arguments, action):
 def test_every_action_of_the_tools_is_tested_here():
     # the two tables above name each action of the schemas; "click" on a computer is a synonym
     assert set(COMPUTER) - {"click"} == {
-        "left_click", "right_click", "middle_click", "double_click", "triple_click", "mouse_move", "left_click_drag", "scroll",
-        "hscroll", "key", "type", "wait", "answer", "terminate",
-    }  # fmt: skip
+        "left_click",
+        "right_click",
+        "middle_click",
+        "double_click",
+        "triple_click",
+        "mouse_move",
+        "left_click_drag",
+        "scroll",
+        "hscroll",
+        "key",
+        "type",
+        "wait",
+        "answer",
+        "terminate",
+    }
     assert set(MOBILE) == {
-        "click", "long_press", "swipe", "type", "system_button", "open", "key", "answer", "terminate", "wait",
-    }  # fmt: skip
+        "click",
+        "long_press",
+        "swipe",
+        "type",
+        "system_button",
+        "open",
+        "key",
+        "answer",
+        "terminate",
+        "wait",
+    }
 
 
 # ------------------------------------------------------------------------------------------- each generation
@@ -195,13 +216,16 @@ REFUSED = [
     (call("mobile_use", action="swipe", coordinate=[1, 2]), "coordinate2 is missing"),
     ('<tool_call>{"name": "computer_use", "arguments": {"action": "type", "text": "rm', "cut off"),
     ('<tool_call>{"name": "computer_use", "arguments": {"action": "type", "text": "rm"', "cut off"),
-    ('<tool_call>{"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [10, 2', "cut off"),
+    (
+        '<tool_call>{"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [10, 2',
+        "cut off",
+    ),
     ("<tool_call>click there</tool_call>", "can't be read"),
     ('<tool_call>{"arguments": {}}</tool_call>', "without a name"),
     ('<tool_call>{"name": "computer_use"}</tool_call>', "no readable arguments"),
     ("<tool_call><function=computer_use><parameter=action>wait", "cut off"),
     ("✿FUNCTION✿: computer_use ✿ARGS✿: none", "no readable arguments"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED, ids=[r[0][:70] for r in REFUSED])
@@ -306,9 +330,23 @@ def test_a_dry_run_changes_only_its_drawing():
 
 
 ACTIONS = [
-    Click(1, 2), Click(1, 2, "right", 2), LongPress(1, 2, 3), Move(1, 2), Drag(1, 2), Swipe(1, 2, 3, 4), Scroll(up=5), Scroll(right=-5),
-    Scroll(), Keys(("a",)), TypeText("t"), SystemButton("Home"), OpenApp("Maps"), Wait(1), Reply("r"), Terminate("failure"),
-]  # fmt: skip
+    Click(1, 2),
+    Click(1, 2, "right", 2),
+    LongPress(1, 2, 3),
+    Move(1, 2),
+    Drag(1, 2),
+    Swipe(1, 2, 3, 4),
+    Scroll(up=5),
+    Scroll(right=-5),
+    Scroll(),
+    Keys(("a",)),
+    TypeText("t"),
+    SystemButton("Home"),
+    OpenApp("Maps"),
+    Wait(1),
+    Reply("r"),
+    Terminate("failure"),
+]
 
 
 def test_each_action_is_described_in_its_own_words():
@@ -320,12 +358,30 @@ def test_each_action_is_described_in_its_own_words():
 
 PIECES = st.lists(
     st.sampled_from(
-        ["<tool_call>", "</tool_call>", '{"name": "computer_use", "arguments": ', '{"action": "left_click", ', '"coordinate": [5, 6]', "}", "}}",
-         "[", "]", "✿FUNCTION✿: a", "✿ARGS✿:", "<function=computer_use>", "<parameter=action>wait</parameter>", "</function>", "</think>",
-         '"time": 1', ",", "\n", "Thought: x"]
+        [
+            "<tool_call>",
+            "</tool_call>",
+            '{"name": "computer_use", "arguments": ',
+            '{"action": "left_click", ',
+            '"coordinate": [5, 6]',
+            "}",
+            "}}",
+            "[",
+            "]",
+            "✿FUNCTION✿: a",
+            "✿ARGS✿:",
+            "<function=computer_use>",
+            "<parameter=action>wait</parameter>",
+            "</function>",
+            "</think>",
+            '"time": 1',
+            ",",
+            "\n",
+            "Thought: x",
+        ]
     ),
     max_size=25,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @given(PIECES | st.text(max_size=100), st.sampled_from(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"]))

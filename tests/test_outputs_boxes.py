@@ -157,7 +157,8 @@ def test_numbers_beyond_floats_are_left_out():
 
 
 def test_nested_objects_are_found():
-    text = '{"image": "a", "objects": [{"name": "cup", "bbox": [1, 2, 30, 40]}, {"class": "mug", "bbox": [5, 6, 70, 80]}]}'
+    cup, mug = '{"name": "cup", "bbox": [1, 2, 30, 40]}', '{"class": "mug", "bbox": [5, 6, 70, 80]}'
+    text = f'{{"image": "a", "objects": [{cup}, {mug}]}}'
     assert [b.label for b in parse(text)] == ["cup", "mug"]
 
 
@@ -401,12 +402,43 @@ def test_the_result_turns_into_json():
 
 PIECES = st.lists(
     st.sampled_from(
-        ["<ref>", "</ref>", "<box>", "</box>", "<quad>", "(1,2)", "(300,400)", ",", "<|box_start|>", "<|box_end|>", "[", "{",
-         '"bbox_2d"', ":", "[1,2,30,40]", '"label"', '"a"', "}", "]", "<points x=", '"5"', " y=", ">", "</think>", "\n", "1,2,3,4",
-         "-9", "1e9", "cat", "```json", "null", "<|object_ref_start|>"]
+        [
+            "<ref>",
+            "</ref>",
+            "<box>",
+            "</box>",
+            "<quad>",
+            "(1,2)",
+            "(300,400)",
+            ",",
+            "<|box_start|>",
+            "<|box_end|>",
+            "[",
+            "{",
+            '"bbox_2d"',
+            ":",
+            "[1,2,30,40]",
+            '"label"',
+            '"a"',
+            "}",
+            "]",
+            "<points x=",
+            '"5"',
+            " y=",
+            ">",
+            "</think>",
+            "\n",
+            "1,2,3,4",
+            "-9",
+            "1e9",
+            "cat",
+            "```json",
+            "null",
+            "<|object_ref_start|>",
+        ]
     ),
     max_size=30,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @given(PIECES, st.sampled_from(FAMILIES))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -231,7 +233,7 @@ def test_tiles_cover_the_picture_and_stay_inside(height, width, tile_h, tile_w, 
         spans = sorted({(t[axis], t[axis + 2]) for t in cut})
         assert spans[0][0] == 0
         assert spans[-1][1] == length
-        for (_, end), (start, _) in zip(spans, spans[1:]):
+        for (_, end), (start, _) in pairwise(spans):
             assert start + overlap <= end + 1e-9, "neighbours share at least the overlap"
 
 

@@ -25,9 +25,10 @@ scalars = (
     st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(-1e6, 1e6) | st.text(max_size=12)
 )
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
     max_leaves=12,
-)  # fmt: skip
+)
 containers = st.lists(values, max_size=4) | st.dictionaries(st.text(max_size=6), values, max_size=4)
 
 
@@ -86,7 +87,7 @@ MENDED = [
     ("{'a': 'it's'}", {"a": "it's"}, "unescaped quote"),
     ('{""a"": ""b""}', {"a": "b"}, "doubled quotes"),
     ('{"a": "", "b": ""}', {"a": "", "b": ""}, None),
-    ('{“a”：“b”，“c”：1}', {"a": "b", "c": 1}, "read as a colon"),
+    ("{“a”：“b”，“c”：1}", {"a": "b", "c": 1}, "read as a colon"),
     ('{"a": "5" screen", "b": 1}', {"a": '5" screen', "b": 1}, "unescaped quote"),
     ('{"a": "he said "hi", then left", "b": 2}', {"a": 'he said "hi", then left', "b": 2}, "unescaped quote"),
     ("{a: 1, b: None, c: True}", {"a": 1, "b": None, "c": True}, "key without quotes"),
@@ -105,7 +106,7 @@ MENDED = [
     ('[{"a": 1, "a": 2}]', [{"a": 1}, {"a": 2}], "new object begun"),
     ('{"a": 1, "a": 2}', {"a": 2}, "repeated"),
     ("[1, }2]", [1, 2], "stray }"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "value", "said"), MENDED, ids=[m[0] for m in MENDED])
@@ -162,11 +163,14 @@ def _scalars(value):
 
 BOXES = st.lists(
     st.fixed_dictionaries(
-        {"bbox_2d": st.lists(st.integers(0, 999), min_size=4, max_size=4), "label": st.text("abc \"',:[]{}é", max_size=8)}
+        {
+            "bbox_2d": st.lists(st.integers(0, 999), min_size=4, max_size=4),
+            "label": st.text("abc \"',:[]{}é", max_size=8),
+        }
     ),
     min_size=1,
     max_size=5,
-)  # fmt: skip
+)
 
 
 @given(BOXES, st.data())
@@ -215,9 +219,34 @@ def test_broken_encodings_are_read(data):
 # -------------------------------------------------------------------------------------------------- limits
 
 GARBAGE = [
-    "[", "{", '{"', '"', "[1,", '{"a":', '[{"a": "b" ', '","', "{a:1,", "['", "/*", "[[[]", '{"a":"\\u12', "[ ", '[""" ',
-    "{'a':", "[1}", "]", "[[1],", '{"a" "b"', '["', "{“", '[{"a":1,"a":2},', "//\n[", "[-", "[1e", "{\\",
-]  # fmt: skip
+    "[",
+    "{",
+    '{"',
+    '"',
+    "[1,",
+    '{"a":',
+    '[{"a": "b" ',
+    '","',
+    "{a:1,",
+    "['",
+    "/*",
+    "[[[]",
+    '{"a":"\\u12',
+    "[ ",
+    '[""" ',
+    "{'a':",
+    "[1}",
+    "]",
+    "[[1],",
+    '{"a" "b"',
+    '["',
+    "{“",
+    '[{"a":1,"a":2},',
+    "//\n[",
+    "[-",
+    "[1e",
+    "{\\",
+]
 
 
 class _CountingPattern:

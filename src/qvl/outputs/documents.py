@@ -91,7 +91,7 @@ class Page:
 
 
 _FENCE = re.compile(r"\A\s*```[ \t]*[A-Za-z]{0,12}[ \t]*\n?")
-_IS_HTML = re.compile(r"data-bbox|<(?:html|body|h[1-6]|p|div|table|ul|ol|img)[\s>]", re.IGNORECASE)
+_IS_HTML = re.compile(r"data-bbox|<(?:html|body|h[1-6]|p|div|table|ul|ol|pre|img)[\s>]", re.IGNORECASE)
 _IS_MARKDOWN = re.compile(
     r"<!--\s{0,5}(?:Table|Image|Figure|Chart)|^ {0,3}#{1,6} |^\s{0,3}\|.{0,400}\||\\begin\{tabular|\$\$"
     r"|^\s{0,3}[-*] \S",

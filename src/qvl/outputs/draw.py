@@ -78,6 +78,13 @@ def font_for(text: str, size: int, files: Sequence[str] = FONT_FILES) -> Font | 
     return None
 
 
+def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Dark or light, whichever is easier to read on this ground (relative luminance as WCAG 2 defines it)."""
+    parts = [c / 255 for c in colour]
+    r, g, b = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return _DARK if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.19 else _LIGHT
+
+
 class _Canvas:
     """One picture being drawn on: lines first, then labels, so that no label hides under a line."""
 
@@ -167,13 +174,9 @@ class _Canvas:
                 continue
             break
         self.taken.append(ground)
-        luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-        self.draw.rectangle(
-            [ground.x1, ground.y1, ground.x2, ground.y2], fill=colour, outline=_DARK if luma > 140 else _LIGHT
-        )
-        self.draw.text(
-            (at_x + pad - left, at_y + pad - top), text, font=font, fill=_DARK if luma > 140 else _LIGHT
-        )
+        ink = ink_on(colour)
+        self.draw.rectangle([ground.x1, ground.y1, ground.x2, ground.y2], fill=colour, outline=ink)
+        self.draw.text((at_x + pad - left, at_y + pad - top), text, font=font, fill=ink)
 
 
 def _overlap(a: Rect, b: Rect) -> bool:

@@ -54,7 +54,7 @@ _FENCES: dict[str, frozenset[str]] = {
 }
 _CELL_FENCE = frozenset(["td", "th", "caption", "table", "li", "div"])
 
-_TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,15})(?=[\s/>])|<!--")
+_TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,15})(?=[\s/>])|<!--|<!doctype[^<>]{0,200}>", re.IGNORECASE)
 _ATTRIBUTE = re.compile(
     r"\s+([A-Za-z][\w:.-]{0,40})\s*=\s*(?:\"([^\"<>]{0,2000})\"|'([^'<>]{0,2000})'|([^\s\"'<>]{1,2000}))"
     r"|\s+(nowrap|checked|disabled|selected|hidden|border)(?=[\s/>])"
@@ -106,7 +106,7 @@ class Node:
 
 
 def parse_html(text: str) -> tuple[Node, tuple[str, ...]]:
-    """The tree below a root node without a name, and what was mended. Comments come as nodes of tag `!--`."""
+    """The tree below a node named `#root`, and what was mended. Comments come as nodes of tag `!--`."""
     log = RepairLog()
     builder = _Builder(log)
     cut = _CUT_TAG.search(text, max(0, len(text) - 4100))
@@ -123,6 +123,10 @@ def parse_html(text: str) -> tuple[Node, tuple[str, ...]]:
                 end = len(text)
             builder.comment(text[match.end() : end], match.start())
             pos = end + 3
+            continue
+        if not match[2]:  # <!DOCTYPE html>
+            builder.text(text[pos : match.start()], pos)
+            pos = match.end()
             continue
         name = match[2].lower()
         attributes, end = _attributes(text, match.end())
@@ -181,7 +185,7 @@ class _Builder:
     """Keeps the open tags as a stack, and closes what HTML closes by itself without a word."""
 
     def __init__(self, log: RepairLog) -> None:
-        self.root = Node("")
+        self.root = Node("#root")
         self.stack = [self.root]
         self.log = log
         self.dropped: dict[str, int] = {}  # tags left out for depth, by name
