@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from qvl.catalog.figures import Figure, figure, read_json
 from qvl.errors import CatalogError, PlanError, nearest
@@ -89,8 +89,17 @@ def devices() -> tuple[Device, ...]:
     return tuple(_device(raw) for raw in read_json("devices.json"))
 
 
+_DEVICE_KEYS = set(
+    "name title aliases kind memory_gib gb_per_s tops watts link_gb_per_s compute_capability system_share".split()
+)
+
+
 def _device(raw: Mapping[str, Any]) -> Device:
     where = f"device {raw['name']}"
+    if unknown := set(raw) - _DEVICE_KEYS:
+        raise CatalogError(f"{where}: unknown keys {sorted(unknown)}")
+    if unknown := set(raw["tops"]) - set(get_args(Rate)):
+        raise CatalogError(f"{where}: unknown rates {sorted(unknown)}; known: {', '.join(get_args(Rate))}")
 
     def optional(key: str) -> Figure | None:
         return figure(raw[key], f"{where} {key}") if key in raw else None
