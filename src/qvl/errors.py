@@ -41,7 +41,11 @@ class OutputError(QvlError):
 
 
 class BackendError(QvlError):
-    """An endpoint that can't be reached or answered with an error."""
+    """An endpoint that can't be reached or answered with an error. `status` is its HTTP status, if it had one."""
+
+    def __init__(self, message: str, *, status: int | None = None):
+        super().__init__(message)
+        self.status = status
 
 
 def nearest(name: str, known: "list[str] | tuple[str, ...]", count: int = 3) -> str:

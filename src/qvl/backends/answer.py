@@ -33,7 +33,9 @@ class Answer:
     decode_tokens_per_s: float | None = None
     media: tuple[MediaSize, ...] = ()
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[Any, ...] = ()  # engine.sampling.Logprob, one a token, when asked for
+    # one a token, when asked for: engine.sampling.Logprob, or from a server its own objects
+    logprobs: tuple[Any, ...] = ()
+    notes: tuple[str, ...] = ()  # doubts about a server: that it shrank a picture, or counted no tokens
 
     def __str__(self) -> str:
         return self.text

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from qvl.backends.answer import Answer, MediaSize, conversation
-from qvl.catalog.config import read_config
+from qvl.catalog.config import Family, read_config
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
 from qvl.engine.generation_config import GenerationDefaults, read_generation_config
 from qvl.engine.memory import DEFAULT_FEATURE_BYTES, EngineMemory, plan_memory
 from qvl.engine.sampling import Logprob, SamplingParams
 from qvl.errors import BackendError, CheckpointError, ConfigError, PromptError
+from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import ModelInputs, Processor
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import find_checkpoint, load_model
@@ -188,6 +189,15 @@ class NativeModel:
         )
 
     @property
+    def family(self) -> Family:
+        return self.model.config.family
+
+    @property
+    def limits(self) -> PixelLimits:
+        """The area that a picture may take unless a question says otherwise."""
+        return self.processor.image_limits
+
+    @property
     def peak_memory_bytes(self) -> int:
         """The most memory held at once so far: of the GPU, or of this process with the mapped weights it read."""
         if self.model.device.type == "cuda":
@@ -310,6 +320,11 @@ class AnswerStream(Iterator[str]):
         self._logprobs: list[Logprob] = []
         self._closed = False
         self._error: str | None = None
+
+    @property
+    def media(self) -> tuple[MediaSize, ...]:
+        """Each picture and video as the model sees it; known before the first piece."""
+        return _media_sizes(self._asked.inputs)
 
     def __next__(self) -> str:
         while not self._pieces:

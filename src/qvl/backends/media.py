@@ -1,0 +1,197 @@
+"""A picture or clip → what is sent to a server, and the size at which the model there will see it.
+
+Pictures are checked here, before anything goes over the network. When pixel limits are asked for, the picture is
+scaled on this side: servers spell that setting in many ways and some ignore it, but none enlarges a picture that
+already has the size it would choose.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from qvl.backends.answer import MediaSize
+from qvl.catalog.config import Family
+from qvl.errors import MediaError, PromptError
+from qvl.inputs.chat import MediaItem
+from qvl.inputs.geometry import (
+    QWEN3_VIDEO,
+    PixelLimits,
+    Size,
+    VideoLimits,
+    default_video_limits,
+    grid_of,
+    visual_token_count,
+)
+from qvl.inputs.image import DEFAULT_LIMITS, FORMATS, load_image, read_source
+from qvl.inputs.patches import resize
+from qvl.inputs.processor import MediaSettings
+from qvl.inputs.video import Video, load_video
+from qvl.outputs.mapping import DEFAULT_LIMITS as FAMILY_LIMITS
+from qvl.outputs.mapping import seen_size
+
+GEN1_TOKENS = 256  # of any picture: the first generation's adapter has so many queries
+SERVER_FPS = 2.0  # the family's own rate; servers sample a clip again with it
+
+
+@dataclass(frozen=True)
+class SentMedia:
+    """`part` is the item of the request; `size` is None when the family isn't known."""
+
+    part: dict[str, Any]
+    size: MediaSize | None
+    seconds: float | None = None  # of a clip
+
+
+def image_limits(family: Family | None) -> PixelLimits | None:
+    """The published limits of a family."""
+    return None if family is None else FAMILY_LIMITS[family]
+
+
+def video_limits(family: Family | None) -> VideoLimits:
+    return QWEN3_VIDEO if family is not None and family.startswith("qwen3") else default_video_limits()
+
+
+def image_size(original: Size, family: Family, limits: PixelLimits | None) -> MediaSize:
+    """How a model of this family sees a picture. Raises: MediaError for an impossible shape."""
+    seen = seen_size(original, family, limits)
+    if limits is None:
+        return MediaSize("image", original, seen, GEN1_TOKENS)
+    return MediaSize("image", original, seen, visual_token_count(grid_of(seen, 1, limits), limits.merge_size))
+
+
+def prepare(
+    item: MediaItem, family: Family | None, limits: PixelLimits | None, call: MediaSettings
+) -> SentMedia:
+    """One picture or clip of a request, as a data URL.
+
+    limits: of the server for pictures. call: settings for the whole request; the item's own go first.
+    Raises: MediaError for what can't be read, PromptError for settings that can't be kept.
+    """
+    settings = MediaSettings(**item.settings).over(call)
+    if item.kind == "image":
+        return _prepare_image(item.source, family, limits, settings)
+    return _prepare_video(item.source, family, settings)
+
+
+def _prepare_image(
+    source: Any, family: Family | None, limits: PixelLimits | None, settings: MediaSettings
+) -> SentMedia:
+    image = load_image(source)
+    original = Size(image.height, image.width)
+    asked = settings.min_pixels is not None or settings.max_pixels is not None
+    if family is None or (asked and limits is None):
+        if asked:
+            why = (
+                "the first generation squashes every picture" if family else "the model's family isn't known"
+            )
+            raise PromptError(f"pixel limits can't be kept: {why}")
+        return SentMedia(_part("image", _image_url(source, image)), None)
+    size = image_size(original, family, settings.image_limits(limits) if limits else None)
+    if asked and size.seen != original:
+        return SentMedia(_part("image", _png_url(resize(image, size.seen))), size)
+    return SentMedia(_part("image", _image_url(source, image)), size)
+
+
+def _part(kind: str, url: str) -> dict[str, Any]:
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
+
+
+def _data_url(mime: str, data: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _png_url(image: Image.Image) -> str:
+    out = BytesIO()
+    image.save(out, "PNG", compress_level=4)
+    return _data_url("image/png", out.getvalue())
+
+
+def _image_url(source: Any, image: Image.Image) -> str:
+    """The file's own bytes when any server reads them as we do, otherwise the decoded picture as PNG.
+
+    Turned, transparent, 16-bit and animated pictures are read differently from server to server.
+    """
+    if isinstance(source, (str, Path, bytes, bytearray, memoryview)):
+        where, _ = read_source(source, "picture", DEFAULT_LIMITS.max_bytes)
+        data = where if isinstance(where, bytes) else where.read_bytes()
+        with Image.open(BytesIO(data), formats=FORMATS) as file:
+            plain = (
+                file.format in ("PNG", "JPEG", "WEBP")
+                and file.mode in ("RGB", "L")
+                and not file.has_transparency_data
+                and getattr(file, "n_frames", 1) == 1
+                and file.getexif().get(0x0112, 1) == 1
+            )
+            if plain:
+                return _data_url(f"image/{str(file.format).lower()}", data)
+    return _png_url(image)
+
+
+_VIDEO_MIME = {
+    ".mp4": "video/mp4",
+    ".m4v": "video/mp4",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
+    ".webm": "video/webm",
+    ".avi": "video/x-msvideo",
+}
+
+
+def _prepare_video(source: Any, family: Family | None, settings: MediaSettings) -> SentMedia:
+    if settings.fps is not None and settings.fps > SERVER_FPS:
+        raise PromptError(
+            f"fps {settings.fps:g}: a server samples clips itself, at {SERVER_FPS:g} frames a second; "
+            "ask for fewer, or set the server's own rate"
+        )
+    limits = settings.video_limits(video_limits(family))
+    clip = load_video(source, limits, sample_fps=settings.sample_fps)
+    size = None
+    if family is not None:
+        pixel_limits = limits.pixels(limits.min_pixels, limits.max_pixels)
+        tokens = visual_token_count(grid_of(clip.seen, len(clip.frames), pixel_limits), limits.merge_size)
+        size = MediaSize("video", clip.original, clip.seen, tokens)
+    asked = any(value is not None for value in vars(settings).values())
+    url = None if asked else _file_url(source)
+    return SentMedia(_part("video", url or _data_url("video/mp4", to_mp4(clip))), size, clip.seconds)
+
+
+def _file_url(source: Any) -> str | None:
+    """A video file's own bytes; None for frames, animations and containers that servers may not know."""
+    if not isinstance(source, (str, Path, bytes, bytearray, memoryview)):
+        return None
+    where, name = read_source(source, "video", DEFAULT_LIMITS.max_bytes)
+    data = where if isinstance(where, bytes) else where.read_bytes()
+    if len(data) > DEFAULT_LIMITS.max_bytes:
+        raise MediaError(
+            f"{name}: takes {len(data):,} bytes, at most {DEFAULT_LIMITS.max_bytes:,} are sent: "
+            "cut it, or give fps to send only the frames"
+        )
+    if isinstance(where, Path) and where.suffix.lower() in _VIDEO_MIME:
+        return _data_url(_VIDEO_MIME[where.suffix.lower()], data)
+    return _data_url("video/mp4", data) if data[4:8] == b"ftyp" else None
+
+
+def to_mp4(clip: Video) -> bytes:
+    """The sampled frames as H.264 at their sampled rate, nearly without loss."""
+    import av
+
+    out = BytesIO()
+    height, width = clip.seen
+    with av.open(out, "w", format="mp4") as container:
+        rate = Fraction(clip.fps).limit_denominator(10_000) or Fraction(1, 10_000)
+        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "8", "preset": "veryfast"})
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
+        for frame in clip.frames:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return out.getvalue()

@@ -1,0 +1,232 @@
+"""What OpenAI-compatible servers write: replies, streams, errors and waits, read with suspicion. Opens nothing."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qvl.errors import BackendError
+
+
+@dataclass
+class Reply:
+    """One answer, whole or still growing. Counts are 0 where the server gives none."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: dict[int, dict[str, str]] = field(default_factory=dict)  # by index: name and arguments, in pieces
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    image_tokens: int | None = None  # Model Studio says how many of the prompt's are a picture's
+    logprobs: list[Any] = field(default_factory=list)
+
+
+def assembled_text(reply: Reply) -> str:
+    """The text as the model wrote it: tool calls that a server took out of it are put back in their tags.
+
+    Thinking that the server parted off is left out, unless nothing came after it: then it stands alone, open, as
+    it does where no server parts it.
+    """
+    text = "".join(reply.text)
+    for call in reply.calls.values():
+        try:
+            arguments = json.dumps(json.loads(call["arguments"] or "{}"), ensure_ascii=False)
+        except ValueError:
+            arguments = call["arguments"]
+        name = json.dumps(call["name"], ensure_ascii=False)
+        text += f'\n<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
+    if not text.strip() and reply.reasoning:
+        return "<think>" + "".join(reply.reasoning)
+    return text.strip("\n") if reply.calls else text
+
+
+def read_json(data: bytes, url: str) -> dict[str, Any]:
+    """Raises: BackendError that shows how the reply begins."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise BackendError(f"{url}: answered with something that isn't JSON: {_shown(data)}") from e
+    if not isinstance(value, dict):
+        raise BackendError(f"{url}: answered with a {type(value).__name__}, not an object: {_shown(data)}")
+    if value.get("error"):
+        raise BackendError(f"{url}: {_message(value) or _shown(data)}")
+    return value
+
+
+def read_reply(value: Mapping[str, Any], url: str) -> Reply:
+    """An answer that came whole. Raises: BackendError when it holds none."""
+    reply = Reply()
+    _read_usage(value, reply)
+    choice = _choice(value)
+    message = choice.get("message") if choice else None
+    if choice is None or not isinstance(message, Mapping):
+        raise BackendError(f"{url}: answered without a message: {_shown(json.dumps(value).encode())}")
+    _read_message(message, reply)
+    _read_choice(choice, reply)
+    reply.finish_reason = reply.finish_reason or "stop"  # some servers say nothing of an answer that is whole
+    return reply
+
+
+def read_chunk(data: str, reply: Reply, url: str) -> str:
+    """Takes one event of a stream into the reply; returns its new text. Raises: BackendError for an error event."""
+    value = read_json(data.encode("utf-8", "replace"), url)
+    _read_usage(value, reply)
+    choice = _choice(value)
+    if choice is None:
+        return ""  # the last event carries the counts and no choice
+    delta = choice.get("delta") or choice.get("message")  # the latter from servers that can't stream
+    piece = _read_message(delta, reply) if isinstance(delta, Mapping) else ""
+    _read_choice(choice, reply)
+    return piece
+
+
+def _choice(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    choices = value.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, Mapping) else None
+
+
+def _read_message(message: Mapping[str, Any], reply: Reply) -> str:
+    content = message.get("content")
+    if isinstance(content, list):  # a list of text items, as Model Studio writes for some models
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    piece = content if isinstance(content, str) else ""
+    if piece:
+        reply.text.append(piece)
+    for key in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(key), str):
+            reply.reasoning.append(message[key])
+            break
+    calls = message.get("tool_calls")
+    for position, call in enumerate(calls if isinstance(calls, list) else ()):
+        if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
+            continue
+        index = call.get("index")
+        entry = reply.calls.setdefault(
+            index if isinstance(index, int) else position, {"name": "", "arguments": ""}
+        )
+        for key in entry:
+            part = call["function"].get(key)
+            if part is not None:
+                entry[key] += part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
+    return piece
+
+
+def _read_choice(choice: Mapping[str, Any], reply: Reply) -> None:
+    if isinstance(choice.get("finish_reason"), str):
+        reply.finish_reason = choice["finish_reason"]
+    logprobs = choice.get("logprobs")
+    if isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list):
+        reply.logprobs += logprobs["content"]
+
+
+def _read_usage(value: Mapping[str, Any], reply: Reply) -> None:
+    usage = value.get("usage")
+    if not isinstance(usage, Mapping):
+        return
+    details = usage.get("prompt_tokens_details")
+    details = details if isinstance(details, Mapping) else {}
+    reply.prompt_tokens = _count(usage.get("prompt_tokens")) or reply.prompt_tokens
+    reply.completion_tokens = _count(usage.get("completion_tokens")) or reply.completion_tokens
+    reply.cached_tokens = _count(details.get("cached_tokens")) or reply.cached_tokens
+    if details.get("image_tokens") is not None:
+        reply.image_tokens = _count(details["image_tokens"])
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+# ---------------------------------------------------------------------------------------------------- streams
+
+
+def data_lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """The data of each server-sent event.
+
+    Lines end at \\n, \\r or \\r\\n only: a JSON text may hold U+2028 and its like, where Python's splitlines tears it.
+    """
+    data: list[str] = []
+    for line in _lines(chunks):
+        if not line:
+            if data:
+                yield "\n".join(data)
+            data = []
+        elif line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" ").decode("utf-8", "replace"))
+        elif line.startswith(b"{"):  # an error in the middle of a stream, without its frame
+            yield line.decode("utf-8", "replace")
+    if data:
+        yield "\n".join(data)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        # a lone \r at the end may be the first half of \r\n
+        text = rest + chunk
+        held = b"\r" if text.endswith(b"\r") else b""
+        text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *whole, rest = text.split(b"\n")
+        rest += held
+        yield from whole
+    if rest.strip(b"\r"):
+        yield rest.strip(b"\r")
+
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+def error_text(data: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
+    """(the server's message, its code) of a reply that isn't 200."""
+    if headers.get("location"):
+        return f"go to {headers['location'][:200]}", ""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return _shown(data), ""
+    if not isinstance(value, dict):
+        return _shown(data), ""
+    inner = value.get("error")
+    if not isinstance(inner, Mapping):
+        inner = value
+    return _message(value) or _shown(data), str(inner.get("code") or inner.get("type") or "")
+
+
+def _message(value: Mapping[str, Any]) -> str:
+    """Servers write {"error": {"message"}}, {"error": text}, {"message"}, or FastAPI's {"detail"}."""
+    inner = value.get("error")
+    found = inner.get("message") if isinstance(inner, Mapping) else inner
+    found = found or value.get("message") or value.get("detail")
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False) if found else ""
+    return _clean(text)[:600]
+
+
+def _shown(data: bytes) -> str:
+    text = _clean(data[:2000].decode("utf-8", "replace"))
+    return repr(text if len(text) <= 200 else text[:197] + "…") if text else "an empty reply"
+
+
+def _clean(text: str) -> str:
+    """One line without control characters: a server's words go to a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def retry_after_s(headers: Mapping[str, str], now: float) -> float:
+    """Seconds that a server asks to wait: a number or a date; 0 when it doesn't say."""
+    said = headers.get("retry-after", "").strip()
+    if not said:
+        return 0.0
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(said).timestamp() - now
+        except (TypeError, ValueError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
