@@ -1,4 +1,4 @@
-"""`qvl cost MODEL`: the API's bill for picture traffic, against rented and owned GPUs that serve the same."""
+"""`qvl cost`: the API's bill for picture traffic, against rented and owned GPUs that serve the same."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from qvl.catalog.prices import Price, PriceBook
     from qvl.plan.cost import ApiBill, Comparison, Server, Traffic
 
+OWN = "qwen2.5-vl-7b"  # the guide's balanced pick
+
 
 def run(
-    model: Annotated[str, typer.Argument(help="hosted model, such as qwen-vl-max or qwen-vl-max@2025-07")],
+    model: Annotated[str, typer.Option(help="hosted model, such as qwen-vl-max or qwen-vl-max@2025-07")],
     requests: Annotated[str, typer.Option(help="requests a month: 50000, 200k, 2M")] = "",
     pages: Annotated[str, typer.Option(help="pictures a month instead of requests")] = "",
     image: Annotated[list[str] | None, typer.Option(help="WxH or WxHxCOUNT in a request, repeatable")] = None,
@@ -26,7 +28,7 @@ def run(
     gpu: Annotated[
         str, typer.Option(help="one server, NAME or COUNTxNAME; without it only the API is told")
     ] = "",
-    self_model: Annotated[str, typer.Option(help="model to run there, a name of `qvl models`")] = "",
+    self_model: Annotated[str, typer.Option(help=f"model to run there; {OWN} if left out")] = "",
     precision: Annotated[str, typer.Option(help="of --self-model")] = "",
     rate: Annotated[
         float | None, typer.Option(help="requests a second you measured; else the planner's upper bound")
@@ -103,7 +105,9 @@ def run(
     used += more
     warnings = require_fresh(used, now, max_age, allow_stale)
     result = compare(traffic, price, server, money, currency)
-    facts = comparison_dict(result, capacity, [*warnings], [*result.notes, *notes], used)
+    facts = comparison_dict(
+        result, capacity, [*warnings], [*result.notes, *filter(None, [capacity.get("note")]), *notes], used
+    )
     _print(facts, as_json, lambda: comparison_text(facts, result))
     sys.stdout.flush()
 
@@ -164,7 +168,7 @@ def capacity_of(
 ) -> dict[str, Any]:
     """What one server answers: the user's measurement, or the planner's bound."""
     from qvl.catalog.devices import parse_hardware
-    from qvl.errors import CatalogError, PlanError
+    from qvl.errors import CatalogError
 
     hardware = parse_hardware(gpu)
     if rate is not None:
@@ -174,17 +178,18 @@ def capacity_of(
     from qvl.plan.request import request_for
     from qvl.plan.workload import Workload
 
+    note = ""
     if not self_model:
         try:
             open_weights = not find_model(model).hosted
         except CatalogError:
             open_weights = False
         if not open_weights:
-            raise PlanError(
-                f"{model} has no public weights: name the model to run on {hardware.name} with --self-model, such as "
-                "qwen3-vl-8b"
+            note = (
+                f"own hardware is planned for {OWN}, which is not {model}: compare their answers, or name another "
+                "with --self-model"
             )
-        self_model = model
+        self_model = model if open_weights else OWN
     found = best_capacity(
         request_for(
             self_model,
@@ -207,6 +212,7 @@ def capacity_of(
         "replicas": found.replicas,
         "concurrency_per_replica": found.concurrency,
         "limit": found.limit,
+        "note": note,
     }
 
 

@@ -29,6 +29,18 @@ class Capacity:
     limit: str
 
 
+def capacity_of_copies(one: FitRequest, copies: int) -> Capacity | None:
+    """What so many copies of this deployment answer, each with as many at once as fit; None if not even one does."""
+    one = with_workload(one, concurrency=1)
+    if one.hardware is None or not fits(one):
+        return None
+    at_once = min(MOST_AT_ONCE, max_concurrency(one))
+    pace = speed(resolve(with_workload(one, concurrency=at_once)))
+    if pace is None:
+        return None
+    return Capacity(pace.requests_per_s * copies, at_once, one.hardware.count, copies, pace.limit)
+
+
 def best_capacity(request: FitRequest) -> Capacity:
     """Raises: CapacityError when no legal way of filling the machine holds even one request."""
     hardware = request.hardware
@@ -49,14 +61,9 @@ def best_capacity(request: FitRequest) -> Capacity:
             vision=cut.vision if gpus > 1 else "auto",
             max_num_seqs=MOST_AT_ONCE,
         )
-        one = with_workload(one, concurrency=1)
-        if not fits(one):
-            continue
-        at_once = min(MOST_AT_ONCE, max_concurrency(one))
-        pace = speed(resolve(with_workload(one, concurrency=at_once)))
-        copies = hardware.count // gpus
-        if pace and (best is None or pace.requests_per_s * copies > best.requests_per_s):
-            best = Capacity(pace.requests_per_s * copies, at_once, gpus, copies, pace.limit)
+        found = capacity_of_copies(one, hardware.count // gpus)
+        if found and (best is None or found.requests_per_s > best.requests_per_s):
+            best = found
     if best is None:
         result = fit(with_workload(request, concurrency=1))
         helps = ", or ".join(c.option for c in result.changes[:3])

@@ -17,7 +17,7 @@ from qvl.errors import PlanError
 from qvl.plan.launch import Flag, Launch
 from qvl.units import GiB
 
-CACHE = "/root/.cache/huggingface"  # where the engines' images keep weights
+MODELS = "/models"  # where weights lie in a container; HF_HOME leads downloads there
 
 
 def to_shell(launch: Launch) -> str:
@@ -25,7 +25,7 @@ def to_shell(launch: Launch) -> str:
     named = [(v.name, v.reason) for v in launch.environment]
     named += [(" ".join(f.words), f.reason) for f in launch.flags]
     width = min(48, max(len(name) for name, _ in named))
-    lines = [f"# {name:<{width}}  {reason}" for name, reason in named]
+    lines = [" ".join(f"# {name:<{width}}  {reason}".splitlines()) for name, reason in named]
     words = [f"{v.name}={shlex.quote(v.value)}" for v in launch.environment]
     words += [shlex.join(launch.program)]
     words += [shlex.join(group) for group in _groups(launch)]
@@ -38,11 +38,11 @@ def to_compose(launch: Launch) -> str:
     lines = [*_head(launch), "services:", f"  {_label(launch)}:", f"    image: {_s(image)}"]
     lines += ["    restart: unless-stopped", f"    entrypoint: [{', '.join(map(_s, launch.program))}]"]
     lines += ["    command:", *_arguments(launch, _in_container(launch), "      ")]
-    if launch.environment:
-        lines.append("    environment:")
-        lines += [f"      {v.name}: {_s(v.value)}  # {v.reason}" for v in launch.environment]
+    lines += ["    environment:", f"      HF_HOME: {_s(MODELS)}  # downloads are kept in the volume"]
+    lines += [f"      {v.name}: {_s(v.value)}  # {v.reason}" for v in launch.environment]
+    lines.append(f"    working_dir: {_s(MODELS)}")
     lines += ["    ports:", f"      - {_s(f'{launch.host}:{launch.port}:{launch.port}')}"]
-    lines += ["    volumes:", f"      - {_s(f'models:{CACHE}')}"]
+    lines += ["    volumes:", f"      - {_s(f'models:{MODELS}')}"]
     if launch.media_path:
         lines.append(f"      - {_s(f'{launch.media_path}:{launch.media_path}:ro')}")
     lines += [
@@ -111,10 +111,15 @@ def to_kubernetes(launch: Launch) -> str:
         "          args:",
         *_arguments(launch, flags, "            "),
     ]
-    if launch.environment:
-        lines.append("          env:")
-        for v in launch.environment:
-            lines.append(f"            - {{name: {_s(v.name)}, value: {_s(v.value)}}}  # {v.reason}")
+    lines += [
+        "          env:",
+        f"            - {{name: HF_HOME, value: {_s(MODELS)}}}  # downloads are kept in the volume",
+    ]
+    lines += [
+        f"            - {{name: {_s(v.name)}, value: {_s(v.value)}}}  # {v.reason}"
+        for v in launch.environment
+    ]
+    lines.append(f"          workingDir: {_s(MODELS)}")
     lines += [
         "          ports:",
         f"            - containerPort: {launch.port}",
@@ -130,7 +135,7 @@ def to_kubernetes(launch: Launch) -> str:
         *(f"              {p}" for p in probe),
         "          securityContext: {allowPrivilegeEscalation: false}",
         "          volumeMounts:",
-        f"            - {{name: models, mountPath: {_s(CACHE)}}}",
+        f"            - {{name: models, mountPath: {_s(MODELS)}}}",
         "            - {name: shm, mountPath: /dev/shm}",
     ]
     if launch.media_path:
@@ -244,7 +249,7 @@ def _head(launch: Launch) -> list[str]:
     lines = [what + (f": {copies}" if copies else "")]
     lines += [f"# note: {n}" for n in launch.notes]
     lines += [f"# WARNING: {w}" for w in launch.warnings]
-    return lines
+    return [" ".join(line.splitlines()) for line in lines]  # a comment ends where the line does
 
 
 def _groups(launch: Launch) -> list[tuple[str, ...]]:
@@ -290,6 +295,11 @@ def _arguments(launch: Launch, flags: list[Flag], indent: str) -> list[str]:
 def _engine_value(flag: Flag) -> str:
     if flag.value is None:
         return "true"
+    if re.fullmatch(
+        r"\w+=\d+(,\w+=\d+)*", flag.value
+    ):  # the old spelling is a command line's; here it is a dict
+        pairs = (part.split("=") for part in flag.value.split(","))
+        return json.dumps({key: int(count) for key, count in pairs})
     try:
         json.loads(flag.value)
     except ValueError:
