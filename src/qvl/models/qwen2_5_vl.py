@@ -59,14 +59,6 @@ def window_index(grids: Sequence[GridTHW], config: VisionConfig) -> Windows:
     return Windows(torch.argsort(number_U, stable=True), torch.bincount(number_U).tolist())
 
 
-def longest_first(windows: Windows) -> Windows:
-    """The same windows with equal lengths side by side, so that window attention needs no gather in any block."""
-    lengths = torch.tensor(windows.lengths)
-    length_of_place = lengths.repeat_interleave(lengths)
-    places = torch.argsort(length_of_place, descending=True, stable=True)
-    return Windows(windows.order_U[places], sorted(windows.lengths, reverse=True))
-
-
 class VisionBlock(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
@@ -93,11 +85,11 @@ class VisionTower(nn.Module):
         config, device = self.config, patches_PV.device
         check_patches(patches_PV, grids, config)
         unit = config.spatial_merge_size**2
-        windows = longest_first(window_index(grids, config))
+        windows = window_index(grids, config)
         order_P = (windows.order_U[:, None] * unit + torch.arange(unit)).flatten()
         in_windows = Segments([n * unit for n in windows.lengths], device=device)
-        # hidden states lie in window order; frames are found in it by the inverse permutation
-        in_frames = Segments(frame_lengths(grids), rows=torch.argsort(order_P), device=device)
+        # windows of a frame follow each other, so that frames stay whole in window order
+        in_frames = Segments(frame_lengths(grids), device=device)
         coordinates_P2 = patch_coordinates(grids, config.spatial_merge_size)[order_P]
         cos_PH, sin_PH = vision_cos_sin(coordinates_P2.to(device), config.head_dim)
 
