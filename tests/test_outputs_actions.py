@@ -164,6 +164,23 @@ def test_newest_function_tags():
     assert parse(text, "qwen3_5").items == (Click(960, 540),)
 
 
+@pytest.mark.parametrize("typed", ["123", "[1, 2]", "true", "a < b", " two  blanks ", "<b>x</b>"])
+def test_newest_function_tags_type_their_text_as_it_stands(typed):
+    text = (
+        "<tool_call><function=computer_use><parameter=action>type</parameter>"
+        f"<parameter=text>{typed}</parameter></function></tool_call>"
+    )
+    assert parse(text, "qwen3_5").items == (TypeText(typed),)
+
+
+def test_newest_function_tags_give_numbers_as_text():
+    text = (
+        "<tool_call><function=computer_use><parameter=action>scroll</parameter>"
+        "<parameter=pixels>-300</parameter></function></tool_call>"
+    )
+    assert parse(text, "qwen3_5").items == (Scroll(up=-300),)
+
+
 def test_a_call_whose_tags_a_server_took_away():
     text = json.dumps({"name": "computer_use", "arguments": json.dumps({"action": "type", "text": "x"})})
     assert parse(text).items == (TypeText("x"),)
@@ -197,6 +214,8 @@ def test_several_calls_come_in_order():
 REFUSED = [
     (call("computer_use", action="left_click", coordinate=[1001, 5]), "outside the screen"),
     (call("computer_use", action="left_click", coordinate=[-1, 5]), "outside the screen"),
+    (call("computer_use", action="left_click", coordinate=[5, 1001]), "outside the screen"),
+    (call("computer_use", action="left_click", coordinate=[5, -1]), "outside the screen"),
     (call("computer_use", action="left_click", coordinate=[5]), "must be [x, y]"),
     (call("computer_use", action="left_click"), "missing"),
     (call("computer_use", action="left_click", coordinate=["a", 5]), "isn't a number"),

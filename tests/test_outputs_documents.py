@@ -225,6 +225,11 @@ def test_scripts_and_styles_are_no_text():
     assert shape(page) == [("paragraph", "ab")]
 
 
+def test_a_span_with_a_box_of_its_own_is_a_block():
+    page = parse('<div>a <span data-bbox="0 0 504 770">b</span> c</div>')
+    assert [(b.text, b.box) for b in page.walk()] == [("a", None), ("b", (0, 0, 507, 766)), ("c", None)]
+
+
 def test_loose_text_becomes_paragraphs():
     assert shape(parse("<div>a</div>b<p>c</p>d")) == [
         ("paragraph", "a"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -166,7 +166,7 @@ _CALL = re.compile(r"<tool_call>|</tool_call>")
 _OLD = re.compile(r"✿FUNCTION✿\s{0,5}[:：]\s{0,5}([\w.-]{1,80})\s{0,5}✿ARGS✿\s{0,5}[:：]")
 _OLD_END = re.compile(r"✿(?:FUNCTION|RESULT|RETURN)✿")
 _FUNCTION = re.compile(r"<function=([\w.-]{1,80})>")
-_PARAMETER = re.compile(r"<parameter=([\w.-]{1,80})>\s{0,5}([^<]{0,20000}?)\s{0,5}</parameter>")
+_PARAMETER = re.compile(r"<parameter=([\w.-]{1,80})>")
 _ACTION_LINE = re.compile(r"^\s{0,8}Action\s{0,3}:", re.MULTILINE)
 
 
@@ -214,7 +214,7 @@ def _body_calls(body: str, repairs: list[str], cut: bool) -> list[ToolCall | str
     if function:
         if "</function>" not in body:
             return [f"the call of {function[1]!r} is cut off"]
-        return [ToolCall(function[1], {m[1]: _plain(m[2]) for m in _PARAMETER.finditer(body)})]
+        return [ToolCall(function[1], dict(_parameters(body)))]
     made: list[ToolCall | str] = []
     for found in find_json(body):
         repairs += found.repairs
@@ -240,10 +240,22 @@ def _named(name: str, arguments: Any, repairs: list[str]) -> ToolCall | str:
     return ToolCall(name, arguments)
 
 
-def _plain(text: str) -> Any:
-    """A parameter's text as JSON where it is a number or a list, else as it stands."""
-    if re.fullmatch(r"-?\d{1,9}(\.\d{1,9})?", text):
-        return float(text)
+def _parameters(body: str) -> Iterator[tuple[str, Any]]:
+    """`<parameter=name>value</parameter>`; one that isn't closed is left out, and so refused as missing."""
+    at = 0
+    while (match := _PARAMETER.search(body, at)) is not None:
+        end = body.find("</parameter>", match.end())
+        if end < 0:
+            return
+        yield match[1], _plain(match[1], body[match.end() : end].strip("\n"))
+        at = end
+
+
+def _plain(name: str, text: str) -> Any:
+    """A parameter's text; a list where it is one. What is to be typed stays a text, whatever it looks like."""
+    if name == "text":
+        return text
+    text = text.strip()
     if text.startswith("["):
         found = find_json(text)
         return found[0].value if found and found[0].complete else text
