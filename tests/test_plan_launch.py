@@ -1,5 +1,6 @@
 """Launch: flags follow from the plan, spellings from the version, and what can't work is refused with a way out."""
 
+import inspect
 import json
 import shlex
 
@@ -365,9 +366,21 @@ def test_llama_cpp_shares_its_context_among_slots_and_keeps_grounding_tokens():
 
 
 def test_our_engine_takes_one_device_and_refuses_a_cut():
-    assert launch(engine="qvl").command[:2] == ("qvl", "serve")
+    assert launch(engine="qvl", gpu="2xl40s").command[:4] == (
+        "qvl",
+        "serve",
+        "--model",
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+    )
     with pytest.raises(PlanError, match="no tensor parallelism"):
         launch(engine="qvl", gpu="2xl40s", tensor_parallel_size=2)
+
+
+def test_our_own_servers_verb_knows_every_flag_written_for_it():
+    serve = pytest.importorskip("qvl.cli.serve")
+    plan = launch(engine="qvl", media_domains=("a.example.org",), media_path="/srv/pictures", kv_dtype="bf16")
+    options = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve.run).parameters}
+    assert {f.name for f in plan.flags} <= options
 
 
 def test_apple_machines_are_sent_to_llama_cpp():

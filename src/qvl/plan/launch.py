@@ -832,12 +832,20 @@ class _Writer:
     # ours
 
     def qvl(self) -> tuple[tuple[str, ...], list[Flag], list[Variable]]:
+        request = self.request
         length, reason = self.context()
-        if self.request.hardware.count > 1:
-            self.notes.append(
-                f"qvl's own engine runs on one device; {self.request.hardware.count - 1} stay idle"
-            )
+        if request.hardware.count > 1:
+            self.notes.append(f"qvl's own engine runs on one device; {request.hardware.count - 1} stay idle")
+        self.add("--model", self.source, "what to load")
         self.add("--max-model-len", length, reason)
-        self.add("--max-num-seqs", self.setup.max_num_seqs, "as planned")
+        self.add(
+            "--max-num-seqs", self.setup.max_num_seqs, f"{self.setup.workload.concurrency} at once is planned"
+        )
+        if request.kv_dtype != "auto":
+            self.add("--kv-dtype", request.kv_dtype, "as asked")
+        for domain in request.media_domains:
+            self.add("--allow-media-host", domain, "as asked: requests may name addresses there")
+        if request.media_path:
+            self.add("--allow-media-path", request.media_path, "as asked: requests may name files in it")
         self.network()
-        return ("qvl", "serve", self.source), self.flags, self.environment
+        return ("qvl", "serve"), self.flags, self.environment
