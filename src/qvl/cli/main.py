@@ -13,11 +13,14 @@ import sys
 # verb → (module with `run`, one line for the list)
 VERBS: dict[str, tuple[str, str]] = {
     "ask": ("qvl.cli.ask", "ask a model about pictures or clips"),
+    "read": ("qvl.cli.read", "pages and PDFs as Markdown, HTML, JSON or CSV"),
+    "find-moment": ("qvl.cli.find_moment", "from when to when something happens in a clip"),
     "synth": ("qvl.cli.synth", "draw pictures and clips whose answers are known; score a model on them"),
     "models": ("qvl.cli.models", "list and compare the family: shapes, licences, scores"),
     "fit": ("qvl.cli.fit", "memory and speed of a model for your pictures on your hardware"),
     "cost": ("qvl.cli.cost", "API against rented against owned hardware for your traffic"),
     "choose": ("qvl.cli.choose", "which model, precision, engine and hardware, and why"),
+    "serve": ("qvl.cli.serve", "serve a model behind the OpenAI API"),
     "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),
 }
 

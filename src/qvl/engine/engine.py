@@ -22,7 +22,7 @@ from qvl.engine.kv import KVStore
 from qvl.engine.memory import EngineMemory
 from qvl.engine.prefix import Visual
 from qvl.engine.runner import Runner
-from qvl.engine.sampling import Logprob, Sampler, SamplingParams
+from qvl.engine.sampling import Constraint, Logprob, Sampler, SamplingParams
 from qvl.engine.scheduler import Chunk, Scheduler, Sequence, Step
 from qvl.engine.stopping import StopText
 from qvl.errors import CapacityError, QvlError
@@ -176,9 +176,20 @@ class Engine:
     def num_waiting(self) -> int:
         return len(self._scheduler.waiting)
 
-    def submit(self, inputs: ModelInputs, params: SamplingParams = SamplingParams()) -> int:
+    @property
+    def num_used_blocks(self) -> int:
+        """KV blocks that requests hold now; what the prefix cache keeps besides is free to be taken."""
+        return self._pool.num_used
+
+    def submit(
+        self,
+        inputs: ModelInputs,
+        params: SamplingParams = SamplingParams(),
+        constraint: Constraint | None = None,
+    ) -> int:
         """Queues a request and returns its id; from here on it ends in exactly one event with a finish_reason.
 
+        constraint: keeps the answer to a grammar; it belongs to this request alone.
         Raises: CapacityError for one that could never run, with the numbers.
         """
         params = params.resolved(self.defaults.sampling)
@@ -195,7 +206,7 @@ class Engine:
             sequence=sequence,
             inputs=inputs,
             params=params,
-            sampler=Sampler(params, tokens),
+            sampler=Sampler(params, tokens, constraint),
             decoder=self.tokenizer.stream(),
             stop=StopText(params.stop),
             end_ids=frozenset(end_ids),

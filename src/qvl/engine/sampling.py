@@ -9,8 +9,9 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,11 +124,21 @@ class Logprob(NamedTuple):
     top: tuple[tuple[int, float], ...]  # (token id, logprob), likeliest first
 
 
+class Constraint(Protocol):
+    """A grammar's state along one answer. At least one token is always allowed: at its end, those that end it."""
+
+    def allowed(self) -> np.ndarray:
+        """bool (tokens,): which may come next; ids past its end may not."""
+
+    def accept(self, token: int) -> None: ...
+
+
 class Sampler:
     """Draws one request's tokens. Its random numbers are its own, one for each token drawn."""
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int]):
+    def __init__(self, params: SamplingParams, prompt: Sequence[int], constraint: Constraint | None = None):
         """`params` are resolved; a None left among them is neutral."""
+        self._constraint = constraint
         self._greedy = params.is_greedy
         self._temperature = params.temperature or 0.0
         self._top_k, self._min_p = params.top_k or 0, params.min_p or 0.0
@@ -144,7 +155,8 @@ class Sampler:
     @property
     def is_plain(self) -> bool:
         """Whether argmax over the raw logits is all it does, which the engine does for all such rows at once."""
-        return self._greedy and not self._penalizes and self._num_logprobs is None
+        plain = self._greedy and not self._penalizes and self._num_logprobs is None
+        return plain and self._constraint is None
 
     @property
     def _penalizes(self) -> bool:
@@ -152,7 +164,7 @@ class Sampler:
 
     def draw(self, logits_V: Tensor) -> tuple[int, Logprob | None]:
         """The next token from fp32 logits, in which rows past the vocabulary are -inf; the logits stay as they are."""
-        adjusted_V = self._penalized(logits_V)
+        adjusted_V = self._constrained(self._penalized(logits_V))
         token = int(adjusted_V.argmax()) if self._greedy else self._drawn(adjusted_V / self._temperature)
         if self._num_logprobs is None:
             return token, None
@@ -167,6 +179,16 @@ class Sampler:
             self._seen.add(token)
             self._seen_ids.append(token)
         self._answer[token] += 1
+        if self._constraint is not None:
+            self._constraint.accept(token)
+
+    def _constrained(self, logits_V: Tensor) -> Tensor:
+        if self._constraint is None:
+            return logits_V
+        allowed = self._constraint.allowed()[: len(logits_V)]
+        barred_V = torch.ones(len(logits_V), dtype=torch.bool)
+        barred_V[: len(allowed)] = torch.from_numpy(~allowed)
+        return logits_V.masked_fill(barred_V.to(logits_V.device), -torch.inf)
 
     def _penalized(self, logits_V: Tensor) -> Tensor:
         if not self._penalizes:

@@ -1,0 +1,295 @@
+"""Chat completions: OpenAI's request → what the engine takes, and its events → OpenAI's answers, whole or in pieces."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from qvl.engine.sampling import Logprob, SamplingParams
+from qvl.errors import QvlError
+from qvl.inputs.processor import MediaSettings
+from qvl.serve.problems import Problem, overloaded, problem_of, to_json
+from qvl.serve.schema import ChatRequest, Message, NamedTool, TokenizeRequest
+from qvl.serve.service import LOW_DETAIL_PIXELS, Conversation, Flight, Service
+from qvl.serve.tools import Call, CallReader, Said, call_grammar
+
+if TYPE_CHECKING:
+    from qvl.engine.engine import Event
+    from qvl.engine.sampling import Constraint
+    from qvl.inputs.tokenizer import Tokenizer
+
+
+# ------------------------------------------------------------------------------------------------- the request
+
+
+def conversation_of(request: ChatRequest) -> Conversation:
+    settings = request.mm_processor_kwargs
+    return Conversation(
+        messages=[_message(message) for message in request.messages],
+        tools=_tools(request) if request.calls_tools else (),
+        settings=MediaSettings(**settings.model_dump(exclude_none=True)) if settings else MediaSettings(),
+        template_variables=request.chat_template_kwargs,
+    )
+
+
+def conversation_to_count(request: TokenizeRequest) -> Conversation:
+    return Conversation(
+        messages=[_message(message) for message in request.messages or []],
+        tools=_tools(request),
+        add_generation_prompt=request.add_generation_prompt,
+    )
+
+
+def _tools(request: ChatRequest | TokenizeRequest) -> list[dict[str, Any]]:
+    return [tool.model_dump(exclude_none=True) for tool in request.tools or []]
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """As inputs.chat reads it, with media as addresses under `image` and `video`."""
+    raw = message.model_dump(exclude_none=True)
+    raw["role"] = "system" if raw["role"] == "developer" else raw["role"]
+    raw.pop("annotations", None)
+    raw.setdefault("content", "")
+    if isinstance(raw["content"], list):
+        raw["content"] = [_part(part) for part in raw["content"]]
+    return raw
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    if part["type"] == "text":
+        return part
+    address = part.pop(part["type"])
+    kind = part["type"].removesuffix("_url")
+    if address.get("detail") == "low":
+        part["max_pixels"] = min(LOW_DETAIL_PIXELS, part.get("max_pixels", LOW_DETAIL_PIXELS))
+    return {**part, "type": kind, kind: address["url"]}
+
+
+def params_of(request: ChatRequest) -> list[SamplingParams]:
+    """One for each of the n answers; with a seed, each gets its own."""
+    base = SamplingParams(
+        max_new_tokens=request.limit,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        repetition_penalty=request.repetition_penalty,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        seed=request.seed,
+        stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        ignore_eos=bool(request.ignore_eos),
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+    )
+    seeds = [None if request.seed is None else _wrapped(request.seed + i) for i in range(request.n or 1)]
+    return [replace(base, seed=seed) for seed in seeds]
+
+
+def _wrapped(seed: int) -> int:
+    return seed if seed < 2**63 else seed - 2**64
+
+
+async def constraints_of(request: ChatRequest, service: Service) -> list[Constraint | None]:
+    """A grammar for each of the n answers, or None. Raises: Problem for a schema that can't be kept to."""
+    count = request.n or 1
+    wanted = request.response_format.type if request.response_format else "text"
+    forced = request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool)
+    if wanted == "text" and not forced:
+        return [None] * count
+    grammars = await service.grammars()
+    if forced:
+        tools = _tools(request)
+        if isinstance(request.tool_choice, NamedTool):
+            tools = [t for t in tools if t["function"]["name"] == request.tool_choice.function.name]
+        grammar = call_grammar(tools, frozenset(service.processor.tokenizer.special))
+        return [await _threaded(grammars.lark, grammar) for _ in range(count)]
+    assert request.response_format is not None
+    schema = request.response_format.json_schema
+    body = None if schema is None else schema.schema_
+    return [await _threaded(grammars.json, body) for _ in range(count)]
+
+
+async def _threaded(make: Any, argument: Any) -> Any:
+    """A grammar may take a second to build, during which others want answers."""
+    import asyncio
+
+    return await asyncio.to_thread(make, argument)
+
+
+# ------------------------------------------------------------------------------------------------- the answer
+
+
+@dataclass
+class _Choice:
+    """One answer as it grows."""
+
+    index: int
+    reader: CallReader | None
+    content: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    def take(self, event: Event, logprobs: list[dict[str, Any]]) -> list[Said]:
+        """What an event says. Raises: Problem when it says that there is no answer."""
+        if event.finish_reason == "cancelled":
+            raise overloaded(503, "the server is shutting down and ended the answer", 2)
+        if event.finish_reason == "error":
+            raise Problem(500, f"the device failed: {event.error}", kind="server_error", code="engine_error")
+        said: list[Said] = [event.text] if event.text else []
+        if self.reader is not None:
+            said = self.reader.push(event.text)
+            if event.finish_reason is not None:
+                said += self.reader.finish()
+        self.logprobs += logprobs
+        for piece in said:
+            if isinstance(piece, Call):
+                self.calls.append(piece)
+            else:
+                self.content.append(piece)
+        if event.finish_reason is not None:
+            stopped = event.finish_reason == "stop"
+            self.finish_reason = "tool_calls" if self.calls and stopped else event.finish_reason
+        return said
+
+
+class Completion:
+    """A request that runs, and the forms its answer is given in."""
+
+    def __init__(self, request: ChatRequest, service: Service, flight: Flight):
+        self._request = request
+        self._flight = flight
+        self._tokenizer = service.processor.tokenizer
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        self._model = service.options.model_name
+        names = [tool.function.name for tool in request.tools or []] if request.calls_tools else []
+        self._choices = [_Choice(i, CallReader(names) if names else None) for i in range(request.n or 1)]
+        self._usage = {"prompt": 0, "completion": 0, "cached": 0, "visual": 0}
+
+    async def whole(self) -> dict[str, Any]:
+        """Raises: QvlError when there is no answer."""
+        while (pair := await self._flight.next()) is not None:
+            index, event = pair
+            self._choices[index].take(event, self._count(event))
+        return {
+            "id": self._id,
+            "object": "chat.completion",
+            "created": self._created,
+            "model": self._model,
+            "choices": [self._message(choice) for choice in self._choices],
+            "usage": self._usage_object(),
+        }
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Server-sent events. A failure on the way is the last of them, in OpenAI's error shape."""
+        for choice in self._choices:
+            yield self._chunk(choice, {"role": "assistant", "content": ""})
+        try:
+            while (pair := await self._flight.next()) is not None:
+                index, event = pair
+                choice, logprobs = self._choices[index], self._count(event)
+                said = choice.take(event, logprobs)
+                deltas: list[dict[str, Any]] = [self._delta(choice, piece) for piece in said]
+                if logprobs and not deltas:  # tokens whose text isn't certain yet
+                    deltas.append({"content": ""})
+                for at, delta in enumerate(deltas):
+                    yield self._chunk(choice, delta, logprobs if at == 0 else [])
+                if choice.finish_reason is not None:
+                    yield self._chunk(choice, {}, finish_reason=choice.finish_reason)
+        except QvlError as e:
+            yield _sse(problem_of(e).body())
+            return
+        options = self._request.stream_options
+        if options is not None and options.include_usage:
+            yield _sse(self._frame([]) | {"usage": self._usage_object()})
+        yield b"data: [DONE]\n\n"
+
+    def _count(self, event: Event) -> list[dict[str, Any]]:
+        """Adds up an ended answer's usage; the event's log probabilities in OpenAI's form."""
+        if event.usage is not None:
+            usage = self._usage
+            usage["prompt"] = event.usage.prompt_tokens  # the same for each of n answers, and counted once
+            usage["visual"] = event.usage.visual_tokens
+            usage["cached"] = max(usage["cached"], event.usage.cached_tokens)
+            usage["completion"] += event.usage.completion_tokens
+        return openai_logprobs(event.logprobs, self._tokenizer)
+
+    def _usage_object(self) -> dict[str, Any]:
+        usage = self._usage
+        return {
+            "prompt_tokens": usage["prompt"],
+            "completion_tokens": usage["completion"],
+            "total_tokens": usage["prompt"] + usage["completion"],
+            "prompt_tokens_details": {"cached_tokens": usage["cached"], "image_tokens": usage["visual"]},
+        }
+
+    def _message(self, choice: _Choice) -> dict[str, Any]:
+        text = "".join(choice.content)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if choice.calls:
+            message["content"] = text or None
+            message["tool_calls"] = [call.openai() for call in choice.calls]
+        return {
+            "index": choice.index,
+            "message": message,
+            "logprobs": {"content": choice.logprobs, "refusal": None} if self._request.logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+
+    def _delta(self, choice: _Choice, piece: Said) -> dict[str, Any]:
+        if isinstance(piece, str):
+            return {"content": piece}
+        return {"tool_calls": [{"index": choice.calls.index(piece), **piece.openai()}]}
+
+    def _chunk(
+        self,
+        choice: _Choice,
+        delta: dict[str, Any],
+        logprobs: Sequence[dict[str, Any]] = (),
+        finish_reason: str | None = None,
+    ) -> bytes:
+        said = {
+            "index": choice.index,
+            "delta": delta,
+            "logprobs": {"content": list(logprobs), "refusal": None} if logprobs else None,
+            "finish_reason": finish_reason,
+        }
+        return _sse(self._frame([said]))
+
+    def _frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        frame = {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+        }
+        options = self._request.stream_options
+        return frame | ({"usage": None} if options is not None and options.include_usage else {})
+
+
+def _sse(value: Any) -> bytes:
+    return b"data: " + to_json(value) + b"\n\n"
+
+
+def openai_logprobs(logprobs: Sequence[Logprob], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Tokens that end an answer are left out, since they aren't part of it."""
+    return [
+        {
+            **_token(entry.token_id, entry.logprob, tokenizer),
+            "top_logprobs": [_token(i, value, tokenizer) for i, value in entry.top if value > -1e30],
+        }
+        for entry in logprobs
+        if entry.token_id not in tokenizer.control_ids
+    ]
+
+
+def _token(token_id: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
+    raw = tokenizer.token_bytes(token_id)
+    # JSON has no infinity; OpenAI writes -9999 for what can't be
+    return {"token": raw.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}

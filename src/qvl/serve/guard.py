@@ -1,0 +1,115 @@
+"""What stands before every route: the key, the type and size of a body, and how long it may take to arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qvl.serve.problems import Problem
+from qvl.serve.settings import ServeOptions
+from qvl.units import format_bytes
+
+# Say nothing of any request, and are asked by machines without a key.
+OPEN_PATHS = frozenset(["/health", "/ready", "/metrics"])
+
+
+class Guard:
+    """Plain ASGI: nothing of a body is kept that wasn't let through."""
+
+    def __init__(self, app: ASGIApp, options: ServeOptions, refused: Callable[[int], None]):
+        """refused: is told the status of each refusal."""
+        self._app = app
+        self._options = options
+        self._refused = refused
+        # digests have one length, so comparing them tells nothing of the key's
+        self._key = None if options.api_key is None else _digest(options.api_key.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = False
+
+        async def watched(message: Message) -> None:
+            nonlocal sent
+            sent = sent or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            headers = {name: value for name, value in reversed(scope["headers"])}
+            if scope["path"] not in OPEN_PATHS:
+                self._check_key(headers.get(b"authorization", b""))
+            if scope["method"] == "POST":
+                self._check_head(headers)
+            await self._app(scope, self._measured(receive), watched)
+        except Problem as e:
+            self._refused(e.status)
+            if sent:
+                raise
+            response = e.response()
+            response.headers["Connection"] = "close"  # the rest of the body is not read
+            await response(scope, receive, send)
+
+    def _check_key(self, authorization: bytes) -> None:
+        if self._key is None:
+            return
+        scheme, _, given = authorization.partition(b" ")
+        right = hmac.compare_digest(_digest(given.strip()), self._key)
+        if scheme.lower() != b"bearer" or not right:
+            raise Problem(
+                401,
+                "the API key is missing or wrong: send Authorization: Bearer KEY",
+                kind="authentication_error",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def _check_head(self, headers: dict[bytes, bytes]) -> None:
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        # a web page may send other types to us without asking the browser's permission first
+        if kind != b"application/json":
+            raise Problem(
+                415, "the body must be JSON, with Content-Type: application/json", code="invalid_content_type"
+            )
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and (len(length) > 18 or int(length) > self._options.max_body_bytes):
+            raise self._too_large()
+
+    def _too_large(self) -> Problem:
+        return Problem(
+            413,
+            f"the body is larger than the limit of {format_bytes(self._options.max_body_bytes)}",
+            code="body_too_large",
+        )
+
+    def _measured(self, receive: Receive) -> Receive:
+        """Counts a body whose length wasn't told, and doesn't wait for one for ever."""
+        count, whole = 0, False
+        until = time.monotonic() + self._options.body_timeout_s
+
+        async def measured() -> Message:
+            nonlocal count, whole
+            if whole:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+            except TimeoutError as e:
+                seconds = self._options.body_timeout_s
+                raise Problem(408, f"the body didn't arrive within {seconds:g} s", code="timeout") from e
+            if message["type"] == "http.request":
+                count += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
+                if count > self._options.max_body_bytes:
+                    raise self._too_large()
+            return message
+
+        return measured
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

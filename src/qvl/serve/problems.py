@@ -1,0 +1,102 @@
+"""Whatever goes wrong → OpenAI's error object with the status that clients act on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from qvl.errors import BackendError, CapacityError, QvlError
+
+
+class Problem(QvlError):
+    """An answer other than 200, as it goes out."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.kind, self.param, self.code = status, kind, param, code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Response:
+        return Response(to_json(self.body()), self.status, self.headers, "application/json")
+
+
+def to_json(value: Any) -> bytes:
+    """UTF-8 without spaces. Half a surrogate pair, which a stranger's JSON may hold, becomes a question mark."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def overloaded(status: int, message: str, retry_after_s: int) -> Problem:
+    """429 or 503, with the seconds after which a client may come back."""
+    kind = "rate_limit_error" if status == 429 else "service_unavailable_error"
+    return Problem(status, message, kind=kind, code="overloaded", headers={"Retry-After": str(retry_after_s)})
+
+
+def problem_of(error: Exception) -> Problem:
+    """The answer to an exception: 400 for what the request brought, 500 for what is ours."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, CapacityError):
+        return Problem(400, str(error), param="messages", code="context_length_exceeded")
+    if isinstance(error, BackendError):
+        return Problem(500, str(error), kind="server_error", code="engine_error")
+    if isinstance(error, QvlError):
+        return Problem(400, str(error), param="messages", code=_CODES.get(type(error).__name__))
+    return Problem(500, "a fault of the server; its log says more", kind="server_error")
+
+
+_CODES = {"MediaError": "invalid_media", "PromptError": "invalid_prompt"}
+
+
+def validation_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """One problem that names every field at fault; `param` is the first of them."""
+    told = [(_path(error["loc"]), error) for error in errors]
+    # of a union, pydantic tells what is wrong under every branch: the deepest path is the one meant
+    told.sort(key=lambda pair: pair[1]["type"] in _UNION_NOISE)
+    lines = list(dict.fromkeys(f"{path}: {_words(error)}" if path else _words(error) for path, error in told))
+    unknown = all(error["type"] == "extra_forbidden" for _, error in told)
+    shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+    code = "unsupported_parameter" if unknown else "invalid_value"
+    return Problem(400, shown, param=told[0][0] or None, code=code)
+
+
+_UNION_NOISE = frozenset(["none_required", "string_type", "literal_error"])
+# Names of pydantic's union branches in a location; no field is called so.
+_BRANCHES = frozenset(["system", "developer", "user", "assistant", "tool", "text", "image_url", "video_url"])
+
+
+def _path(loc: Sequence[Any]) -> str:
+    """`messages[0].content[1].image_url`, from a location of pydantic."""
+    path = ""
+    for at, part in enumerate(loc):
+        if part == "body" and at == 0:
+            continue
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part in _BRANCHES and path.endswith("]") and at + 1 < len(loc):
+            continue  # the tag of a union, shown beside the index already
+        elif "[" not in str(part) and "(" not in str(part):
+            path += f".{part}" if path else str(part)
+    return path
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not supported by this server"
+    message = str(error["msg"])
+    return message.removeprefix("Value error, ")

@@ -1,0 +1,344 @@
+"""One request on its way: read its media, make its prompt, run it, and give back everything it held.
+
+Knows the engine's loop and asyncio; the words of the API are chat.py's, its routes are app.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from qvl.engine.engine import Event
+from qvl.engine.loop import EngineLoop, Ticket
+from qvl.errors import CapacityError, MediaError, PromptError, QvlError
+from qvl.inputs.geometry import Size, smart_resize
+from qvl.inputs.image import FORMATS, check_pixels
+from qvl.inputs.processor import MediaSettings, ModelInputs
+from qvl.serve.media import MediaReader
+from qvl.serve.metrics import Metrics
+from qvl.serve.problems import overloaded
+from qvl.serve.settings import ServeOptions
+from qvl.serve.structured import Grammars
+from qvl.serve.tools import write_tools
+
+if TYPE_CHECKING:
+    from qvl.backends.native import NativeModel
+    from qvl.engine.sampling import Constraint, SamplingParams
+
+# OpenAI's detail "low": about a thumbnail
+LOW_DETAIL_PIXELS = 512 * 512
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages whose media are still addresses, and how to read them."""
+
+    messages: Sequence[dict[str, Any]]
+    tools: Sequence[dict[str, Any]] = ()
+    settings: MediaSettings = field(default_factory=MediaSettings)
+    template_variables: dict[str, Any] | None = None
+    add_generation_prompt: bool = True
+
+
+class Service:
+    """A loaded model, shared by everybody who asks. `start` and `stop` it on the event loop that serves."""
+
+    def __init__(self, model: NativeModel, options: ServeOptions, media: MediaReader | None = None):
+        self.model = model
+        self.options = options
+        self.media = media or MediaReader(options.media)
+        self.loop = EngineLoop(model.engine)
+        self.metrics = Metrics(options.model_name)
+        self.draining = False
+        self.started = int(time.time())
+        limits = replace(model.processor.read_limits, max_bytes=options.media.max_bytes)
+        self.processor = replace(model.processor, read_limits=limits)
+        tokenizer = self.processor.tokenizer
+        self._longest_token = max(len(tokenizer.token_bytes(i)) for i in range(len(tokenizer)))
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="qvl-inputs")
+        self._grammars: Grammars | None = None
+        self._grammar_lock = threading.Lock()
+        self.in_flight = 0  # answers taken on; written on the event loop alone
+        self.held_bytes = 0
+
+    @property
+    def max_model_len(self) -> int:
+        return self.model.memory.max_model_len
+
+    def start(self) -> None:
+        self.loop.start()
+
+    def stop(self) -> None:
+        self.loop.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def drain(self) -> None:
+        """From now on nothing new is taken on."""
+        self.draining = True
+
+    # ------------------------------------------------------------------------------------- what comes in
+
+    def enter(self, count: int) -> Flight:
+        """Room for a request with `count` answers. Raises: Problem 429 or 503 when there is none."""
+        options = self.options
+        if self.draining:
+            raise overloaded(503, "the server is shutting down and takes nothing new", options.retry_after_s)
+        if not self.loop.alive:
+            raise overloaded(503, f"the engine doesn't run: {self.loop.failure}", options.retry_after_s)
+        room = self.model.engine.options.max_num_seqs + options.max_queue
+        if self.in_flight + count > room:
+            raise overloaded(
+                429,
+                f"{self.in_flight} answers run or wait, {count} more were asked, {room} are taken on: come back later",
+                options.retry_after_s,
+            )
+        self.in_flight += count
+        return Flight(self, count)
+
+    async def inputs(self, conversation: Conversation) -> ModelInputs:
+        """The prompt of a conversation. Raises: MediaError, PromptError, CapacityError."""
+        self._check_length(conversation)
+        messages = await self._read_media(conversation)
+        work = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._process, replace(conversation, messages=messages)
+        )
+        seconds = self.options.decode_timeout_s
+        try:
+            return await asyncio.wait_for(work, seconds)
+        except TimeoutError as e:
+            raise MediaError(
+                f"the request's pictures and videos weren't read within {seconds:g} s: send fewer or smaller ones"
+            ) from e
+
+    def _check_length(self, conversation: Conversation) -> None:
+        """Refuses words that can't fit whatever they are, before time is spent on them."""
+        count = sum(_text_bytes(message) for message in conversation.messages)
+        fewest = count // self._longest_token
+        if fewest > self.max_model_len:
+            raise CapacityError(
+                f"the text has {count:,} bytes, at least {fewest:,} tokens; {self.max_model_len:,} fit (max_model_len)"
+            )
+
+    async def _read_media(self, conversation: Conversation) -> list[dict[str, Any]]:
+        items = [item for message in conversation.messages for item in _media(message)]
+        videos = sum(item["type"] == "video" for item in items)
+        policy = self.options.media
+        if len(items) > policy.max_items or videos > policy.max_videos:
+            raise MediaError(
+                f"the request has {len(items)} pictures and videos ({videos} videos); "
+                f"at most {policy.max_items} ({policy.max_videos}) are read"
+            )
+        read: list[dict[str, Any]] = []
+        num_tokens = 0
+        for message in conversation.messages:
+            content = message.get("content")
+            if not isinstance(content, list):
+                read.append(message)
+                continue
+            parts = []
+            for item in content:
+                kind = item["type"]
+                if kind == "text":
+                    parts.append(item)
+                    continue
+                data = await self.media.read(item[kind], "picture" if kind == "image" else "video")
+                if kind == "image":
+                    num_tokens += await asyncio.to_thread(
+                        self._picture_tokens, data, item, conversation.settings
+                    )
+                    if num_tokens > self.max_model_len:
+                        raise CapacityError(
+                            f"the pictures take at least {num_tokens} tokens; {self.max_model_len} fit "
+                            "(max_model_len): send fewer, or lower max_pixels"
+                        )
+                parts.append({**item, kind: data})
+            read.append({**message, "content": parts})
+        return read
+
+    def _picture_tokens(self, data: bytes, item: dict[str, Any], settings: MediaSettings) -> int:
+        """Visual tokens by the file's header alone, so that a bomb is refused before it is unpacked."""
+        own = MediaSettings(**{k: v for k, v in item.items() if k in ("min_pixels", "max_pixels")})
+        limits = own.over(settings).image_limits(self.processor.image_limits)
+        try:
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
+                size = Size(image.height, image.width)
+        except Exception:  # the processor says what is wrong with it
+            return 0
+        check_pixels(size.width, size.height, "a picture", self.processor.read_limits.max_pixels)
+        seen = smart_resize(*size, limits)
+        return (seen.height // limits.factor) * (seen.width // limits.factor)
+
+    def _process(self, conversation: Conversation) -> ModelInputs:
+        messages, tools = conversation.messages, conversation.tools
+        knows_tools = "tools" in self.processor.template.variables
+        if not knows_tools:
+            messages, tools = write_tools(messages, tools), ()
+        settings = {k: v for k, v in vars(conversation.settings).items() if v is not None}
+        try:
+            return self.processor(
+                messages,
+                tools=tools or None,
+                template_variables=conversation.template_variables,
+                add_generation_prompt=conversation.add_generation_prompt,
+                **settings,
+            )
+        except QvlError:
+            raise
+        except (ValueError, OverflowError, RecursionError) as e:
+            raise PromptError(
+                f"the conversation can't be turned into a prompt ({type(e).__name__}: {e})"
+            ) from e
+
+    async def grammars(self) -> Grammars:
+        """Raises: Problem without the library."""
+        return await asyncio.to_thread(self._make_grammars)
+
+    def _make_grammars(self) -> Grammars:
+        with self._grammar_lock:
+            if self._grammars is None:
+                ids = self.model.defaults.eos_token_ids or self.model.model.config.eos_token_ids
+                self._grammars = Grammars(self.processor.tokenizer, ids[0])
+            return self._grammars
+
+    # ----------------------------------------------------------------------------------------- what it does
+
+    def metrics_text(self) -> str:
+        engine = self.model.engine
+        stats, blocks = engine.stats, engine.memory.num_blocks
+        return self.metrics.text(
+            {
+                "vllm:num_requests_running": engine.num_running,
+                "vllm:num_requests_waiting": engine.num_waiting,
+                "vllm:kv_cache_usage_perc": engine.num_used_blocks / blocks,
+                "qvl:kv_blocks": blocks,
+                "qvl:kv_blocks_used": engine.num_used_blocks,
+                "qvl:requests_in_flight": self.in_flight,
+            },
+            {
+                "vllm:prompt_tokens_total": stats.num_prompt_tokens,
+                "vllm:generation_tokens_total": stats.num_generated_tokens,
+                "vllm:prefix_cache_queries_total": stats.num_prompt_tokens,
+                "vllm:prefix_cache_hits_total": stats.num_cached_tokens,
+                "qvl:encoded_visuals_total": stats.num_encoded_visuals,
+            },
+        )
+
+
+class Flight:
+    """One request's place in the server, from `Service.enter` to `close`, which gives everything back."""
+
+    def __init__(self, service: Service, count: int):
+        self._service = service
+        self._count = count
+        self._arrived = time.perf_counter()
+        self._events: asyncio.Queue[tuple[int, Event | QvlError]] = asyncio.Queue()
+        self._early: deque[tuple[int, Event]] = deque()  # came before another answer was taken on
+        self._tickets: list[Ticket] = []
+        self._open = 0  # answers without an end
+        self._last_token: dict[int, float] = {}
+        self._held_bytes = 0
+        self._closed = False
+
+    def __enter__(self) -> Flight:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def launch(
+        self, inputs: ModelInputs, params: Sequence[SamplingParams], constraints: Sequence[Constraint | None]
+    ) -> None:
+        """Hands the answers to the engine and waits until it took them on. Raises: what refuses them."""
+        service = self._service
+        num_bytes = sum(span.patches.nbytes for span in inputs.media)
+        if service.held_bytes and service.held_bytes + num_bytes > service.options.max_held_bytes:
+            raise overloaded(
+                429,
+                f"pictures of waiting requests take {service.held_bytes:,} bytes, these {num_bytes:,}, "
+                f"{service.options.max_held_bytes:,} are kept: come back later",
+                service.options.retry_after_s,
+            )
+        self._held_bytes = num_bytes
+        service.held_bytes += num_bytes
+        service.metrics.visual_tokens += inputs.num_visual_tokens
+        loop = asyncio.get_running_loop()
+        for index, (one, constraint) in enumerate(zip(params, constraints)):
+
+            def deliver(event: Event | QvlError, index: int = index) -> None:
+                loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+
+            self._tickets.append(service.loop.submit(inputs, one, deliver, constraint))
+            self._open += 1
+        waiting = len(self._tickets)
+        while waiting:
+            index, event = await self._events.get()
+            if isinstance(event, QvlError):
+                self._open -= 1
+                raise event
+            if event == Event(event.request_id):
+                waiting -= 1
+            else:
+                self._early.append((index, event))
+
+    async def next(self) -> tuple[int, Event] | None:
+        """The next event of any of the answers, and whose it is; None after all have ended."""
+        if not self._open:
+            return None
+        index, event = self._early.popleft() if self._early else await self._events.get()
+        if isinstance(event, QvlError):
+            self._open -= 1
+            raise event
+        self._observe(index, event)
+        if event.finish_reason is not None:
+            self._open -= 1
+        return index, event
+
+    def _observe(self, index: int, event: Event) -> None:
+        metrics, now = self._service.metrics, time.perf_counter()
+        if event.token_ids:
+            if index in self._last_token:
+                metrics.inter_token_s.observe(now - self._last_token[index])
+            else:
+                metrics.ttft_s.observe(now - self._arrived)
+            self._last_token[index] = now
+        if event.finish_reason is not None:
+            metrics.finished[event.finish_reason] += 1
+            metrics.e2e_s.observe(now - self._arrived)
+            if event.usage is not None:
+                metrics.queue_s.observe(event.usage.queue_s)
+                metrics.preemptions += event.usage.num_preemptions
+
+    def close(self) -> None:
+        """Cancels what still runs; its blocks are free before the engine's next step. Again: nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        service = self._service
+        service.in_flight -= self._count
+        service.held_bytes -= self._held_bytes
+        if self._open:
+            service.metrics.finished["cancelled"] += self._open
+            for ticket in self._tickets:
+                service.loop.cancel(ticket)
+
+
+def _media(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return [item for item in content if item["type"] != "text"] if isinstance(content, list) else []
+
+
+def _text_bytes(message: dict[str, Any]) -> int:
+    """At most the UTF-8 length of a message's text, cheaply."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(item["text"]) for item in content if item["type"] == "text")

@@ -1,0 +1,111 @@
+"""Answers that keep to a grammar: JSON, a JSON schema, a call of a tool. The grammar work is llguidance's.
+
+It computes, token by token, which tokens may come next; the sampler draws among those alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qvl.serve.problems import Problem
+from qvl.serve.tools import JSON_STYLE, without_guidance
+
+if TYPE_CHECKING:
+    from qvl.inputs.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class _Vocabulary:
+    """Our tokenizer as llguidance wants to see one."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_id: int):
+        self._tokenizer = tokenizer
+        self.eos_token_id = eos_token_id
+        self.bos_token_id = None
+        self.tokens = [tokenizer.token_bytes(i) for i in range(len(tokenizer))]
+        self.special_token_ids = sorted(tokenizer.special.values())
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+
+
+class Grammars:
+    """Grammars over one vocabulary. Made once: reading 150,000 tokens takes a moment."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_id: int):
+        try:
+            import llguidance
+        except ImportError as e:
+            raise Problem(
+                400,
+                "response_format and forced tool calls need the llguidance package where the server runs: "
+                "pip install 'qvl[serve]'",
+                param="response_format",
+                code="unsupported_parameter",
+            ) from e
+        self._library = llguidance
+        self._vocabulary = llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(_Vocabulary(tokenizer, eos_token_id))
+        )
+        self._eos = eos_token_id
+        self._size = len(tokenizer)
+
+    def json(self, schema: Mapping[str, Any] | None) -> GrammarConstraint:
+        """Any JSON object, or what the schema describes. Raises: Problem naming what of it is not supported."""
+        try:
+            grammar = self._library.LLMatcher.grammar_from_json_schema(
+                json.dumps(without_guidance(schema) if schema is not None else {"type": "object"}),
+                overrides=JSON_STYLE,  # type: ignore[arg-type]
+            )
+        except (ValueError, TypeError) as e:
+            raise _refused("response_format", str(e)) from e
+        return self._start(grammar, "response_format")
+
+    def lark(self, grammar: str) -> GrammarConstraint:
+        return self._start(self._library.LLMatcher.grammar_from_lark(grammar), "tools")
+
+    def _start(self, grammar: str, param: str) -> GrammarConstraint:
+        fault = self._library.LLMatcher.validate_grammar(grammar, self._vocabulary)
+        if fault and not fault.startswith("WARNING"):
+            raise _refused(param, fault)
+        matcher = self._library.LLMatcher(self._vocabulary, grammar, log_level=0)
+        if matcher.is_error():
+            raise _refused(param, matcher.get_error())
+        return GrammarConstraint(matcher, self._size, self._eos)
+
+
+def _refused(param: str, reason: str) -> Problem:
+    first = reason.strip().splitlines()[0] if reason.strip() else "no reason given"
+    return Problem(400, f"{param}: its schema can't be kept to: {first}", param=param, code="invalid_schema")
+
+
+class GrammarConstraint:
+    """engine.sampling.Constraint along one answer."""
+
+    def __init__(self, matcher: Any, vocab_size: int, eos_token_id: int):
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._eos = eos_token_id
+
+    def allowed(self) -> np.ndarray:
+        """bool (vocab_size,). At the end of the grammar, and when the library gives up, only the end is left."""
+        if not self._matcher.is_stopped():
+            packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            allowed = np.unpackbits(packed, bitorder="little")[: self._vocab_size].astype(bool)
+            if allowed.any():
+                return allowed
+        if self._matcher.is_error():
+            log.warning("an answer's grammar was given up: %s", self._matcher.get_error())
+        allowed = np.zeros(self._vocab_size, bool)
+        allowed[self._eos] = True
+        return allowed
+
+    def accept(self, token: int) -> None:
+        if not self._matcher.is_stopped():
+            self._matcher.consume_token(token)

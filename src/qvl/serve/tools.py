@@ -1,0 +1,198 @@
+"""Tool calls in the family's own words: `<tool_call>` around one JSON object, each way.
+
+request   tools, earlier calls and results  →  prompt   (templates that know no tools are helped here)
+answer    text as it comes                  →  Said: text, or a whole call
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qvl.errors import PromptError
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function the model wants called. `arguments` is JSON, as OpenAI's clients expect it."""
+
+    name: str
+    arguments: str
+    id: str
+
+    def openai(self) -> dict[str, Any]:
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+Said = str | Call
+
+
+class CallReader:
+    """Text goes in as it comes; text and whole calls come out, and no part of a call ever as text.
+
+    What stands in the tags and is no call of a known function comes out as the text it was.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self._names = frozenset(names)
+        self._held = ""
+        self._inside = False
+        self._called = False
+        self._spoke = False  # since the last call, other than space
+
+    def push(self, text: str) -> list[Said]:
+        self._held += text
+        said: list[Said] = []
+        while True:
+            mark = CLOSE if self._inside else OPEN
+            before, found, after = self._held.partition(mark)
+            if not found:
+                break
+            self._held = after
+            said += self._call(before, OPEN + before + CLOSE) if self._inside else self._text(before)
+            self._inside = not self._inside
+        if not self._inside:
+            keep = _begins(self._held, OPEN)
+            cut = len(self._held) - keep
+            # space at the end may stand before a call, where it means nothing
+            cut = len(self._held[:cut].rstrip())
+            said += self._text(self._held[:cut], final=True)
+            self._held = self._held[cut:]
+        return said
+
+    def finish(self) -> list[Said]:
+        """What is left. A call whose closing tag is missing counts when its JSON is whole."""
+        held, self._held = self._held, ""
+        if self._inside:
+            self._inside = False
+            return self._call(held, OPEN + held)
+        return self._text(held, final=not self._called)
+
+    def _text(self, text: str, final: bool = False) -> list[Said]:
+        text = text if final else text.rstrip()
+        if self._called and not self._spoke:
+            text = text.lstrip()
+        self._spoke = self._spoke or bool(text.strip())
+        return [text] if text else []
+
+    def _call(self, body: str, verbatim: str) -> list[Said]:
+        try:
+            raw = json.loads(body)
+            name, arguments = raw["name"], raw.get("arguments", {})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return [verbatim]
+        if not isinstance(name, str) or name not in self._names:
+            return [verbatim]
+        self._called, self._spoke = True, False
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        return [Call(name, text, f"call_{secrets.token_hex(12)}")]
+
+
+def _begins(text: str, mark: str) -> int:
+    """Length of the longest end of `text` that `mark` could begin with."""
+    for length in range(min(len(text), len(mark) - 1), 0, -1):
+        if mark.startswith(text[-length:]):
+            return length
+    return 0
+
+
+# ------------------------------------------------------------------------------------------- into the prompt
+
+
+def write_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The conversation with tools, calls and results written out, for templates that leave them out.
+
+    The released Qwen2-VL and Qwen2.5-VL templates do, though the language models under them learned the format.
+    """
+    written = [_plain(message) for message in messages]
+    if tools:
+        first = written.pop(0) if written[0]["role"] == "system" else {"role": "system", "content": ""}
+        head = _text_of(first["content"])
+        written.insert(
+            0, {"role": "system", "content": f"{head}\n\n{_notice(tools)}" if head else _notice(tools)}
+        )
+    return written
+
+
+def _notice(tools: Sequence[Mapping[str, Any]]) -> str:
+    """Word for word what the models saw in training; other words make them call less reliably."""
+    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return (
+        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        f"You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{listed}\n</tools>\n\n"
+        "For each function call, return a json object with function name and arguments within "
+        f"{OPEN}{CLOSE} XML tags:\n{OPEN}\n"
+        f'{{"name": <function-name>, "arguments": <args-json-object>}}\n{CLOSE}'
+    )
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    if message["role"] == "tool":
+        # a result is words of a stranger: it stays text, whatever tags it holds
+        result = _text_of(message["content"])
+        return {"role": "user", "content": f"<tool_response>\n{result}\n</tool_response>"}
+    if not message.get("tool_calls"):
+        return dict(message)
+    lines = [_text_of(message.get("content") or "")]
+    for call in message["tool_calls"]:
+        function = call["function"]
+        try:
+            arguments = json.loads(function["arguments"] or "{}")
+        except (ValueError, RecursionError) as e:
+            raise PromptError(f"arguments of the call of {function['name']} are not JSON ({e})") from e
+        body = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
+        lines.append(f"{OPEN}\n{body}\n{CLOSE}")
+    return {"role": message["role"], "content": "\n".join(line for line in lines if line)}
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(item["text"] for item in content)
+
+
+# -------------------------------------------------------------------------------------------- forcing a call
+
+
+def call_grammar(tools: Sequence[Mapping[str, Any]], special: frozenset[str]) -> str:
+    """A Lark grammar (llguidance's) of exactly one call of one of the tools.
+
+    special: added tokens of the vocabulary; a tag that is one of them must come as that token.
+    """
+    one_of = []
+    for tool in tools:
+        function = tool["function"]
+        arguments = function.get("parameters") or {"type": "object"}
+        one_of.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    # `x-guidance` would let a request change how its own grammar is read
+    schema = without_guidance({"anyOf": one_of}) | {"x-guidance": JSON_STYLE}
+    opened, closed = (tag if tag in special else json.dumps(tag) for tag in (OPEN, CLOSE))
+    return f'start: {opened} "\\n" call "\\n" {closed}\ncall: %json {json.dumps(schema)}\n'
+
+
+# One way to write space: a model that likes blanks could otherwise write nothing else.
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def without_guidance(schema: Any) -> Any:
+    """The schema without keys that speak to the grammar library instead of describing JSON."""
+    if isinstance(schema, Mapping):
+        return {key: without_guidance(value) for key, value in schema.items() if key != "x-guidance"}
+    if isinstance(schema, list):
+        return [without_guidance(value) for value in schema]
+    return schema
