@@ -162,7 +162,7 @@ def test_an_answer_is_known_to_the_next_turn_of_the_conversation():
     run = Run()
     first = run.add(8, max_new=9)
     run.finish()
-    turn = run.add(first.tokens + [7, 7, 7], max_new=1)
+    turn = run.add([*first.tokens, 7, 7, 7], max_new=1)
     run.finish()
     assert turn.num_cached_tokens == 16  # the 17th token was sampled, and its KV never written
 

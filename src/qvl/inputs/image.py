@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 import urllib.parse
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -140,7 +141,9 @@ def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image
     else:
         data = where
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        with warnings.catch_warnings():  # PIL would print one; `check_pixels` refuses with the numbers
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as e:
         raise MediaError(f"{name}: {_not_a_picture(data)}") from e
     except Image.DecompressionBombError as e:
