@@ -11,7 +11,7 @@ from qvl.cli.main import VERBS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"\bqvl ([a-z]+)((?:[^`\n|\\]|\\\n)*)")
+COMMAND = re.compile(r"\bqvl ([a-z]+(?:-[a-z]+)*)((?:[^`\n|\\]|\\\n)*)")
 
 
 def commands(page: Path):

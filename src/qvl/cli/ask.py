@@ -9,7 +9,30 @@ import typer
 
 if TYPE_CHECKING:
     from qvl.backends.answer import Answer
-    from qvl.backends.native import NativeModel
+    from qvl.backends.base import Backend
+    from qvl.backends.tasks import Task, TaskAnswer
+
+# Options that every verb with a model shares
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A checkpoint folder, a hub id, or mini, the embedded one. With --endpoint: the served model's name.",
+        metavar="PATH|HUB_ID|mini|NAME",
+    ),
+]
+EndpointOption = Annotated[
+    str | None, typer.Option(help="An OpenAI-compatible server in place of this machine.", metavar="URL")
+]
+FamilyOption = Annotated[
+    str | None, typer.Option(help="Of the served model, where its name doesn't tell.", metavar="qwen2_5_vl|…")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(help="The environment variable with the server's key.", metavar="NAME"),
+]
+HighResolutionOption = Annotated[
+    bool, typer.Option("--high-resolution", help="Alibaba Model Studio's switch for large pictures.")
+]
 
 
 def run(
@@ -19,9 +42,23 @@ def run(
             metavar='MEDIA... "QUESTION"', help="Pictures and clips, then the question, in quotes."
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="A checkpoint folder, a hub id, or mini.", metavar="PATH|HUB_ID|mini")
-    ] = "mini",
+    model: ModelOption = None,
+    endpoint: EndpointOption = None,
+    family: FamilyOption = None,
+    api_key_env: KeyOption = None,
+    high_resolution: HighResolutionOption = False,
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Boxes and points, in pixels of the picture.")
+    ] = False,
+    document: Annotated[bool, typer.Option("--document", help="The page, as Markdown.")] = False,
+    events: Annotated[bool, typer.Option("--events", help="Times in the clip, in seconds.")] = False,
+    actions: Annotated[
+        bool, typer.Option("--actions", help="What to do on this screenshot; nothing is done.")
+    ] = False,
+    phone: Annotated[bool, typer.Option("--phone", help="--actions on a phone, not a computer.")] = False,
+    draw: Annotated[
+        str | None, typer.Option(help="The picture with what was found, to this file.", metavar="OUT.png")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.")] = None,
     temperature: Annotated[
         float | None, typer.Option(help="0 is greedy; left out: as the checkpoint says.")
@@ -38,44 +75,154 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object in place of the text.")] = False,
 ) -> int:
     """Ask a model about pictures or clips."""
-    names, question = split_words(words or [])
+    task = _one_task(boxes=boxes, document=document, events=events, actions=actions)
+    _check_options(task, draw=draw, phone=phone, system=system)
+    names, question = split_words(words or [], question_needed=task != "document")
     media = [open_media(name) for name in names]  # before torch is imported: a bad file is told at once
 
     import time
 
     began = time.perf_counter()
-    import qvl
-
-    loaded: NativeModel = qvl.load(model)
+    backend = open_model(model, endpoint, family, api_key_env, high_resolution)
     load_s = time.perf_counter() - began
-    stream = loaded.stream(
-        media,
-        question,
-        system=system,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        max_pixels=max_pixels,
-        fps=fps,
+    if endpoint is not None:
+        media = list(names)  # a server gets the files as they are
+    settings: dict[str, Any] = dict(
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, max_pixels=max_pixels, fps=fps
     )
-    if not as_json:
-        for piece in stream:
-            sys.stdout.write(showable(piece) if sys.stdout.isatty() else piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-    answer = stream.finish()
+    peak_bytes: int | None
+    if task is None:
+        stream = backend.stream(media, question, system=system, **settings)
+        if not as_json:
+            for piece in stream:
+                sys.stdout.write(showable(piece) if sys.stdout.isatty() else piece)
+                sys.stdout.flush()
+            sys.stdout.write("\n")
+        answer = stream.finish()
+        peak_bytes = getattr(backend, "peak_memory_bytes", None)
+        if as_json:
+            _print_json(described(backend.name, answer, load_s, peak_bytes))
+        else:
+            for note in answer.notes:
+                print(f"note: {note}", file=sys.stderr)
+            if answer.finish_reason == "length":
+                print(f"(cut after {answer.completion_tokens} tokens; --max-new-tokens)", file=sys.stderr)
+        if stats:
+            print(statistics(answer, load_s, peak_bytes), file=sys.stderr)
+        return 0
+
+    from qvl.backends.tasks import run_task
+
+    tool: Any = "mobile_use" if phone else "computer_use"
+    found = run_task(
+        backend, task, media, question, tool=tool, **{k: v for k, v in settings.items() if v is not None}
+    )
+    peak_bytes = getattr(backend, "peak_memory_bytes", None)
+    drawn: tuple[str, ...] = () if draw is None else draw_to(found, names[0], draw)
     if as_json:
-        import json
-
-        print(json.dumps(described(model, answer, load_s, loaded.peak_memory_bytes), ensure_ascii=False))
-    elif answer.finish_reason == "length":
-        print(f"(cut after {answer.completion_tokens} tokens; --max-new-tokens)", file=sys.stderr)
+        described_all = described(backend.name, found.answer, load_s, peak_bytes)
+        _print_json(described_all | {"found": found.to_dict()})
+    else:
+        print(found_text(found))
+    tell(found, drawn)
     if stats:
-        print(statistics(answer, load_s, loaded.peak_memory_bytes), file=sys.stderr)
-    return 0
+        print(statistics(found.answer, load_s, peak_bytes), file=sys.stderr)
+    return 0 if found.reason is None else 1
 
 
-def split_words(words: list[str]) -> tuple[list[str], str]:
+def _one_task(**asked: bool) -> Task | None:
+    chosen = [name for name, on in asked.items() if on]
+    if len(chosen) > 1:
+        from qvl.errors import PromptError
+
+        raise PromptError(f"--{' and --'.join(chosen)} exclude each other: ask once for each")
+    return chosen[0] if chosen else None  # type: ignore[return-value]
+
+
+def _check_options(task: Task | None, *, draw: str | None, phone: bool, system: str | None) -> None:
+    from qvl.errors import PromptError
+
+    if draw is not None and task not in ("boxes", "document", "actions"):
+        raise PromptError("--draw needs something with a place: --boxes, --document or --actions")
+    if phone and task != "actions":
+        raise PromptError("--phone goes with --actions")
+    if system is not None and task is not None:
+        raise PromptError(f"--system can't go with --{task}, which brings the prompt it needs")
+
+
+def open_model(
+    model: str | None,
+    endpoint: str | None,
+    family: str | None,
+    api_key_env: str | None,
+    high_resolution: bool,
+) -> Backend:
+    """The model that the shared options name. Raises: BackendError for options of a server without one."""
+    from qvl.backends.base import open_backend
+
+    options: dict[str, Any] = {"high_resolution": True} if high_resolution else {}
+    if high_resolution and endpoint is None:
+        from qvl.errors import BackendError
+
+        raise BackendError("--high-resolution is a switch of Alibaba Model Studio: give its --endpoint")
+    return open_backend(model, endpoint=endpoint, family=family, api_key_env=api_key_env, **options)
+
+
+def draw_to(found: TaskAnswer, picture: str, path: str) -> tuple[str, ...]:
+    """Draws what was found onto the picture; returns what couldn't be drawn. Raises: OutputError."""
+    from qvl.backends.tasks import draw_result
+    from qvl.inputs.image import load_image
+    from qvl.outputs.draw import save
+
+    drawing = draw_result(found, load_image(picture))
+    save(drawing, path)
+    return drawing.notes
+
+
+def tell(found: TaskAnswer, more: tuple[str, ...] = ()) -> None:
+    """To stderr: doubts, repairs, and why there is nothing."""
+    for line in (*found.all_warnings, *more):
+        print(f"note: {line}", file=sys.stderr)
+    for line in found.result.repairs:
+        print(f"repaired: {line}", file=sys.stderr)
+    if found.reason is not None:
+        print(f"nothing found: {found.reason}", file=sys.stderr)
+
+
+def found_text(found: TaskAnswer) -> str:
+    """What was found, one thing a line (a page as Markdown), safe for a terminal."""
+    from qvl.outputs.actions import ActionResult, describe
+    from qvl.outputs.boxes import Box, Point, Quad
+    from qvl.outputs.documents import Page
+    from qvl.outputs.export import to_markdown
+
+    result = found.result
+    if isinstance(result, Page):
+        return showable(to_markdown([result]).rstrip("\n"))
+    if isinstance(result, ActionResult):
+        return showable("\n".join(map(describe, result.items)))
+    lines = []
+    for item in result:
+        if isinstance(item, Box):
+            numbers = " ".join(f"{v:.1f}" for v in item.rect)
+            lines.append(f"{numbers}  {item.label or item.text}")
+        elif isinstance(item, Point):
+            lines.append(f"{item.x:.1f} {item.y:.1f}  {item.label or item.text}")
+        elif isinstance(item, Quad):
+            numbers = " ".join(f"{v:.1f}" for corner in item.corners for v in corner)
+            lines.append(f"{numbers}  {item.label or item.text}")
+        else:
+            lines.append(f"{item.start:.2f} {item.end:.2f}  {item.text}")
+    return showable("\n".join(line.rstrip() for line in lines))
+
+
+def _print_json(data: Any) -> None:
+    import json
+
+    print(json.dumps(data, ensure_ascii=False))
+
+
+def split_words(words: list[str], question_needed: bool = True) -> tuple[list[str], str]:
     """(media, question): the last word is the question. Raises: PromptError when it is missing or a file."""
     from pathlib import Path
 
@@ -85,6 +232,8 @@ def split_words(words: list[str]) -> tuple[list[str], str]:
     if not words or not words[-1].strip():
         raise PromptError(f"no question; {usage}")
     *names, question = words
+    if not question_needed and is_media_name(question):
+        return list(words), ""
     if is_media_name(question) or (len(question) < 256 and Path(question).is_file()):
         raise PromptError(f"no question after {question}; {usage}")
     return names, question
@@ -120,7 +269,7 @@ def showable(text: str) -> str:
 _STEERING = frozenset(map(chr, [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]))
 
 
-def described(model: str, answer: Answer, load_s: float, peak_bytes: int) -> dict[str, Any]:
+def described(model: str, answer: Answer, load_s: float, peak_bytes: int | None) -> dict[str, Any]:
     """The answer as one JSON object; sizes are (height, width) in pixels."""
     return {
         "model": model,
@@ -144,15 +293,21 @@ def described(model: str, answer: Answer, load_s: float, peak_bytes: int) -> dic
     }
 
 
-def statistics(answer: Answer, load_s: float, peak_bytes: int) -> str:
-    """Two lines for people."""
+def statistics(answer: Answer, load_s: float, peak_bytes: int | None) -> str:
+    """Two lines for people; a server tells less than our own engine."""
     from qvl.units import format_bytes, format_seconds
 
-    rate = answer.decode_tokens_per_s
+    phases = {"load": load_s} | {
+        k: v for k, v in answer.seconds.items() if k in ("vision", "prefill", "first", "total")
+    }
+    parts = [f"{name} {format_seconds(s)}" for name, s in phases.items()]
+    if answer.decode_tokens_per_s is not None or "decode" in answer.seconds:
+        rate = answer.decode_tokens_per_s
+        parts.append(f"decode {'-' if rate is None else f'{rate:.1f}'} tok/s")
+    if peak_bytes is not None:
+        parts.append(f"peak memory {format_bytes(peak_bytes)}")
     return (
-        f"{answer.visual_tokens} visual + {answer.prompt_tokens - answer.visual_tokens} text = "
+        f"{answer.visual_tokens} visual + {max(0, answer.prompt_tokens - answer.visual_tokens)} text = "
         f"{answer.prompt_tokens} prompt tokens, {answer.completion_tokens} answer tokens, {answer.finish_reason}\n"
-        f"load {format_seconds(load_s)}, vision {format_seconds(answer.seconds['vision'])}, "
-        f"prefill {format_seconds(answer.seconds['prefill'])}, "
-        f"decode {'-' if rate is None else f'{rate:.1f}'} tok/s, peak memory {format_bytes(peak_bytes)}"
+        + ", ".join(parts)
     )

@@ -6,6 +6,7 @@ no more memory than the frames that are kept. Stretches of a file without a want
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -126,6 +127,33 @@ def load_video(
         with animation:
             return _from_animation(animation, name, limits, image_limits)
     return _from_file(where, name, limits, image_limits)
+
+
+def frames_at(
+    source: Any, seconds: Sequence[float], limits: ImageLimits = DEFAULT_LIMITS
+) -> list[Image.Image]:
+    """What a video file shows at each of these times, in full size; the last frame for times after its end.
+
+    Raises: MediaError that names the source; for animated pictures and lists, whose frames are at hand already.
+    """
+    import av
+
+    where, name = read_source(source, "video", limits.max_bytes)
+    try:
+        index = _read_index(where, name, limits)
+        times = [float((p - index.pts[0]) * index.time_base) for p in index.pts]
+        # a time is rounded to milliseconds by people and models, so a frame that begins then is meant
+        wanted = [index.pts[max(0, bisect_right(times, t + 1e-3) - 1)] for t in seconds]
+        shown = dict(_decode(where, wanted, {run for pts in wanted for run in index.needs[pts]}))
+    except av.error.FFmpegError as e:
+        raise MediaError(f"{name}: can't be decoded as a video ({e.strerror or e})") from e
+    except OSError as e:
+        raise MediaError(f"{name}: can't be read ({e.strerror or e})") from e
+    missing = [pts for pts in wanted if pts not in shown]
+    if missing:
+        at = float((missing[0] - index.pts[0]) * index.time_base)
+        raise MediaError(f"{name}: the frame at {at:.2f} s can't be decoded")
+    return [shown[pts] for pts in wanted]
 
 
 # ------------------------------------------------------------------------------------ frames as a list

@@ -1,0 +1,221 @@
+"""`qvl read PAGES...`: pictures of pages and PDFs as Markdown, HTML, JSON or CSV; a long PDF can be gone on with."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qvl.cli.ask import (
+    EndpointOption,
+    FamilyOption,
+    HighResolutionOption,
+    KeyOption,
+    ModelOption,
+    open_model,
+    showable,
+)
+
+if TYPE_CHECKING:
+    from qvl.backends.pages import Journal, PageRef, ReadPage
+    from qvl.outputs.documents import Page
+
+FORMATS = ("md", "html", "json", "csv", "layout")
+_BY_SUFFIX = {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html", ".json": "json", ".csv": "csv"}
+
+
+def run(
+    files: Annotated[list[str], typer.Argument(metavar="PAGE...", help="Pictures of pages, and PDFs.")],
+    to: Annotated[
+        str | None,
+        typer.Option(help="Left out: as the ending of -o says, or md.", metavar="|".join(FORMATS)),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="One file for all pages.", metavar="FILE")
+    ] = None,
+    pages: Annotated[str | None, typer.Option(help="Of a PDF.", metavar="1-3,7")] = None,
+    dpi: Annotated[float, typer.Option(help="How finely PDF pages are drawn.")] = 144.0,
+    draw: Annotated[
+        str | None,
+        typer.Option(help="The pages with their blocks marked; several get numbers.", metavar="OUT.png"),
+    ] = None,
+    model: ModelOption = None,
+    endpoint: EndpointOption = None,
+    family: FamilyOption = None,
+    api_key_env: KeyOption = None,
+    high_resolution: HighResolutionOption = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest text of one page in tokens.")] = 4096,
+    max_pixels: Annotated[int | None, typer.Option(help="Pages are shrunk to this area.")] = None,
+) -> int:
+    """Read pages: text, tables and formulas in reading order, with their places in the picture."""
+    from qvl.backends.pages import Journal, fingerprint, list_pages, read_pages
+    from qvl.errors import PromptError, QvlError
+
+    form = _format(to, out)
+    if not files:
+        raise PromptError("no page; qvl read PAGE...")
+    refs = list_pages(files, dpi, pages)
+    _check_folder(out)
+    _check_folder(draw)
+    backend = open_model(model, endpoint, family, api_key_env, high_resolution)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+    if max_pixels is not None:
+        settings["max_pixels"] = max_pixels
+
+    journal: Journal | None = None
+    if out is not None and len(refs) > 1:
+        made_with = {
+            "files": fingerprint(files), "dpi": dpi, "model": backend.name, "endpoint": endpoint,
+            "family": backend.family, "high_resolution": high_resolution, **settings,
+        }  # fmt: skip
+        journal = Journal(f"{out}.partial", made_with)
+        if journal.outdated:
+            print(f"note: {journal.path} was of other files or settings; reading anew", file=sys.stderr)
+        elif len(journal):
+            print(f"going on after {len(journal)} of {len(refs)} pages", file=sys.stderr)
+
+    done: list[Page] = []
+    notes: list[str] = []
+    progress = _Progress(refs)
+    try:
+        for read in read_pages(backend, refs, journal, **settings):
+            done.append(read.page)
+            notes += [f"{read.ref}: {line}" for line in (*read.warnings, *read.page.warnings)]
+            notes += [f"{read.ref}: repaired: {line}" for line in read.page.repairs]
+            if read.page.reason is not None:
+                notes.append(f"{read.ref}: nothing found: {read.page.reason}")
+            if draw is not None:
+                notes += _draw(read, draw, numbered=len(refs) > 1)
+            progress.tell(read)
+    except (QvlError, KeyboardInterrupt):
+        if journal is not None and len(journal):
+            print(
+                f"{len(journal)} of {len(refs)} pages are kept in {journal.path}: "
+                "the same command goes on with the rest",
+                file=sys.stderr,
+            )
+        raise
+    for line in notes:
+        print(f"note: {line}", file=sys.stderr)
+    written = write_pages(done, form, out)
+    if journal is not None and written:
+        journal.remove()
+    if not written:
+        print("nothing found: no table in these pages", file=sys.stderr)
+    return 0 if written and any(page.blocks for page in done) else 1
+
+
+def _format(to: str | None, out: str | None) -> str:
+    from qvl.errors import PromptError
+
+    if to is not None and to not in FORMATS:
+        raise PromptError(f"--to {to!r}: known: {', '.join(FORMATS)}")
+    if to is not None:
+        return to
+    return _BY_SUFFIX.get(Path(out).suffix.lower(), "md") if out else "md"
+
+
+def _check_folder(path: str | None) -> None:
+    """Told before an hour of reading, not after it."""
+    from qvl.errors import PromptError
+
+    if path is None:
+        return
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise PromptError(f"{path}: there is no folder {folder}")
+    if Path(path).is_dir():
+        raise PromptError(f"{path}: is a folder, a file is needed")
+
+
+def _draw(read: ReadPage, path: str, numbered: bool) -> list[str]:
+    from qvl.backends.pages import page_image
+    from qvl.outputs.draw import draw_regions, save
+
+    where = Path(path)
+    if numbered:
+        where = where.with_name(f"{where.stem}-{read.ref.number}{where.suffix}")
+    drawing = draw_regions(page_image(read.ref), read.page)
+    save(drawing, str(where))
+    return [f"{where}: {line}" for line in drawing.notes]
+
+
+class _Progress:
+    """One line a page to stderr, with the time that is left by the pages read in this run."""
+
+    def __init__(self, refs: Sequence[PageRef]):
+        self.total = len(refs)
+        self.count = 0
+        self.read = 0
+        self.began = time.monotonic()
+
+    def tell(self, read: ReadPage) -> None:
+        from qvl.units import format_seconds
+
+        self.count += 1
+        if read.resumed or self.total == 1:
+            return
+        self.read += 1
+        each = (time.monotonic() - self.began) / self.read
+        left = (self.total - self.count) * each
+        rest = f", {format_seconds(left)} left" if left else ""
+        print(f"page {self.count} of {self.total}, {format_seconds(each)} a page{rest}", file=sys.stderr)
+
+
+def write_pages(pages: Sequence[Page], form: str, out: str | None) -> bool:
+    """To a file, or to stdout; of CSV each table is a file. False when there is nothing to write.
+
+    Raises: OutputError when a file can't be written.
+    """
+    import json
+
+    from qvl.outputs import export
+
+    if form == "csv":
+        return _write_tables(export.to_csvs(pages), out)
+    if form == "html":
+        text = export.to_html(pages)
+    elif form == "json":
+        text = export.to_json(pages)
+    elif form == "layout":
+        layouts = [{"page": page.number, **export.to_layout(page)} for page in pages]
+        text = json.dumps({"pages": layouts}, ensure_ascii=False, indent=1) + "\n"
+    else:
+        text = export.to_markdown(pages)
+    _write(text, out)
+    return True
+
+
+def _write_tables(tables: dict[str, str], out: str | None) -> bool:
+    for name, text in tables.items():
+        if out is None:
+            _write(f"# {name}\n{text}\n" if len(tables) > 1 else text, None)
+        elif len(tables) == 1:
+            _write(text, out)
+        else:
+            where = Path(out)
+            path = where.with_name(f"{where.stem}_{name}{where.suffix or '.csv'}")
+            _write(text, str(path))
+            print(path, file=sys.stderr)
+    return bool(tables)
+
+
+def _write(text: str, out: str | None) -> None:
+    """Whole or not at all: an interrupted write leaves the older file."""
+    if out is None:
+        sys.stdout.write(showable(text) if sys.stdout.isatty() else text)
+        return
+    from qvl.errors import OutputError
+
+    temporary = f"{out}.new"
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.replace(temporary, out)
+    except OSError as e:
+        raise OutputError(f"{out}: can't be written ({e.strerror})") from e
