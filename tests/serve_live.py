@@ -29,6 +29,7 @@ class Live:
     server: Server
     port: int
     thread: threading.Thread
+    client: httpx.Client  # one for all: making one takes longer than most requests
 
     @property
     def url(self) -> str:
@@ -40,13 +41,13 @@ class Live:
         )
 
     def post(self, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=60)
+        return self.client.post(self.url + path, json=body)
 
     def chat(self, words: str = "What?", **body: Any) -> httpx.Response:
         return self.post(**{"model": "tiny", "messages": asking(words), "max_tokens": 6} | body)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=60)
+        return self.client.get(self.url + path)
 
     def metric(self, name: str) -> float:
         """Sum over the labels."""
@@ -72,7 +73,7 @@ def live(model: Any, media: MediaReader | None = None, **options: Any) -> Iterat
     bound = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
-    running = Live(service, server, bound.getsockname()[1], thread)
+    running = Live(service, server, bound.getsockname()[1], thread, httpx.Client(timeout=60))
     until = time.monotonic() + 30
     while not server.started and time.monotonic() < until:
         time.sleep(0.01)
@@ -80,6 +81,7 @@ def live(model: Any, media: MediaReader | None = None, **options: Any) -> Iterat
     try:
         yield running
     finally:
+        running.client.close()
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive()

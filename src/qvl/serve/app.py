@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
 
     # no /docs: that page would load scripts from elsewhere
     app = FastAPI(title="qvl", version=qvl.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    _add_problems(app, service)
+    _add_problems(app)
     _add_chat(app, service)
     _add_information(app, service)
 
@@ -52,14 +53,10 @@ def create_app(service: Service) -> FastAPI:
 # --------------------------------------------------------------------------------------------------- problems
 
 
-def _add_problems(app: FastAPI, service: Service) -> None:
-    def answer(problem: Problem) -> Response:
-        service.metrics.refused[problem.status] += 1
-        return problem.response()
-
+def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return answer(validation_problem(error.errors()))
+        return validation_problem(error.errors()).response()
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -67,15 +64,15 @@ def _add_problems(app: FastAPI, service: Service) -> None:
         if error.status_code in (404, 405):
             paths = sorted(path for path in app.openapi()["paths"])
             message += f"; known: {', '.join(paths)}"
-        return answer(Problem(error.status_code, message, headers=error.headers))
+        return Problem(error.status_code, message, headers=error.headers).response()
 
     @app.exception_handler(QvlError)
     async def known(_: Request, error: QvlError) -> Response:
-        return answer(problem_of(error))
+        return problem_of(error).response()
 
     @app.exception_handler(Exception)
     async def unknown(_: Request, error: Exception) -> Response:
-        return answer(problem_of(error))
+        return problem_of(error).response()
 
 
 # ------------------------------------------------------------------------------------------------------- chat
@@ -215,6 +212,9 @@ def _add_information(app: FastAPI, service: Service) -> None:
             "created": service.started,
             "owned_by": "qvl",
             "max_model_len": service.max_model_len,
+            # what a client needs to know at which size a picture is seen
+            "family": service.model.family,
+            "pixel_limits": dataclasses.asdict(service.model.limits),
         }
 
     @app.get("/v1/models", response_class=Response)

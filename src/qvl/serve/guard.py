@@ -22,7 +22,7 @@ class Guard:
     """Plain ASGI: nothing of a body is kept that wasn't let through."""
 
     def __init__(self, app: ASGIApp, options: ServeOptions, refused: Callable[[int], None]):
-        """refused: is told the status of each refusal."""
+        """refused: is told the status of each answer from 400 on."""
         self._app = app
         self._options = options
         self._refused = refused
@@ -33,12 +33,29 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        fault: Problem | None = None
         sent = False
+
+        async def answer(problem: Problem) -> None:
+            self._refused(problem.status)
+            response = problem.response()
+            response.headers["Connection"] = "close"  # the rest of the body is not read
+            await response(scope, receive, send)
 
         async def watched(message: Message) -> None:
             nonlocal sent
-            sent = sent or message["type"] == "http.response.start"
+            if fault is not None and not sent:
+                return  # what a route makes of the half body it got
+            if message["type"] == "http.response.start":
+                sent = True
+                if message["status"] >= 400:
+                    self._refused(message["status"])
             await send(message)
+
+        def failed(problem: Problem) -> Problem:
+            nonlocal fault
+            fault = problem
+            return problem
 
         try:
             headers = {name: value for name, value in reversed(scope["headers"])}
@@ -46,14 +63,14 @@ class Guard:
                 self._check_key(headers.get(b"authorization", b""))
             if scope["method"] == "POST":
                 self._check_head(headers)
-            await self._app(scope, self._measured(receive), watched)
         except Problem as e:
-            self._refused(e.status)
-            if sent:
-                raise
-            response = e.response()
-            response.headers["Connection"] = "close"  # the rest of the body is not read
-            await response(scope, receive, send)
+            await answer(e)
+            return
+        try:
+            await self._app(scope, self._measured(receive, failed), watched)
+        finally:
+            if fault is not None and not sent:
+                await answer(fault)
 
     def _check_key(self, authorization: bytes) -> None:
         if self._key is None:
@@ -87,7 +104,7 @@ class Guard:
             code="body_too_large",
         )
 
-    def _measured(self, receive: Receive) -> Receive:
+    def _measured(self, receive: Receive, failed: Callable[[Problem], Problem]) -> Receive:
         """Counts a body whose length wasn't told, and doesn't wait for one for ever."""
         count, whole = 0, False
         until = time.monotonic() + self._options.body_timeout_s
@@ -100,12 +117,13 @@ class Guard:
                 message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
             except TimeoutError as e:
                 seconds = self._options.body_timeout_s
-                raise Problem(408, f"the body didn't arrive within {seconds:g} s", code="timeout") from e
+                late = Problem(408, f"the body didn't arrive within {seconds:g} s", code="timeout")
+                raise failed(late) from e
             if message["type"] == "http.request":
                 count += len(message.get("body", b""))
                 whole = not message.get("more_body", False)
                 if count > self._options.max_body_bytes:
-                    raise self._too_large()
+                    raise failed(self._too_large())
             return message
 
         return measured

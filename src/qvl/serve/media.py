@@ -141,12 +141,15 @@ class MediaReader:
                 raise refused
             # O_NOFOLLOW: a link put here since; O_NONBLOCK: a pipe would make us wait for ever
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise refused
+                with open(handle, "rb", closefd=False) as file:
+                    data = file.read(self.policy.max_bytes + 1)
+            finally:
+                os.close(handle)
         except (OSError, ValueError, RuntimeError) as e:
             raise refused from e
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise refused
-            data = file.read(self.policy.max_bytes + 1)
         self._check_size(len(data), url)
         return data
 
@@ -178,7 +181,7 @@ class MediaReader:
                     response = await client.send(request, stream=True)
                     try:
                         if response.status_code in _REDIRECTS:
-                            url = urllib.parse.urljoin(url, response.headers.get("location", ""))
+                            url = _redirected(url, response.headers.get("location", ""))
                             continue
                         return await self._body(response, url)
                     finally:
@@ -232,6 +235,13 @@ class MediaReader:
         if split.query:
             path += "?" + urllib.parse.quote(split.query, safe="/?%:@!$&'()*+,;=~-._")
         return _Target(split.scheme, host, port, addresses[0], path.encode())
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urllib.parse.urljoin(url, location)
+    except ValueError as e:
+        raise MediaError(f"{_short(url)}: leads to {_short(location)}, which is not an address ({e})") from e
 
 
 def _all_public(addresses: Sequence[str]) -> bool:

@@ -65,6 +65,10 @@ _CODES = {"MediaError": "invalid_media", "PromptError": "invalid_prompt"}
 
 def validation_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """One problem that names every field at fault; `param` is the first of them."""
+    broken = [error for error in errors if error["type"] == "json_invalid"]
+    if broken:
+        reason = (broken[0].get("ctx") or {}).get("error", "no more is known")
+        return Problem(400, f"the body is not JSON: {reason}", code="invalid_json")
     told = [(_path(error["loc"]), error) for error in errors]
     # of a union, pydantic tells what is wrong under every branch: the deepest path is the one meant
     told.sort(key=lambda pair: pair[1]["type"] in _UNION_NOISE)
