@@ -114,6 +114,7 @@ def test_a_conversation_keeps_its_roles_order_and_tool_calls(server):
     assert [m["role"] for m in sent] == ["user", "assistant", "tool", "user"]
     assert [part["type"] for part in sent[0]["content"]] == ["text", "image_url"]
     assert sent[1]["tool_calls"][0]["function"]["arguments"] == '{"x": 1}'  # the API wants text
+    assert sent[2]["tool_call_id"] == sent[1]["tool_calls"][0]["id"]  # and ids, which ours may lack
 
 
 def test_an_unknown_setting_is_named_and_nothing_is_sent(server):
@@ -523,6 +524,20 @@ def test_the_only_model_of_a_server_needs_no_name(server):
     server.play(reply(200, {"data": [{"id": "a"}, {"id": "b"}]}))
     with pytest.raises(BackendError, match="serves 2 models: a, b"):
         connect(server.url)
+
+
+def test_an_alias_is_looked_up_in_the_servers_list(server):
+    limits = {"min_pixels": 3136, "max_pixels": 50176, "patch_size": 14, "merge_size": 2}
+    server.play(reply(200, {"data": [{"id": "prod", "root": "Qwen/Qwen3-VL-8B-Instruct"}, {"id": "other"}]}))
+    assert open_model(server, "prod").family == "qwen3_vl"
+    assert open_model(server, "other").family is None
+    server.play(reply(200, {"data": [{"id": "prod", "family": "qwen2_5_vl", "pixel_limits": limits}]}))
+    ours = open_model(server, "prod")
+    assert (ours.family, ours.limits.max_pixels) == ("qwen2_5_vl", 50176)
+    server.play(reply(200, {"data": [{"id": "prod", "family": "qwen2_5_vl", "pixel_limits": {"max": 1}}]}))
+    assert open_model(server, "prod").limits.max_pixels == 16384 * 28 * 28
+    server.play(refuses(404, "no such path"))
+    assert open_model(server, "prod").family is None
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ from qvl.backends.wire import (
     retry_after_s,
 )
 from qvl.catalog.config import Family
-from qvl.errors import BackendError, CatalogError, PromptError, nearest
+from qvl.errors import BackendError, CatalogError, MediaError, PromptError, nearest
 from qvl.inputs.chat import read_messages
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import MediaSettings
-from qvl.outputs.mapping import check_family
+from qvl.outputs.mapping import DEFAULT_LIMITS, check_family
 
 # our names → the API's; those after the gap are extensions of vLLM and SGLang that other servers may refuse
 FIELDS = {
@@ -120,10 +120,18 @@ def connect(
     )
     key = _read_key(api_key_env, studio)
     wire = _Wire(client, url, key, max_retries, max_concurrency)
-    name = model or _only_model(wire)
+    listed = _only_model(wire) if model is None else {"id": model}
+    name = str(listed["id"])
     known = check_family(family) if family is not None else find_family(name)
+    if known is None and not studio:
+        listed = _entry(wire, name) if model is not None else listed
+        known = _said_family(listed)
     if limits is None:
-        limits = model_studio_limits(name, known, high_resolution) if studio else image_limits(known)
+        limits = (
+            model_studio_limits(name, known, high_resolution)
+            if studio
+            else _said_limits(listed) or image_limits(known)
+        )
     return HttpModel(wire, name, known, limits, high_resolution)
 
 
@@ -220,12 +228,39 @@ def model_studio_limits(model: str, family: Family | None, high_resolution: bool
     return PixelLimits(rule.min_tokens * square, bound * square, patch_size=rule.factor // 2)
 
 
-def _only_model(wire: _Wire) -> str:
-    names = wire.models()
-    if len(names) != 1:
-        listed = ", ".join(names[:8]) or "none"
-        raise BackendError(f"{wire.url} serves {len(names)} models: {listed}; say which with --model")
-    return names[0]
+def _only_model(wire: _Wire) -> Mapping[str, Any]:
+    entries = wire.models()
+    if len(entries) != 1:
+        names = ", ".join(str(entry["id"]) for entry in entries[:8]) or "none"
+        raise BackendError(f"{wire.url} serves {len(entries)} models: {names}; say which with --model")
+    return entries[0]
+
+
+def _entry(wire: _Wire, name: str) -> Mapping[str, Any]:
+    """What a server lists of a model; nothing when it lists none. Raises: BackendError when it can't be reached."""
+    try:
+        return next((entry for entry in wire.models() if entry["id"] == name), {})
+    except BackendError as e:
+        if e.status is None:
+            raise
+        return {}
+
+
+def _said_family(listed: Mapping[str, Any]) -> Family | None:
+    """Ours says its family; vLLM says under `root` which checkpoint stands behind an alias."""
+    said = str(listed.get("family", ""))
+    if said in DEFAULT_LIMITS:
+        return check_family(said)
+    return find_family(str(listed.get("root") or ""))
+
+
+def _said_limits(listed: Mapping[str, Any]) -> PixelLimits | None:
+    """Our server lists its pixel limits."""
+    said = listed.get("pixel_limits")
+    try:
+        return PixelLimits(**said) if isinstance(said, Mapping) else None
+    except (TypeError, MediaError):
+        return None
 
 
 class _Wire:
@@ -246,13 +281,16 @@ class _Wire:
     def __repr__(self) -> str:
         return f"_Wire({self.url!r})"
 
-    def models(self) -> list[str]:
-        """The names that the server lists."""
-        with self.open("GET", "/models") as reply:
-            listed = read_json(reply.read(), self.url).get("data")
+    def models(self) -> list[Mapping[str, Any]]:
+        """What the server lists, each with its `id`."""
+        with self.open("GET", "/models", whole=True) as reply:
+            try:
+                listed = read_json(reply.read(), self.url).get("data")
+            except BackendError as e:
+                raise BackendError(self.hidden(str(e)), status=200) from None
         if not isinstance(listed, list):
-            raise BackendError(f"{self.url}/models lists no models; say which with --model")
-        return [str(entry["id"]) for entry in listed if isinstance(entry, Mapping) and "id" in entry]
+            raise BackendError(f"{self.url}/models lists no models; say which with --model", status=200)
+        return [entry for entry in listed if isinstance(entry, Mapping) and "id" in entry]
 
     def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON reply to one body, read whole. A connection that breaks meanwhile is tried again."""
@@ -493,14 +531,21 @@ class HttpModel:
         clean, items = read_messages(messages)
         sent = [prepare(item, self.family, self.limits, call) for item in items]
         parts = iter(sent)
-        for message in clean:
+        call_ids: list[str] = []  # of calls that no result has answered yet
+        for message, original in zip(clean, messages, strict=True):
             if isinstance(message["content"], list):
                 message["content"] = [
                     next(parts).part if part["type"] != "text" else part for part in message["content"]
                 ]
-            for tool_call in message.get("tool_calls", ()):
-                function = tool_call["function"]
-                function["arguments"] = _json(function["arguments"])
+            for tool_call, written in zip(
+                message.get("tool_calls", ()), original.get("tool_calls") or (), strict=True
+            ):
+                tool_call["id"] = str(written.get("id") or f"call_{len(body['messages'])}_{len(call_ids)}")
+                call_ids.append(tool_call["id"])
+                tool_call["function"]["arguments"] = _json(tool_call["function"]["arguments"])
+            if message["role"] == "tool" and call_ids:
+                message.setdefault("tool_call_id", call_ids[0])
+                call_ids = [i for i in call_ids if i != message["tool_call_id"]]
             body["messages"].append(message)
         sizes = tuple(s.size for s in sent if s.size is not None)
         return _Asked(body, sizes, all(i.kind == "image" for i in items), time.perf_counter() - began)

@@ -8,7 +8,7 @@ already has the size it would choose.
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -95,7 +95,10 @@ def _prepare_image(
         return SentMedia(_part("image", _image_url(source, image)), None)
     size = image_size(original, family, settings.image_limits(limits) if limits else None)
     if asked and size.seen != original:
-        return SentMedia(_part("image", _png_url(resize(image, size.seen))), size)
+        # the server's own limits come on top: what is below its least area it enlarges again
+        shown = image_size(size.seen, family, limits)
+        scaled = _part("image", _png_url(resize(image, size.seen)))
+        return SentMedia(scaled, replace(shown, original=original))
     return SentMedia(_part("image", _image_url(source, image)), size)
 
 
