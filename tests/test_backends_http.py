@@ -595,6 +595,41 @@ def test_an_error_among_many_is_raised_and_the_rest_is_not_asked(server):
     assert len(server.seen) < 50
 
 
+def test_questions_are_taken_as_room_comes_free(server):
+    taken = []
+
+    def questions():
+        for i in range(12):
+            taken.append(i)
+            yield [], f"q{i}"
+
+    ahead = []
+
+    def slow(handler, seen):
+        ahead.append(len(taken) - len(server.seen))
+        says("x")(handler, seen)
+
+    server.play(slow)
+    assert len(open_model(server, max_concurrency=2).ask_many(questions())) == 12
+    assert max(ahead) <= 5  # 4 with a place, and the one that waits for it
+
+
+def test_too_many_open_streams_end_in_an_error_and_not_in_a_standstill(server):
+    server.play(streams(delta("x"), delta(None, "stop")))
+    model = open_model(server, max_concurrency=1, timeout_s=0.3)
+    first = model.stream([], "?")
+    with pytest.raises(BackendError, match=r"1 requests are under way.*max_concurrency"):
+        model.stream([], "?")
+    assert first.finish().text == "x"
+    assert model.stream([], "?").finish().text == "x"
+
+
+@pytest.mark.parametrize("options", [{"max_retries": -1}, {"max_concurrency": 0}, {"timeout_s": 0}])
+def test_impossible_options_are_refused_by_name(server, options):
+    with pytest.raises(BackendError, match=next(iter(options))):
+        connect(server.url, MODEL, **options)
+
+
 def test_a_failed_request_gives_its_slot_back(server):
     model = open_model(server, max_concurrency=1, max_retries=0)
     server.play(refuses(400, "no"))

@@ -15,3 +15,10 @@ def load(source: str = "mini", **options: Any) -> Any:
     from qvl.backends.native import load as load_native
 
     return load_native(source, **options)
+
+
+def connect(endpoint: str, model: str | None = None, **options: Any) -> Any:
+    """A model behind an OpenAI-compatible server, to ask the same way. See `qvl.backends.http`."""
+    from qvl.backends.http import connect as connect_http
+
+    return connect_http(endpoint, model, **options)

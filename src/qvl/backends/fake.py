@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qvl.backends.answer import Answer, MediaSize, conversation
 from qvl.backends.media import image_limits, prepare
@@ -20,6 +20,9 @@ from qvl.inputs.chat import read_messages
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import MediaSettings
 from qvl.outputs.mapping import check_family
+
+if TYPE_CHECKING:
+    from qvl.backends.base import Backend
 
 Script = str | Answer | Exception
 Answers = (
@@ -115,6 +118,10 @@ class FakeModel:
         if len(self.calls) >= len(answers):
             raise BackendError(f"the fake model's {len(answers)} answers are used up")
         return answers[len(self.calls)]
+
+
+if TYPE_CHECKING:
+    _conforms: type[Backend] = FakeModel  # mypy holds it to the protocol
 
 
 class FakeStream(Iterator[str]):

@@ -106,6 +106,11 @@ def connect(
     Studio's switch, which lifts its bound on pictures.
     Raises: BackendError for an address that can't be one, a missing key, or a server that can't be reached.
     """
+    if max_retries < 0 or max_concurrency < 1 or not timeout_s > 0:
+        raise BackendError(
+            f"max_retries {max_retries}, max_concurrency {max_concurrency}, timeout_s {timeout_s:g}: must be at least "
+            "0, at least 1, and above 0"
+        )
     url = base_url(endpoint)
     studio = is_model_studio(url)
     if high_resolution and not studio:
@@ -277,6 +282,7 @@ class _Wire:
         self._key = key
         self._max_retries = max_retries
         self._slots = threading.BoundedSemaphore(max_concurrency)
+        self._timeout_s = client.timeout.read or 600.0
 
     def __repr__(self) -> str:
         return f"_Wire({self.url!r})"
@@ -307,7 +313,11 @@ class _Wire:
 
         Raises: BackendError with the server's message.
         """
-        self._slots.acquire()
+        if not self._slots.acquire(timeout=self._timeout_s):
+            raise BackendError(
+                f"{self.url}: {self.max_concurrency} requests are under way and none ended in {self._timeout_s:g} s: "
+                "finish or close a stream, or raise max_concurrency"
+            )
         try:
             return _Open(self._tried(method, path, body, whole), self._slots)
         except BaseException:
@@ -481,26 +491,34 @@ class HttpModel:
         system: str | None = None,
         **settings: Any,
     ) -> list[Answer]:
-        """Answers to (media, question) pairs in their order, `max_concurrency` at a time.
-
-        The first error is raised, after those under way have ended; the rest is not asked.
+        """Answers to (media, question) pairs in their order, `max_concurrency` at a time; pairs are taken as room
+        comes free. The first error is raised, after those under way have ended; the rest is not asked.
         """
+        failed = threading.Event()
+        room = threading.Semaphore(2 * self.wire.max_concurrency)
 
         def one(pair: tuple[Sequence[Any], str]) -> Answer:
-            if failed.is_set():
-                raise BackendError("not asked, since an earlier question failed")
             try:
+                if failed.is_set():
+                    raise _NotAsked
                 return self.ask(pair[0], pair[1], system=system, **settings)
             except BaseException:
                 failed.set()
                 raise
+            finally:
+                room.release()
 
-        failed = threading.Event()
+        futures = []
         with ThreadPoolExecutor(self.wire.max_concurrency) as pool:
-            futures = [pool.submit(one, pair) for pair in questions]
-        errors = [e for f in futures if (e := f.exception()) is not None]
-        if errors:
-            raise next((e for e in errors if "not asked" not in str(e)), errors[0])
+            for pair in questions:
+                room.acquire()
+                if failed.is_set():
+                    break
+                futures.append(pool.submit(one, pair))
+        for future in futures:
+            error = future.exception()
+            if error is not None and not isinstance(error, _NotAsked):
+                raise error
         return [future.result() for future in futures]
 
     # Inside
@@ -549,6 +567,10 @@ class HttpModel:
             body["messages"].append(message)
         sizes = tuple(s.size for s in sent if s.size is not None)
         return _Asked(body, sizes, all(i.kind == "image" for i in items), time.perf_counter() - began)
+
+
+class _NotAsked(Exception):
+    """An earlier question failed; never leaves ask_many."""
 
 
 def _json(value: Any) -> str:
