@@ -68,7 +68,7 @@ class Live:
 
 @contextlib.contextmanager
 def live(model: Any, media: MediaReader | None = None, **options: Any) -> Iterator[Live]:
-    service = Service(model, ServeOptions(model_name="tiny", **options), media)
+    service = Service(model, ServeOptions(**{"model_name": "tiny"} | options), media)
     server = Server(service, log_level="error")
     bound = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

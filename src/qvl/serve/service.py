@@ -260,11 +260,12 @@ class Flight:
         """Hands the answers to the engine and waits until it took them on. Raises: what refuses them."""
         service = self._service
         num_bytes = sum(span.patches.nbytes for span in inputs.media)
-        if service.held_bytes and service.held_bytes + num_bytes > service.options.max_held_bytes:
+        held, limit = service.held_bytes, service.options.max_held_bytes
+        if held and num_bytes and held + num_bytes > limit:
             raise overloaded(
                 429,
-                f"pictures of waiting requests take {service.held_bytes:,} bytes, these {num_bytes:,}, "
-                f"{service.options.max_held_bytes:,} are kept: come back later",
+                f"pictures of waiting requests take {held:,} bytes, these {num_bytes:,}, {limit:,} are kept: "
+                "come back later",
                 service.options.retry_after_s,
             )
         self._held_bytes = num_bytes
