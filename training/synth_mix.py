@@ -71,7 +71,7 @@ def word(rng: random.Random, level: float) -> str:
         return digits + rng.choice(["", ".", ":", "-", "/"]) + "".join(rng.choice(DIGITS) for _ in range(2))
     if r < 0.8:
         return "".join(rng.choice(UPPER) for _ in range(n))
-    if r < 0.8 + 0.15 * level:
+    if r < 0.8 + 0.07 * level:
         return rng.choice(UPPER + LOWER) + "".join(rng.choice(LOWER) for _ in range(n))
     if r < 0.97:
         return "".join(rng.choice(DIGITS) for _ in range(n))
@@ -111,7 +111,7 @@ def sheet(rng: random.Random, level: float, lines: int | None = None) -> Sheet:
         line += 1
         y += int((ascent + descent) * rng.uniform(0.85, 1.3))
     a = np.asarray(picture)
-    if rng.random() < 0.3 * level:
+    if rng.random() < 0.15 * level:
         noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 12), a.shape)
         picture = Image.fromarray(np.clip(a + noise, 0, 255).astype(np.uint8))
     return Sheet((picture,), "Read the text.", "\n".join(texts), tuple(glyphs))
@@ -153,24 +153,25 @@ class Lesson:
     weights: tuple[float, ...]  # share of the micro-batches at each of STAGES
 
 
-STAGES = (0.0, 0.2, 0.4, 0.7, 1.0)  # of the time after the tower's; shares are interpolated between
-# Sizes make micro-batches cost about the same, so that ranks don't wait for each other.
+STAGES = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)  # of the time after the tower's; shares are interpolated between
+# Sizes make micro-batches cost about the same, so that ranks don't wait for each other. Many small steps
+# taught more in an hour than few large ones.
 LESSONS = (
-    Lesson("glyphs", 1, 90, (1, 4, 3, 2, 1)),  # sheets for the tower alone: most glyphs for the work
-    Lesson("sheet", 1, 34, (2, 1, 1, 1, 1)),
-    Lesson("read", 0, 62, (4, 1, 0, 0, 0)),
-    Lesson("read", 1, 38, (2, 3, 3, 3, 3)),
-    Lesson("read", 2, 20, (0, 0.3, 0.7, 1, 1)),
-    Lesson("field", 0, 37, (1, 2, 0.5, 0, 0)),
-    Lesson("field", 1, 14, (0, 3, 5, 6, 6)),
-    Lesson("find", 0, 28, (2, 0, 0, 0, 0)),
-    Lesson("find", 1, 18, (0, 3, 3, 3, 3)),
-    Lesson("count", 0, 37, (1, 0, 0, 0, 0)),
-    Lesson("count", 1, 20, (0, 1.5, 2, 2, 2)),
-    Lesson("chart", 1, 18, (0, 0, 0.4, 0.6, 0.6)),
-    Lesson("screen", 1, 14, (0, 0, 0.4, 0.6, 0.6)),
-    Lesson("pair", 1, 20, (0, 0, 0.3, 0.5, 0.5)),
-    Lesson("clip", 1, 15, (0, 0, 0.3, 0.4, 0.4)),
+    Lesson("glyphs", 1, 48, (1, 12, 9, 8, 5, 2)),  # sheets for the tower alone: most glyphs for the work
+    Lesson("sheet", 1, 17, (2, 1, 1, 0.7, 0.7, 0.7)),
+    Lesson("read", 0, 30, (4, 0.5, 0, 0, 0, 0)),
+    Lesson("read", 1, 19, (2, 3, 3, 4, 4, 4)),
+    Lesson("read", 2, 10, (0, 0, 0.3, 0, 0.1, 0.2)),
+    Lesson("field", 0, 18, (1, 1, 0.5, 0, 0, 0)),
+    Lesson("field", 1, 7, (0, 2, 4, 5, 6, 7)),
+    Lesson("find", 0, 14, (2, 0, 0, 0, 0, 0)),
+    Lesson("find", 1, 9, (0, 2, 3, 3, 3, 3)),
+    Lesson("count", 0, 18, (1, 0, 0, 0, 0, 0)),
+    Lesson("count", 1, 10, (0, 1.5, 2, 2.5, 2.5, 2.5)),
+    Lesson("chart", 1, 9, (0, 0, 0.2, 0.1, 0.2, 0.2)),
+    Lesson("screen", 1, 7, (0, 0, 0.2, 0.1, 0.2, 0.2)),
+    Lesson("pair", 1, 10, (0, 0, 0.2, 0.1, 0.2, 0.2)),
+    Lesson("clip", 1, 7, (0, 0, 0.2, 0.1, 0.2, 0.2)),
 )
 
 

@@ -35,6 +35,7 @@ from targets import (
     dense_targets,
 )
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qvl.inputs.geometry import Grid
 from qvl.synth import Clip
@@ -60,7 +61,9 @@ def mini_config(vocab_size: int, ids: dict[str, int]) -> dict:
         "vocab_size": vocab_size,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
+        # width turns the last 12 of 32 slots: with the family's base of a million they would hardly move over a
+        # small picture's ten columns, and the decoder would be blind to the order of what stands in a row
+        "rope_theta": 30.0,
         "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
         "hidden_act": "silu",
         "tie_word_embeddings": True,
@@ -305,15 +308,34 @@ class Step(nn.Module):
         return loss, seen
 
 
-def make_optimizers(model: nn.Module, heads: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for embeddings, norms, biases, the patch embedding and the heads."""
+def make_optimizers(
+    model: nn.Module, heads: nn.Module, lr: float, rank: int = 0, ranks: int = 1
+) -> tuple[list[torch.optim.Optimizer], list[nn.Parameter]]:
+    """Muon for the blocks' matrices, AdamW for embeddings, norms, biases, the patch embedding and the heads.
+
+    Orthogonalising costs a sixth of a step, so each rank does its share of the matrices (every `ranks`-th).
+    Returns: the optimizers, and all matrices in the order in which ranks own them.
+    """
     matrices, rest = [], list(heads.parameters())
     for name, p in model.named_parameters():
         (matrices if p.ndim == 2 and "embed" not in name and "lm_head" not in name else rest).append(p)
-    return [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
+    muon = torch.optim.Muon(
+        matrices[rank::ranks], lr=lr, weight_decay=0.02, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)], matrices
+
+
+@torch.no_grad()
+def share_matrices(matrices: list[nn.Parameter], ranks: int) -> None:
+    """Every rank gets the matrices that the others have stepped."""
+    for owner in range(ranks):
+        mine = matrices[owner::ranks]
+        flat = torch.cat([p.flatten() for p in mine])
+        dist.broadcast(flat, owner)
+        at = 0
+        for p in mine:
+            p.copy_(flat[at : at + p.numel()].view_as(p))
+            at += p.numel()
 
 
 def main() -> None:
@@ -324,6 +346,7 @@ def main() -> None:
         "--total-minutes", type=float, default=0.0, help="length of the schedule (default: this run)"
     )
     p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--decay-minutes", type=float, default=30.0, help="at the end, the rate falls to nothing")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--ranks", type=int, default=1, help="processes that share each step (CPU: one a core)")
     p.add_argument("--threads", type=int, default=1, help="for each rank")
@@ -375,7 +398,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
     heads = nn.ModuleDict({"tower": DenseHeads(256, False), "middle": DenseHeads(256, True)}).to(a.device)
     num_parameters = sum(x.numel() for x in model.parameters())
     say(f"mini: {num_parameters:,} parameters, {num_parameters * 2 / 1e6:.1f} MB in bf16", flush=True)
-    optimizers = make_optimizers(model, heads, a.lr)
+    optimizers, matrices = make_optimizers(model, heads, a.lr, rank, a.ranks)
     state_file = a.out / "state.pt"
     step, pictures, elapsed = 0, 0, 0.0
     if state_file.exists():
@@ -383,7 +406,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
         model.load_state_dict(state["model"])
         heads.load_state_dict(state["heads"])
         if not a.fresh_optimizer:
-            for o, s in zip(optimizers, state["optimizers"]):
+            for o, s in zip(optimizers, torch.load(moments_file(a.out, rank), weights_only=True)):
                 o.load_state_dict(s)
         step, pictures, elapsed = state["step"], state["pictures"], state["elapsed"]
         say(f"goes on from step {step}, {pictures:,} pictures, {elapsed / 60:.1f} min", flush=True)
@@ -404,9 +427,12 @@ def train(rank: int, a: argparse.Namespace) -> None:
     parent = os.getppid()
     curve = (a.out / "curve.jsonl").open("a")
     means: dict[str, dict[str, float]] = {}
-    last = saved = time.monotonic()
+    last = time.monotonic()
     window_pictures, waited = 0, 0.0
     cuda = a.device.startswith("cuda")
+    # on the CPU the fused kernel's backward is slower than plain products for segments this short
+    attention = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    attention = attention if cuda else [SDPBackend.MATH]
     try:
         while elapsed < end and not (a.stop_steps and step >= a.stop_steps):
             if os.getppid() != parent:
@@ -414,7 +440,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
             began = time.monotonic()
             done = elapsed / total
             progress.value = done
-            lr = a.lr * min(1.0, (step + 1) / 200) * min(1.0, (1.02 - done) / 0.35)
+            lr = a.lr * min(1.0, (step + 1) / 100) * min(1.0, max(0.0, end - elapsed) / (a.decay_minutes * 60))
             for o in optimizers:
                 for g in o.param_groups:
                     g["lr"] = lr
@@ -423,9 +449,9 @@ def train(rank: int, a: argparse.Namespace) -> None:
                 kind, batch = next(source)
                 waited += time.monotonic() - w0
                 b = to_torch(batch, a.device)
-                with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16):
+                with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16), sdpa_kernel(attention):
                     loss, seen = run(b, synth_mix.dense_weight(done))
-                (loss / a.micro_batches).backward()
+                    (loss / a.micro_batches).backward()
                 window_pictures += batch["size"]
                 pictures += batch["size"] * a.ranks
                 old = means.setdefault(kind, seen)
@@ -438,6 +464,8 @@ def train(rank: int, a: argparse.Namespace) -> None:
             for o in optimizers:
                 o.step()
                 o.zero_grad(set_to_none=True)
+            if a.ranks > 1:
+                share_matrices(matrices, a.ranks)
             step += 1
             now = time.monotonic()
             elapsed += now - began
@@ -468,13 +496,12 @@ def train(rank: int, a: argparse.Namespace) -> None:
                     flush=True,
                 )
                 last, window_pictures, waited = now, 0, 0.0
-            if rank == 0 and now - saved > 120:
-                save(a.out, model, heads, optimizers, step, pictures, elapsed)
-                saved = now
+            if step % 150 == 0:  # by steps, so that all ranks save at the same one
+                save(a.out, rank, model, heads, optimizers, step, pictures, elapsed)
     finally:
-        if rank == 0:
-            save(a.out, model, heads, optimizers, step, pictures, elapsed)
-            save_model(model.to(torch.bfloat16), a.out)
+        save(a.out, rank, model, heads, optimizers, step, pictures, elapsed)
+    if rank == 0:
+        save_model(model.to(torch.bfloat16), a.out)
 
 
 def init_weights(model: nn.Module) -> None:
@@ -510,17 +537,21 @@ def whiten_patches(weight: torch.Tensor) -> None:
     weight.copy_(both_frames.expand_as(weight))
 
 
-def save(out: Path, model, heads, optimizers, step: int, pictures: int, elapsed: float) -> None:
-    state = {
-        "model": model.state_dict(),
-        "heads": heads.state_dict(),
-        "optimizers": [o.state_dict() for o in optimizers],
-        "step": step,
-        "pictures": pictures,
-        "elapsed": elapsed,
-    }
-    torch.save(state, out / "state.tmp")
-    os.replace(out / "state.tmp", out / "state.pt")
+def moments_file(out: Path, rank: int) -> Path:
+    return out / f"moments.{rank}.pt"
+
+
+def save(out: Path, rank: int, model, heads, optimizers, step: int, pictures: int, elapsed: float) -> None:
+    write(moments_file(out, rank), [o.state_dict() for o in optimizers])
+    if rank == 0:
+        state = {"model": model.state_dict(), "heads": heads.state_dict()}
+        write(out / "state.pt", state | {"step": step, "pictures": pictures, "elapsed": elapsed})
+
+
+def write(file: Path, content) -> None:
+    """Whole or not at all: a stop in the middle leaves the former file."""
+    torch.save(content, file.with_suffix(".tmp"))
+    os.replace(file.with_suffix(".tmp"), file)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-"""The golden test of an endpoint."""

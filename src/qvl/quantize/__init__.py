@@ -1,1 +1,0 @@
-"""Makes quantised weights: observe, choose scales, pack. The formats live in models."""

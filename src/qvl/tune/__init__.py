@@ -1,1 +1,0 @@
-"""Adapts a model: LoRA, data, trainer, retention."""

@@ -1,0 +1,96 @@
+"""The embedded model's trainer: it must show the model exactly what `ask` shows it, and go on where it stopped."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "training"))
+
+import synth_mix
+import train_mini
+from targets import CELL, GLYPH_CLASS, IGNORE, dense_targets
+
+from qvl.inputs.processor import Processor
+from qvl.synth import KINDS, TRAIN_SEEDS, Clip, make
+
+MINI = ROOT / "src" / "qvl" / "mini"
+
+
+def as_item(medium):
+    if isinstance(medium, Clip):
+        return {"type": "video", "video": list(medium.frames), "sample_fps": medium.fps}
+    return {"type": "image", "image": medium}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_training_shows_what_the_processor_shows(kind):
+    sample = make(kind, 5, 1)
+    content = [*map(as_item, sample.media), {"type": "text", "text": sample.question}]
+    asked = Processor.from_pretrained(MINI)([{"role": "user", "content": content}])
+    batch = train_mini.Collator(str(MINI / "tokenizer.json"))([sample], dense=False)
+    n = asked.num_tokens
+    np.testing.assert_array_equal(batch["ids"][0, :n], asked.input_ids)
+    np.testing.assert_array_equal(batch["pos"][:, 0, :n], asked.positions)
+    patches = train_mini.to_torch(batch, "cpu")["patches"].numpy()
+    np.testing.assert_allclose(patches, np.concatenate([m.patches for m in asked.media]), atol=1e-6)
+
+
+def test_the_loss_is_on_the_answer_and_its_end_alone():
+    collate = train_mini.Collator(str(MINI / "tokenizer.json"))
+    sample = make("read", 3, 1)
+    batch = collate([sample, make("read", 4, 1)], dense=False)
+    after = np.flatnonzero(batch["mask"][0]) + 1
+    text = collate.tokenizer.decode(batch["ids"][0, after].tolist(), skip_special_tokens=False)
+    assert text == sample.answer + "<|im_end|>"
+
+
+def test_dense_targets_name_the_glyphs_under_each_cell():
+    sample = make("read", 11, 1)
+    targets = dense_targets(sample)
+    columns = sample.media[0].width // CELL
+    found = targets["glyph"]
+    assert (found > 0).sum() == len(sample.glyphs)
+    for glyph in sample.glyphs:
+        x, y = (glyph.x0 + glyph.x1) / 2, (glyph.y0 + glyph.y1) / 2
+        near = [(int(y // CELL) + dy) * columns + int(x // CELL) + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        assert any(GLYPH_CLASS[glyph.char] in found[c] for c in near if 0 <= c < len(found)), glyph
+    assert set(targets["index"][found > 0]) == set(range(len(sample.answer)))
+    assert (targets["index"][found == 0] == IGNORE).all()
+
+
+def test_lessons_draw_from_training_seeds_and_later_stages_hold_the_test_level():
+    rng = random.Random(0)
+    seen = set()
+    for done in (0.0, 0.3, 0.6, 1.0):
+        for _ in range(12):
+            name, samples = synth_mix.draw(rng, done)
+            seen.add(name)
+            assert all(s.seed in TRAIN_SEEDS for s in samples if hasattr(s, "seed"))
+    assert {"sheet", "read1", "field1"} <= seen
+    assert synth_mix.shares(1.0)[[x.kind for x in synth_mix.LESSONS].index("find")] == 0
+
+
+def test_capitals_and_digits_are_single_tokens():
+    tokenizer = train_mini.Collator(str(MINI / "tokenizer.json")).tokenizer
+    assert len(tokenizer.encode("AB3K9", add_special_tokens=False).ids) == 5
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(tmp_path):
+    def run(steps: int) -> str:
+        command = [sys.executable, str(ROOT / "training" / "train_mini.py"), "--out", str(tmp_path)]
+        done = subprocess.run(
+            [*command, "--minutes", "5", "--stop-steps", str(steps), "--device", "cpu"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    run(1)
+    assert "goes on from step 1," in run(2)
+    assert (tmp_path / "model.safetensors").exists()
