@@ -11,6 +11,7 @@ from PIL import Image
 
 from openai_server import delta, hangs_up, openai_server, refuses, reply, says, streams, usage
 from qvl.backends.http import base_url, connect, find_family, is_model_studio, model_studio_limits
+from qvl.backends.wire import data_lines
 from qvl.errors import BackendError, MediaError, PromptError
 
 MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -251,6 +252,13 @@ def test_line_separators_inside_a_text_do_not_break_the_stream(server):
     for newline in ("\n", "\r\n", "\r"):
         server.play(streams(delta(text), delta(None, "stop"), newline=newline))
         assert open_model(server).stream([], "?").finish().text == text
+
+
+def test_events_are_the_same_however_the_network_cuts_them():
+    data = 'data: {"a":\r\ndata: "한"}\r\n\r\ndata:b\r\n\r\ndata: c'.encode()
+    for size in (1, 2, 3, 7, len(data)):
+        chunks = [data[i : i + size] for i in range(0, len(data), size)]
+        assert list(data_lines(chunks)) == ['{"a":\n"한"}', "b", "c"], size
 
 
 def test_comments_between_events_are_passed_over(server):

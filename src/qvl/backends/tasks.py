@@ -43,6 +43,11 @@ Result = ParseResult[Place] | ParseResult[Event] | Page | ActionResult
 PLAIN_MODELS = frozenset(["mini"])
 
 
+def is_plain(model: str) -> bool:
+    """By the last part of its name, so that a folder of that name counts too."""
+    return model.replace("\\", "/").rstrip("/").rpartition("/")[2] in PLAIN_MODELS
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What is said to the model. The older document prompt stands before its picture."""
@@ -106,7 +111,7 @@ def task_prompt(
         raise PromptError(f"no question: {task} needs to be told what to look for")
     if family == "qwen_vl" and task in ("events", "moment", "actions"):
         raise PromptError(f"the first generation was not taught {task}: take Qwen2.5-VL or later")
-    if model in PLAIN_MODELS:
+    if is_plain(model):
         return _plain_prompt(task, question)
     if task == "boxes":
         return Prompt(question if _ASKS_FOR_PLACES.search(question) else f"{question} {_PLACES[family]}")
@@ -377,7 +382,7 @@ def _parsed(
     if task in ("events", "moment"):
         return parse_events(text, clip)
     actions = parse_actions(text, family, picture)
-    if model in PLAIN_MODELS and not actions.items:
+    if is_plain(model) and not actions.items:
         points = [p for p in parse_boxes(text, family, picture) if isinstance(p, Point) and not p.clamped]
         if points:
             return ActionResult(
