@@ -247,8 +247,62 @@ def test_a_dead_engine_is_seen_by_health_and_nobody_waits_for_ever(model, monkey
         assert server.get("/health").status_code == 503
         assert server.get("/ready").status_code == 503
         assert server.chat().status_code == 503
-        model.engine.cancel(0)  # what the fault left behind, for the check at the end
-        model.engine.step()
+        model.engine.step()  # what the fault left behind, for the check at the end
+
+
+def test_after_one_fault_the_engine_goes_on_when_its_books_are_right(model, monkeypatch):
+    with live(model) as server:
+        whole, faults = model.engine._draw, iter([1])
+
+        def draw(*words):
+            if next(faults, None):
+                raise AssertionError("impossible")
+            return whole(*words)
+
+        monkeypatch.setattr(model.engine, "_draw", draw)
+        answer = server.chat()
+        assert answer.status_code == 500
+        assert "AssertionError: impossible" in answer.json()["error"]["message"]
+        assert server.chat().status_code == 200
+        assert server.get("/health").status_code == 200
+        server.wait_until_idle()
+
+
+def test_a_fault_at_admission_is_told_to_that_one_and_the_others_have_their_turn(model, inputs, monkeypatch):
+    whole, loop = model.engine.submit, EngineLoop(model.engine)
+
+    def submit(inputs, params, constraint=None):
+        if params.max_new_tokens == 3:
+            raise AssertionError("impossible")
+        return whole(inputs, params, constraint)
+
+    monkeypatch.setattr(model.engine, "submit", submit)
+    loop.start()
+    waiting = [submitted(loop, inputs, max_new_tokens=n, ignore_eos=True) for n in (3, 4, 3, 4)]
+    assert all(ended.wait(20) for _, _, ended in waiting)
+    loop.stop()
+    for n, (_, events, _) in zip((3, 4, 3, 4), waiting):
+        # one that was taken on beside a fault is ended with it
+        refused = [e for e in events if isinstance(e, BackendError)]
+        finished = [e for e in events if isinstance(e, Event) and e.finish_reason]
+        assert len(refused) + len(finished) == 1
+        assert n == 4 or refused
+    model.engine.check()
+
+
+def test_logits_that_are_no_numbers_end_the_answer_and_not_the_server(model, monkeypatch):
+    import torch
+
+    with live(model) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(model.engine._runner, "logits", lambda *_: torch.full((1, 320), torch.nan))
+            answer = server.chat(temperature=1)
+        assert answer.status_code == 500
+        assert "not finite" in answer.json()["error"]["message"]
+        assert server.chat(temperature=1).status_code == 200
+        refused = server.chat(repetition_penalty=5e-324)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "repetition_penalty"
 
 
 # the loop alone

@@ -103,17 +103,40 @@ class EngineLoop:
     # On the thread
 
     def _run(self) -> None:
-        try:
-            while self._turn():
-                pass
-        except Exception as e:  # a fault of ours: nobody may wait for ever because of it
-            log.exception("the engine's thread failed")
-            with self._wake:  # no ticket comes in after this
-                self.failure = f"{type(e).__name__}: {e}"
-                left = [*self._tickets.values(), *self._incoming]
-                self._incoming, self._tickets = [], {}
-            for ticket in left:
-                self._tell(ticket, BackendError(f"the engine failed: {self.failure}"))
+        faults = 0  # in a row
+        more = True
+        while more:
+            try:
+                more = self._turn()
+                faults = 0
+            except Exception as e:  # a fault of ours: nobody may wait for ever because of it
+                log.exception("the engine's thread met a fault")
+                faults += 1
+                if not self._recover(f"{type(e).__name__}: {e}", last=faults == 3):
+                    return
+
+    def _recover(self, reason: str, last: bool) -> bool:
+        """Ends everybody who was there with the reason. True if the engine's books are right, so that it may go on."""
+        sound = not last
+        if sound:
+            try:
+                for request_id in self._tickets:
+                    self.engine.cancel(request_id)
+                while self.engine.has_work:
+                    self.engine.step()
+                self.engine.check()
+            except Exception:
+                log.exception("the engine can't go on")
+                sound = False
+        left, self._tickets = [*self._tickets.values()], {}
+        with self._wake:
+            if not sound:  # no ticket comes in after this
+                self.failure = reason
+                left += self._incoming
+                self._incoming = []
+        for ticket in left:
+            self._tell(ticket, BackendError(f"the engine failed: {reason}"))
+        return sound
 
     def _turn(self) -> bool:
         with self._wake:
@@ -132,8 +155,11 @@ class EngineLoop:
         for number, ticket in enumerate(incoming):
             try:
                 self._admit(ticket)
-            except Exception:
-                self._incoming = incoming[number:]  # told by _run
+            except Exception as e:
+                self._tell(ticket, BackendError(f"the engine failed: {type(e).__name__}: {e}"))
+                with self._wake:  # those behind it have their turn after the fault
+                    self._incoming = incoming[number + 1 :] + self._incoming
+                    self._cancelled += cancelled
                 raise
         for ticket in [*self._tickets.values()] if everybody else cancelled:
             if ticket.request_id is not None:

@@ -58,8 +58,12 @@ class SamplingParams:
                 kind = "a whole number" if whole else "a number"
                 span = f"from {low:g} to {high:g}" if high != _ANY else f"of at least {low:g}"
                 raise PromptError(f"{name} {value!r}: must be {kind} {span}")
-        if self.repetition_penalty == 0:
-            raise PromptError("repetition_penalty 0: must be above 0; 1 is no penalty")
+        if (
+            self.repetition_penalty is not None and self.repetition_penalty < 0.01
+        ):  # smaller ones overflow logits
+            raise PromptError(
+                f"repetition_penalty {self.repetition_penalty:g}: must be above 0, at least 0.01; 1 is no penalty"
+            )
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise PromptError(f"stop {list(self.stop)!r}: must be strings that aren't empty")
         if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.stop_token_ids):
@@ -221,6 +225,10 @@ class Sampler:
         if self._min_p:
             probs = probs * (probs >= self._min_p * probs[0])
         cumulative = probs.cumsum(-1)
-        point = self._random.random() * float(cumulative[-1])
-        index = int((cumulative > point).nonzero()[0])
+        total = float(cumulative[-1])
+        if not 0 < total < float("inf"):  # NaN fails too; the engine ends those in the step, and goes on
+            raise RuntimeError("the logits are not finite numbers")
+        index = int((cumulative <= self._random.random() * total).sum())
+        if index == len(probs):  # the product was rounded up to the total
+            index = int(probs.nonzero()[-1])
         return index if ids is None else int(ids[index])

@@ -122,6 +122,7 @@ _ERRORS: dict[int | str, str] = {
     413: "The body is too large",
     415: "The body isn't JSON",
     429: "Too much is waiting: come back after Retry-After seconds",
+    500: "The device failed; other requests go on",
     503: "The server is shutting down: come back after Retry-After seconds",
 }
 

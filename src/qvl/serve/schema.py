@@ -179,7 +179,7 @@ class ChatRequest(Strict):
     # ---------------------------------------------------------------------------------------------------
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     stop_token_ids: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(None, max_length=64)
     ignore_eos: bool | None = None
     mm_processor_kwargs: _Frames | None = None
