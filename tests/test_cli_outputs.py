@@ -320,6 +320,17 @@ def test_blocks_are_drawn_on_each_page(capsys, fake, pdf, picture, tmp_path):
     ]
 
 
+def test_a_small_context_keeps_half_of_it_for_the_page(capsys, fake, picture):
+    from types import SimpleNamespace
+
+    model = fake(PAGE)
+    qvl(capsys, "read", picture)
+    model.memory = SimpleNamespace(max_model_len=3000)
+    qvl(capsys, "read", picture)
+    qvl(capsys, "read", picture, "--max-new-tokens", 77)
+    assert [c.settings["max_new_tokens"] for c in model.calls] == [4096, 1500, 77]
+
+
 def test_pages_without_content_are_exit_1(capsys, fake, picture):
     fake("I am sorry.")
     code, _, err = qvl(capsys, "read", picture)
@@ -375,7 +386,7 @@ def test_a_moment_is_printed_and_its_frames_are_saved(capsys, fake, clip, tmp_pa
     model = fake("The event happens in 00:01.00 - 00:02.25.")
     code, out, _ = qvl(capsys, "find-moment", clip, "it is half bright", "--frames", tmp_path)
     assert code == 0
-    assert out.startswith("00:01.00 - 00:02.25")
+    assert out == "00:01.00 - 00:02.25\n"
     assert "it is half bright" in model.calls[0].question
     grey = [np.asarray(Image.open(tmp_path / f"ball-1-{end}.png")).mean() for end in ("start", "end")]
     assert grey == pytest.approx([4 * 20, 9 * 20], abs=4)  # 4 frames a second, each 20 brighter; H.264 rounds

@@ -16,7 +16,6 @@ from qvl.cli.ask import (
     ModelOption,
     open_media,
     open_model,
-    showable,
     tell,
 )
 
@@ -65,8 +64,7 @@ def run(
         print(json.dumps(found.to_dict() | more, ensure_ascii=False))
     else:
         for event in events:
-            span = f"{clock(event.start)} - {clock(event.end)}"
-            print(showable(f"{span}  {event.text}".rstrip()))
+            print(f"{clock(event.start)} - {clock(event.end)}")
         for path in saved:
             print(path, file=sys.stderr)
     tell(found)

@@ -22,10 +22,12 @@ from qvl.cli.ask import (
 )
 
 if TYPE_CHECKING:
+    from qvl.backends.base import Backend
     from qvl.backends.pages import Journal, PageRef, ReadPage
     from qvl.outputs.documents import Page
 
 FORMATS = ("md", "html", "json", "csv", "layout")
+DEFAULT_PAGE_TOKENS = 4096
 _BY_SUFFIX = {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html", ".json": "json", ".csv": "csv"}
 
 
@@ -49,7 +51,10 @@ def run(
     family: FamilyOption = None,
     api_key_env: KeyOption = None,
     high_resolution: HighResolutionOption = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest text of one page in tokens.")] = 4096,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Longest text of one page in tokens; left out: 4096, or half the context."),
+    ] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Pages are shrunk to this area.")] = None,
 ) -> int:
     """Read pages: text, tables and formulas in reading order, with their places in the picture."""
@@ -63,7 +68,7 @@ def run(
     _check_folder(out)
     _check_folder(draw)
     backend = open_model(model, endpoint, family, api_key_env, high_resolution)
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens or _page_tokens(backend)}
     if max_pixels is not None:
         settings["max_pixels"] = max_pixels
 
@@ -108,6 +113,12 @@ def run(
     if not written:
         print("nothing found: no table in these pages", file=sys.stderr)
     return 0 if written and any(page.blocks for page in done) else 1
+
+
+def _page_tokens(backend: Backend) -> int:
+    """A dense page takes some 3,000 tokens; a small context keeps half of it for the picture."""
+    memory = getattr(backend, "memory", None)  # a server doesn't say, and refuses what it can't do
+    return DEFAULT_PAGE_TOKENS if memory is None else min(DEFAULT_PAGE_TOKENS, memory.max_model_len // 2)
 
 
 def _format(to: str | None, out: str | None) -> str:
