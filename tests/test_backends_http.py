@@ -548,6 +548,14 @@ def test_an_alias_is_looked_up_in_the_servers_list(server):
     assert open_model(server, "prod").family is None
 
 
+def test_the_context_is_what_the_server_says_or_unknown(server):
+    for entry, length in (({"max_model_len": 4096}, 4096), ({}, None), ({"max_model_len": "x"}, None)):
+        server.play(reply(200, {"data": [{"id": MODEL, **entry}]}))
+        assert open_model(server).max_model_len == length
+    server.play(refuses(404, "no such path"))
+    assert open_model(server).max_model_len is None
+
+
 @pytest.mark.parametrize(
     ("name", "family"),
     [

@@ -328,7 +328,10 @@ def test_a_small_context_keeps_half_of_it_for_the_page(capsys, fake, picture):
     model.memory = SimpleNamespace(max_model_len=3000)
     qvl(capsys, "read", picture)
     qvl(capsys, "read", picture, "--max-new-tokens", 77)
-    assert [c.settings["max_new_tokens"] for c in model.calls] == [4096, 1500, 77]
+    del model.memory
+    model.max_model_len = 2000
+    qvl(capsys, "read", picture)
+    assert [c.settings["max_new_tokens"] for c in model.calls] == [4096, 1500, 77, 1000]
 
 
 def test_pages_without_content_are_exit_1(capsys, fake, picture):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -444,6 +445,12 @@ class HttpModel:
     def close(self) -> None:
         """Gives the connections back."""
         self.wire.client.close()
+
+    @cached_property
+    def max_model_len(self) -> int | None:
+        """Prompt and answer together, in tokens; ours and vLLM's servers say it, None where it isn't said."""
+        said = _entry(self.wire, self.name).get("max_model_len")
+        return said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else None
 
     # One question
 

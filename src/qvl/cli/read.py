@@ -117,8 +117,9 @@ def run(
 
 def _page_tokens(backend: Backend) -> int:
     """A dense page takes some 3,000 tokens; a small context keeps half of it for the picture."""
-    memory = getattr(backend, "memory", None)  # a server doesn't say, and refuses what it can't do
-    return DEFAULT_PAGE_TOKENS if memory is None else min(DEFAULT_PAGE_TOKENS, memory.max_model_len // 2)
+    known = getattr(backend, "memory", backend)  # our engine's plan, or what a server says of itself
+    room: int | None = getattr(known, "max_model_len", None)
+    return DEFAULT_PAGE_TOKENS if room is None else min(DEFAULT_PAGE_TOKENS, room // 2)
 
 
 def _format(to: str | None, out: str | None) -> str:
