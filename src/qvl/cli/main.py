@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "fit": ("qvl.cli.fit", "memory and speed of a model for your pictures on your hardware"),
     "cost": ("qvl.cli.cost", "API against rented against owned hardware for your traffic"),
     "choose": ("qvl.cli.choose", "which model, precision, engine and hardware, and why"),
+    "chat": ("qvl.cli.chat", "talk with a model about pictures in the terminal"),
     "serve": ("qvl.cli.serve", "serve a model behind the OpenAI API"),
     "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),
 }

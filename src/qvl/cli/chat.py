@@ -1,0 +1,193 @@
+"""`qvl chat`: a conversation in the terminal. Pictures come by path; Ctrl-C stops the answer, not the program."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qvl.backends.native import NativeModel
+
+HELP = """\
+Write and press return. A word that is the path of a picture or clip is shown to the model.
+/reset       forget the conversation
+/save FILE   write the conversation as JSON
+/help        these lines
+/quit        leave; so does Ctrl-D. Ctrl-C stops an answer."""
+
+
+def run(
+    model: Annotated[
+        str, typer.Option(help="A checkpoint folder, a hub id, or mini.", metavar="PATH|HUB_ID|mini")
+    ] = "mini",
+    system: Annotated[
+        str | None, typer.Option(help="System prompt in place of the checkpoint's.", metavar="TEXT")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy; left out: as the checkpoint says.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Pictures and frames are shrunk to this area.", min=1)
+    ] = None,
+) -> int:
+    """Talk with a model about pictures and clips."""
+    from rich.console import Console
+
+    import qvl
+
+    console = Console(highlight=False)
+    talk = Talk(
+        qvl.load(model),
+        console,
+        system,
+        {"max_new_tokens": max_new_tokens, "temperature": temperature, "max_pixels": max_pixels},
+    )
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  arrow keys and history in input()
+
+        console.print(f"{model}; /help says what can be done, Ctrl-D leaves", style="dim", markup=False)
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            console.print()
+            return 0
+        except KeyboardInterrupt:
+            console.print("(Ctrl-D leaves)", style="dim")
+            continue
+        if not talk.hear(line):
+            return 0
+
+
+class Talk:
+    """A conversation and what may be done with it. `hear` takes one line of the person."""
+
+    def __init__(self, model: NativeModel, console: Console, system: str | None, settings: dict[str, Any]):
+        self._model = model
+        self._console = console
+        self._settings = settings
+        self._first = [] if system is None else [{"role": "system", "content": system}]
+        self.messages: list[dict[str, Any]] = list(self._first)
+
+    def hear(self, line: str) -> bool:
+        """False when the person wants to leave. A mistake is told and changes nothing."""
+        from qvl.errors import QvlError
+
+        line = line.strip()
+        try:
+            if line.startswith("/") and not Path(line.split()[0]).exists():
+                return self._command(line)
+            if line:
+                self._ask(line)
+        except QvlError as e:
+            self._note(str(e))
+        return True
+
+    def _command(self, line: str) -> bool:
+        from qvl.errors import PromptError, nearest
+
+        name, _, rest = line.partition(" ")
+        if name == "/quit":
+            return False
+        if name == "/help":
+            self._note(HELP)
+        elif name == "/reset":
+            self.messages = list(self._first)
+            self._note("the conversation is forgotten")
+        elif name == "/save":
+            self._save(rest.strip())
+        else:
+            raise PromptError(f"no command {name}; {nearest(name, ['/help', '/quit', '/reset', '/save'])}")
+        return True
+
+    def _save(self, name: str) -> None:
+        import json
+
+        from qvl.errors import PromptError
+
+        if not name:
+            raise PromptError("/save needs the name of a file")
+        try:
+            text = json.dumps(self.messages, ensure_ascii=False, indent=1)
+            Path(name).write_text(text + "\n", encoding="utf-8")
+        except OSError as e:
+            raise PromptError(f"{name}: can't be written ({e.strerror})") from e
+        self._note(f"{len(self.messages)} messages in {name}")
+
+    def _ask(self, line: str) -> None:
+        from qvl.cli.ask import showable
+
+        message = {"role": "user", "content": content_of(line)}
+        stream = self._model.stream_chat([*self.messages, message], **self._settings)
+        said: list[str] = []
+        try:
+            for piece in stream:
+                said.append(piece)
+                self._console.print(showable(piece), end="", markup=False, soft_wrap=True)
+            self._console.print()
+        except KeyboardInterrupt:
+            self._console.print()
+            self._note("stopped")
+        finally:
+            stream.close()
+        # what was said before a stop is part of the conversation, so that "go on" can mean something
+        self.messages += [message, {"role": "assistant", "content": "".join(said)}]
+        if stream.answer is not None:
+            self._note(figures(stream.answer))
+
+    def _note(self, text: str) -> None:
+        from qvl.cli.ask import showable
+
+        self._console.print(showable(text), style="dim", markup=False)
+
+
+def content_of(line: str) -> list[dict[str, Any]]:
+    """Items of a message: the pictures and clips that the line names, then its words.
+
+    Raises: PromptError for a name that looks like one and isn't there.
+    """
+    import shlex
+
+    from qvl.backends.answer import media_item
+    from qvl.cli.ask import is_media_name
+    from qvl.errors import PromptError
+
+    try:
+        words = shlex.split(line)  # names with spaces stand in quotes
+    except ValueError:  # an apostrophe is no quote
+        words = line.split()
+    names = [word for word in words if is_media_name(word.strip()) or _is_quoted_file(word)]
+    missing = [name for name in names if not Path(name).is_file()]
+    if missing:
+        raise PromptError(f"{missing[0]}: no such file")
+    if not names:
+        return [{"type": "text", "text": line}]
+    rest = " ".join(word for word in words if word not in names)
+    return [*map(media_item, names), {"type": "text", "text": rest or "Describe this."}]
+
+
+def _is_quoted_file(word: str) -> bool:
+    """A name with spaces that ends like a picture or clip and is there."""
+    from qvl.cli.ask import is_media_name
+
+    return " " in word and is_media_name(word.replace(" ", "")) and Path(word).is_file()
+
+
+def figures(answer: Any) -> str:
+    """`409 prompt tokens (384 visual, 350 known), 12 tokens in 0.35 s + 30.1 tok/s`"""
+    from qvl.units import format_seconds
+
+    seconds = answer.seconds
+    first = sum(seconds[phase] for phase in ("inputs", "queue", "vision", "prefill"))
+    rate = answer.decode_tokens_per_s
+    return (
+        f"{answer.prompt_tokens} prompt tokens ({answer.visual_tokens} visual, {answer.cached_tokens} known), first "
+        f"word after {format_seconds(first)}, {answer.completion_tokens} tokens"
+        + ("" if rate is None else f" at {rate:.1f}/s")
+    )
