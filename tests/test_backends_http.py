@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from openai_server import delta, hangs_up, openai_server, refuses, reply, says, streams, usage
-from qvl.backends.http import base_url, connect, find_family, is_model_studio, model_studio_limits
+from qvl.backends.endpoint import base_url, find_family, is_model_studio, model_studio_limits
+from qvl.backends.http import connect
 from qvl.backends.wire import data_lines
 from qvl.errors import BackendError, MediaError, PromptError
 

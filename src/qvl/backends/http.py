@@ -4,16 +4,15 @@ model = connect("http://localhost:8000", "Qwen/Qwen2.5-VL-7B-Instruct")
 print(model.ask(["receipt.png"], "What is the total?"))
 
 Keys come from the environment and go into one header: never into logs, errors or a repr, and no redirect is
-followed with them. What a refused or broken request looked like on the wire is wire's; here are waiting and asking.
+followed with them. Addresses and names are endpoint's, sending and waiting transport's, reading replies wire's; here
+a conversation becomes a request, and a reply an Answer.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,23 +21,26 @@ from typing import Any
 import httpx
 
 from qvl.backends.answer import Answer, MediaSize, conversation
-from qvl.backends.media import image_limits, prepare
-from qvl.backends.wire import (
-    Reply,
-    assembled_text,
-    data_lines,
-    error_text,
-    read_chunk,
-    read_json,
-    read_reply,
-    retry_after_s,
+from qvl.backends.endpoint import (
+    base_url,
+    entry_of,
+    find_family,
+    is_model_studio,
+    model_studio_limits,
+    only_model,
+    read_key,
+    said_family,
+    said_limits,
 )
+from qvl.backends.media import image_limits, prepare
+from qvl.backends.transport import Transport
+from qvl.backends.wire import Reply, assembled_text, data_lines, read_chunk, read_reply
 from qvl.catalog.config import Family
-from qvl.errors import BackendError, CatalogError, MediaError, PromptError, nearest
+from qvl.errors import BackendError, PromptError, nearest
 from qvl.inputs.chat import read_messages
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import MediaSettings
-from qvl.outputs.mapping import DEFAULT_LIMITS, check_family
+from qvl.outputs.mapping import check_family
 
 # our names → the API's; those after the gap are extensions of vLLM and SGLang that other servers may refuse
 FIELDS = {
@@ -71,10 +73,6 @@ _MEDIA_SETTINGS = (
 _OWN_FIELDS = frozenset(
     ["model", "messages", "stream", "stream_options", "n"]
 )  # extra_body may not change them
-
-RETRIED = frozenset([408, 429, 500, 502, 503, 504])
-LONGEST_WAIT_S = 60.0  # a server that asks for more is not waited for
-FIRST_WAIT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -124,308 +122,33 @@ def connect(
         limits=httpx.Limits(max_connections=max_concurrency + 1),
         follow_redirects=False,
     )
-    key = _read_key(api_key_env, studio)
-    wire = _Wire(client, url, key, max_retries, max_concurrency)
-    listed = _only_model(wire) if model is None else {"id": model}
+    key = read_key(api_key_env, studio)
+    wire = Transport(client, url, key, max_retries, max_concurrency)
+    listed = only_model(wire) if model is None else {"id": model}
     name = str(listed["id"])
     known = check_family(family) if family is not None else find_family(name)
     if known is None and not studio:
-        listed = _entry(wire, name) if model is not None else listed
-        known = _said_family(listed)
+        listed = entry_of(wire, name) if model is not None else listed
+        known = said_family(listed)
     if limits is None:
         limits = (
             model_studio_limits(name, known, high_resolution)
             if studio
-            else _said_limits(listed) or image_limits(known)
+            else said_limits(listed) or image_limits(known)
         )
     return HttpModel(wire, name, known, limits, high_resolution)
-
-
-def base_url(endpoint: str) -> str:
-    """`localhost:8000` and `http://host/v1/chat/completions` → the address that paths are added to, without a slash.
-
-    Raises: BackendError when it isn't an http address, or holds a password.
-    """
-    text = endpoint.strip()
-    if "://" not in text:
-        text = f"http://{text}"
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as e:
-        raise BackendError(f"endpoint {endpoint!r}: is no address ({e})") from e
-    if url.userinfo:
-        raise BackendError(
-            f"endpoint at {url.host}: holds a user or password; keys belong into the environment, see --api-key-env"
-        )
-    if url.scheme not in ("http", "https") or not url.host:
-        raise BackendError(f"endpoint {endpoint!r}: is no http address, such as http://localhost:8000/v1")
-    if url.query or url.fragment:
-        raise BackendError(f"endpoint at {url.host}: its address goes on after a ? or #; leave that out")
-    path = url.path.rstrip("/").removesuffix("/chat/completions").rstrip("/") or "/v1"
-    return str(url.copy_with(path=path))
-
-
-def is_model_studio(url: str) -> bool:
-    """Alibaba Cloud's hosted models, in any region."""
-    host = httpx.URL(url).host
-    return host == "aliyuncs.com" or host.endswith(".aliyuncs.com")
-
-
-def _read_key(variable: str | None, studio: bool) -> str | None:
-    name = variable or ("DASHSCOPE_API_KEY" if studio else "OPENAI_API_KEY")
-    key = os.environ.get(name, "").strip()
-    if not key and (variable or studio):
-        raise BackendError(f"no key: set the environment variable {name}")
-    if not key.isascii() or any(c.isspace() for c in key):
-        raise BackendError(f"the key in {name} holds characters that no key has; set it again")
-    return key or None
-
-
-def find_family(model: str) -> Family | None:
-    """The family that a model's name tells, by the catalogue or by the part that all of a generation share."""
-    from qvl.catalog.models import find_model
-
-    try:
-        return check_family(find_model(model).family)
-    except CatalogError:
-        pass
-    name = model.lower().replace("_", "-").rpartition("/")[2]
-    name = name.replace("qwen-2", "qwen2").replace("qwen-3", "qwen3").replace("vision", "vl")
-    for part, family in _NAME_PARTS:
-        if part in name:
-            moe = family == "qwen3_vl" and any(f"-{size}" in name for size in ("30b-a3b", "235b-a22b"))
-            return "qwen3_vl_moe" if moe else family
-    return None
-
-
-# tried in this order; the dot of a version is written in many ways
-_NAME_PARTS: tuple[tuple[str, Family], ...] = (
-    ("qwen2.5-vl", "qwen2_5_vl"),
-    ("qwen2-5-vl", "qwen2_5_vl"),
-    ("qwen2.5vl", "qwen2_5_vl"),
-    ("qwen25-vl", "qwen2_5_vl"),
-    ("qwen25vl", "qwen2_5_vl"),
-    ("qwen3-vl", "qwen3_vl"),
-    ("qwen3vl", "qwen3_vl"),
-    ("qwen3.5", "qwen3_5"),
-    ("qwen2-vl", "qwen2_vl"),
-    ("qwen2vl", "qwen2_vl"),
-    ("qwen-vl-chat", "qwen_vl"),
-)
-
-
-def model_studio_limits(model: str, family: Family | None, high_resolution: bool) -> PixelLimits | None:
-    """The pixel limits of the hosted service, which are lower than the model's own unless the switch is on.
-
-    Source: the provider's rule for counting pictures, catalog/data/prices.json; its default bound is recalled.
-    """
-    from qvl.catalog.prices import price_book
-
-    rules = {price.image_rule.key: price.image_rule for price in price_book().api.values()}
-    listed = price_book().api.get(model.lower())
-    if listed is not None:
-        rule = listed.image_rule
-    elif family in (None, "qwen_vl"):
-        return None
-    else:
-        rule = rules["qwen-32" if str(family).startswith("qwen3") else "qwen-28"]
-    bound = rule.high_resolution_max_tokens if high_resolution else rule.default_max_tokens
-    square = rule.factor**2
-    return PixelLimits(rule.min_tokens * square, bound * square, patch_size=rule.factor // 2)
-
-
-def _only_model(wire: _Wire) -> Mapping[str, Any]:
-    entries = wire.models()
-    if len(entries) != 1:
-        names = ", ".join(str(entry["id"]) for entry in entries[:8]) or "none"
-        raise BackendError(f"{wire.url} serves {len(entries)} models: {names}; say which with --model")
-    return entries[0]
-
-
-def _entry(wire: _Wire, name: str) -> Mapping[str, Any]:
-    """What a server lists of a model; nothing when it lists none. Raises: BackendError when it can't be reached."""
-    try:
-        return next((entry for entry in wire.models() if entry["id"] == name), {})
-    except BackendError as e:
-        if e.status is None:
-            raise
-        return {}
-
-
-def _said_family(listed: Mapping[str, Any]) -> Family | None:
-    """Ours says its family; vLLM says under `root` which checkpoint stands behind an alias."""
-    said = str(listed.get("family", ""))
-    if said in DEFAULT_LIMITS:
-        return check_family(said)
-    return find_family(str(listed.get("root") or ""))
-
-
-def _said_limits(listed: Mapping[str, Any]) -> PixelLimits | None:
-    """Our server lists its pixel limits."""
-    said = listed.get("pixel_limits")
-    try:
-        return PixelLimits(**said) if isinstance(said, Mapping) else None
-    except (TypeError, MediaError):
-        return None
-
-
-class _Wire:
-    """Sends requests: one key, so many at a time, again when that may help."""
-
-    def __init__(
-        self, client: httpx.Client, url: str, key: str | None, max_retries: int, max_concurrency: int
-    ):
-        self.client = client
-        self.url = url
-        self.max_concurrency = max_concurrency
-        self.sleep: Callable[[float], object] = time.sleep
-        self.draw: Callable[[], float] = random.random
-        self._key = key
-        self._max_retries = max_retries
-        self._slots = threading.BoundedSemaphore(max_concurrency)
-        self._timeout_s = client.timeout.read or 600.0
-
-    def __repr__(self) -> str:
-        return f"_Wire({self.url!r})"
-
-    def models(self) -> list[Mapping[str, Any]]:
-        """What the server lists, each with its `id`."""
-        with self.open("GET", "/models", whole=True) as reply:
-            try:
-                listed = read_json(reply.read(), self.url).get("data")
-            except BackendError as e:
-                raise BackendError(self.hidden(str(e)), status=200) from None
-        if not isinstance(listed, list):
-            raise BackendError(f"{self.url}/models lists no models; say which with --model", status=200)
-        return [entry for entry in listed if isinstance(entry, Mapping) and "id" in entry]
-
-    def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON reply to one body, read whole. A connection that breaks meanwhile is tried again."""
-        with self.open("POST", "/chat/completions", body, whole=True) as reply:
-            try:
-                return read_json(reply.read(), self.url)
-            except BackendError as e:
-                raise BackendError(self.hidden(str(e)), status=200) from None
-
-    def open(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, whole: bool = False
-    ) -> _Open:
-        """A reply of status 200, its body not read yet unless `whole`. Close it: it holds one of the slots.
-
-        Raises: BackendError with the server's message.
-        """
-        if not self._slots.acquire(timeout=self._timeout_s):
-            raise BackendError(
-                f"{self.url}: {self.max_concurrency} requests are under way and none ended in {self._timeout_s:g} s: "
-                "finish or close a stream, or raise max_concurrency"
-            )
-        try:
-            return _Open(self._tried(method, path, body, whole), self._slots)
-        except BaseException:
-            self._slots.release()
-            raise
-
-    def _tried(self, method: str, path: str, body: Mapping[str, Any] | None, whole: bool) -> httpx.Response:
-        for attempt in range(self._max_retries + 1):
-            error, wait_s = self._once(method, path, body, whole)
-            if isinstance(error, httpx.Response):
-                return error
-            if wait_s is None or attempt == self._max_retries:
-                if attempt:
-                    raise BackendError(f"{error} (tried {attempt + 1} times)", status=error.status)
-                raise error
-            # half to all of the growing wait, so that clients refused together don't come back together
-            backoff = FIRST_WAIT_S * 2**attempt * (0.5 + 0.5 * self.draw())
-            self.sleep(max(wait_s, min(backoff, LONGEST_WAIT_S)))
-        raise AssertionError("the last attempt returns or raises")
-
-    def _once(
-        self, method: str, path: str, body: Mapping[str, Any] | None, whole: bool
-    ) -> tuple[httpx.Response, None] | tuple[BackendError, float | None]:
-        """A good reply, or the error and the least wait before another try; None: another try is no use."""
-        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
-        request = self.client.build_request(method, self.url + path, json=body, headers=headers)
-        try:
-            response = self.client.send(request, stream=True)
-            if whole or response.status_code != 200:
-                response.read()
-        except httpx.TimeoutException as e:
-            return BackendError(f"{self.url}: {_timeout(e)}"), 0.0 if isinstance(
-                e, httpx.ConnectTimeout
-            ) else None
-        except httpx.TransportError as e:
-            refused = isinstance(e, httpx.ConnectError)
-            what = "can't be reached" if refused else "broke off the connection"
-            return BackendError(f"{self.url}: {what} ({self.hidden(str(e)) or type(e).__name__})"), 0.0
-        except httpx.DecodingError as e:
-            return BackendError(f"{self.url}: sent a reply that can't be unpacked ({e})"), None
-        status = response.status_code
-        if status == 200:
-            return response, None
-        said, code = error_text(response.content, response.headers)
-        error = BackendError(
-            self.hidden(f"{self.url} answered {status}: {said}{_hint(status)}"), status=status
-        )
-        if status not in RETRIED or code == "insufficient_quota":
-            return error, None
-        wait_s = retry_after_s(response.headers, time.time())
-        if wait_s > LONGEST_WAIT_S:
-            return BackendError(f"{error} (it asks to wait {wait_s:.0f} s)", status=status), None
-        return error, wait_s
-
-    def hidden(self, text: str) -> str:
-        """Servers quote the key that they refuse."""
-        return text.replace(self._key, "<key>") if self._key else text
-
-
-def _timeout(error: httpx.TimeoutException) -> str:
-    if isinstance(error, httpx.ConnectTimeout):
-        return "no connection in time; is the server up?"
-    return "no answer in time; raise timeout_s, or ask for fewer tokens"
-
-
-def _hint(status: int) -> str:
-    return {
-        301: "; give the address it names as the endpoint",
-        302: "; give the address it names as the endpoint",
-        307: "; give the address it names as the endpoint",
-        308: "; give the address it names as the endpoint",
-        401: "; check the key: --api-key-env names the variable that holds it",
-        403: "; check the key: --api-key-env names the variable that holds it",
-        404: "; check the model's name and that the endpoint ends in /v1",
-        413: "; lower max_pixels",
-    }.get(status, "")
-
-
-class _Open:
-    """An open reply and the slot it holds."""
-
-    def __init__(self, response: httpx.Response, slots: threading.BoundedSemaphore):
-        self.response = response
-        self._slots: threading.BoundedSemaphore | None = slots
-
-    def __enter__(self) -> _Open:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def read(self) -> bytes:
-        return self.response.read()
-
-    def close(self) -> None:
-        """May be called again."""
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            self.response.close()
-            slots.release()
 
 
 class HttpModel:
     """A served model. Threads may ask it together; at most `max_concurrency` requests are under way."""
 
     def __init__(
-        self, wire: _Wire, name: str, family: Family | None, limits: PixelLimits | None, high_resolution: bool
+        self,
+        wire: Transport,
+        name: str,
+        family: Family | None,
+        limits: PixelLimits | None,
+        high_resolution: bool,
     ):
         self.name = name
         self.family = family
@@ -449,7 +172,7 @@ class HttpModel:
     @cached_property
     def max_model_len(self) -> int | None:
         """Prompt and answer together, in tokens; ours and vLLM's servers say it, None where it isn't said."""
-        said = _entry(self.wire, self.name).get("max_model_len")
+        said = entry_of(self.wire, self.name).get("max_model_len")
         return said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else None
 
     # One question
@@ -589,7 +312,7 @@ def _json(value: Any) -> str:
 class HttpStream(Iterator[str]):
     """Pieces of text as they come. `answer` is None until the last piece; `close` or leaving early hangs up."""
 
-    def __init__(self, wire: _Wire, asked: _Asked):
+    def __init__(self, wire: Transport, asked: _Asked):
         self.answer: Answer | None = None
         self.media = asked.media
         self._wire = wire

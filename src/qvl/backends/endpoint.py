@@ -1,0 +1,143 @@
+"""Which server an address means, which key it may have, and what it serves: names, families, pixel limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from qvl.backends.transport import Transport
+from qvl.catalog.config import Family
+from qvl.errors import BackendError, CatalogError, MediaError
+from qvl.inputs.geometry import PixelLimits
+from qvl.outputs.mapping import DEFAULT_LIMITS, check_family
+
+
+def base_url(endpoint: str) -> str:
+    """`localhost:8000` and `http://host/v1/chat/completions` → the address that paths are added to, without a slash.
+
+    Raises: BackendError when it isn't an http address, or holds a password.
+    """
+    text = endpoint.strip()
+    if "://" not in text:
+        text = f"http://{text}"
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as e:
+        raise BackendError(f"endpoint {endpoint!r}: is no address ({e})") from e
+    if url.userinfo:
+        raise BackendError(
+            f"endpoint at {url.host}: holds a user or password; keys belong into the environment, see --api-key-env"
+        )
+    if url.scheme not in ("http", "https") or not url.host:
+        raise BackendError(f"endpoint {endpoint!r}: is no http address, such as http://localhost:8000/v1")
+    if url.query or url.fragment:
+        raise BackendError(f"endpoint at {url.host}: its address goes on after a ? or #; leave that out")
+    path = url.path.rstrip("/").removesuffix("/chat/completions").rstrip("/") or "/v1"
+    return str(url.copy_with(path=path))
+
+
+def is_model_studio(url: str) -> bool:
+    """Alibaba Cloud's hosted models, in any region."""
+    host = httpx.URL(url).host
+    return host == "aliyuncs.com" or host.endswith(".aliyuncs.com")
+
+
+def read_key(variable: str | None, studio: bool) -> str | None:
+    name = variable or ("DASHSCOPE_API_KEY" if studio else "OPENAI_API_KEY")
+    key = os.environ.get(name, "").strip()
+    if not key and (variable or studio):
+        raise BackendError(f"no key: set the environment variable {name}")
+    if not key.isascii() or any(c.isspace() for c in key):
+        raise BackendError(f"the key in {name} holds characters that no key has; set it again")
+    return key or None
+
+
+def find_family(model: str) -> Family | None:
+    """The family that a model's name tells, by the catalogue or by the part that all of a generation share."""
+    from qvl.catalog.models import find_model
+
+    try:
+        return check_family(find_model(model).family)
+    except CatalogError:
+        pass
+    name = model.lower().replace("_", "-").rpartition("/")[2]
+    name = name.replace("qwen-2", "qwen2").replace("qwen-3", "qwen3").replace("vision", "vl")
+    for part, family in _NAME_PARTS:
+        if part in name:
+            moe = family == "qwen3_vl" and any(f"-{size}" in name for size in ("30b-a3b", "235b-a22b"))
+            return "qwen3_vl_moe" if moe else family
+    return None
+
+
+# tried in this order; the dot of a version is written in many ways
+_NAME_PARTS: tuple[tuple[str, Family], ...] = (
+    ("qwen2.5-vl", "qwen2_5_vl"),
+    ("qwen2-5-vl", "qwen2_5_vl"),
+    ("qwen2.5vl", "qwen2_5_vl"),
+    ("qwen25-vl", "qwen2_5_vl"),
+    ("qwen25vl", "qwen2_5_vl"),
+    ("qwen3-vl", "qwen3_vl"),
+    ("qwen3vl", "qwen3_vl"),
+    ("qwen3.5", "qwen3_5"),
+    ("qwen2-vl", "qwen2_vl"),
+    ("qwen2vl", "qwen2_vl"),
+    ("qwen-vl-chat", "qwen_vl"),
+)
+
+
+def model_studio_limits(model: str, family: Family | None, high_resolution: bool) -> PixelLimits | None:
+    """The pixel limits of the hosted service, which are lower than the model's own unless the switch is on.
+
+    Source: the provider's rule for counting pictures, catalog/data/prices.json; its default bound is recalled.
+    """
+    from qvl.catalog.prices import price_book
+
+    rules = {price.image_rule.key: price.image_rule for price in price_book().api.values()}
+    listed = price_book().api.get(model.lower())
+    if listed is not None:
+        rule = listed.image_rule
+    elif family in (None, "qwen_vl"):
+        return None
+    else:
+        rule = rules["qwen-32" if str(family).startswith("qwen3") else "qwen-28"]
+    bound = rule.high_resolution_max_tokens if high_resolution else rule.default_max_tokens
+    square = rule.factor**2
+    return PixelLimits(rule.min_tokens * square, bound * square, patch_size=rule.factor // 2)
+
+
+def only_model(wire: Transport) -> Mapping[str, Any]:
+    entries = wire.models()
+    if len(entries) != 1:
+        names = ", ".join(str(entry["id"]) for entry in entries[:8]) or "none"
+        raise BackendError(f"{wire.url} serves {len(entries)} models: {names}; say which with --model")
+    return entries[0]
+
+
+def entry_of(wire: Transport, name: str) -> Mapping[str, Any]:
+    """What a server lists of a model; nothing when it lists none. Raises: BackendError when it can't be reached."""
+    try:
+        return next((entry for entry in wire.models() if entry["id"] == name), {})
+    except BackendError as e:
+        if e.status is None:
+            raise
+        return {}
+
+
+def said_family(listed: Mapping[str, Any]) -> Family | None:
+    """Ours says its family; vLLM says under `root` which checkpoint stands behind an alias."""
+    said = str(listed.get("family", ""))
+    if said in DEFAULT_LIMITS:
+        return check_family(said)
+    return find_family(str(listed.get("root") or ""))
+
+
+def said_limits(listed: Mapping[str, Any]) -> PixelLimits | None:
+    """Our server lists its pixel limits."""
+    said = listed.get("pixel_limits")
+    try:
+        return PixelLimits(**said) if isinstance(said, Mapping) else None
+    except (TypeError, MediaError):
+        return None
