@@ -37,7 +37,11 @@ def qwen3_vl(**text):
             "num_hidden_layers": 36,
             "num_key_value_heads": 8,
             "rms_norm_eps": 1e-06,
-            "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+            "rope_scaling": {
+                "mrope_interleaved": True,
+                "mrope_section": [24, 20, 20],
+                "rope_type": "default",
+            },
             "rope_theta": 5000000,
             "tie_word_embeddings": True,
             "use_cache": True,

@@ -72,7 +72,19 @@ def test_make_targets_in_docs_exist():
 def test_no_path_of_a_machine_in_the_project():
     pattern = re.compile(r"(?<![\w.])/(?:work|farm|root)/")
     for path in ROOT.rglob("*"):
-        hidden = any(part.startswith(".") or part in ("runs", "out", "build") for part in path.relative_to(ROOT).parts)
-        if hidden or path.suffix not in {".py", ".md", ".toml", ".json", ".csv", ".txt", ".yaml", ".yml", ".sh"}:
+        hidden = any(
+            part.startswith(".") or part in ("runs", "out", "build") for part in path.relative_to(ROOT).parts
+        )
+        if hidden or path.suffix not in {
+            ".py",
+            ".md",
+            ".toml",
+            ".json",
+            ".csv",
+            ".txt",
+            ".yaml",
+            ".yml",
+            ".sh",
+        }:
             continue
         assert not pattern.search(path.read_text(encoding="utf-8")), path

@@ -57,7 +57,9 @@ def test_dense_targets_name_the_glyphs_under_each_cell():
     assert (found > 0).sum() == len(sample.glyphs)
     for glyph in sample.glyphs:
         x, y = (glyph.x0 + glyph.x1) / 2, (glyph.y0 + glyph.y1) / 2
-        near = [(int(y // CELL) + dy) * columns + int(x // CELL) + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        near = [
+            (int(y // CELL) + dy) * columns + int(x // CELL) + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+        ]
         assert any(GLYPH_CLASS[glyph.char] in found[c] for c in near if 0 <= c < len(found)), glyph
     assert set(targets["index"][found > 0]) == set(range(len(sample.answer)))
     assert (targets["index"][found == 0] == IGNORE).all()

@@ -440,7 +440,9 @@ def train(rank: int, a: argparse.Namespace) -> None:
             began = time.monotonic()
             done = elapsed / total
             progress.value = done
-            lr = a.lr * min(1.0, (step + 1) / 100) * min(1.0, max(0.0, end - elapsed) / (a.decay_minutes * 60))
+            lr = (
+                a.lr * min(1.0, (step + 1) / 100) * min(1.0, max(0.0, end - elapsed) / (a.decay_minutes * 60))
+            )
             for o in optimizers:
                 for g in o.param_groups:
                     g["lr"] = lr
