@@ -84,3 +84,24 @@ def test_version_is_the_packages(capsys):
 
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"qvl {qvl.__version__}\n"
+
+
+def test_a_missing_extra_is_one_line_that_says_what_to_install(verb, capsys):
+    def run() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    verb(run)
+    assert cli.main(["try"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "qvl try: this needs torch, which isn't installed: pip install 'qvl[run]'\n"
+    )
+
+
+def test_any_other_missing_module_is_our_own_fault_and_raises(verb):
+    def run() -> None:
+        raise ModuleNotFoundError("No module named 'qvl.nowhere'", name="qvl.nowhere")
+
+    verb(run)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["try"])

@@ -48,6 +48,25 @@ class BackendError(QvlError):
         self.status = status
 
 
+# third-party module → the extra of this package that brings it
+EXTRAS = {
+    **dict.fromkeys(("torch", "safetensors", "huggingface_hub"), "run"),
+    **dict.fromkeys(("fastapi", "uvicorn", "llguidance"), "serve"),
+    "matplotlib": "plot",
+    "pypdfium2": "pdf",
+    "playwright": "agent",
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> QvlError | None:
+    """What to install when an optional dependency isn't there; None for any other missing module."""
+    module = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(module)
+    if extra is None:
+        return None
+    return QvlError(f"this needs {module}, which isn't installed: pip install 'qvl[{extra}]'")
+
+
 def nearest(name: str, known: "list[str] | tuple[str, ...]", count: int = 3) -> str:
     """A phrase for error messages: the known names closest to `name`, or all of them when few."""
     import difflib

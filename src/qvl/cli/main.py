@@ -56,17 +56,23 @@ def run_verb(verb: str, args: list[str]) -> int:
     import typer
     from typer import exceptions as usage
 
-    from qvl.errors import QvlError
+    from qvl.errors import QvlError, missing_extra
 
-    module = importlib.import_module(VERBS[verb][0])
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(name=verb, context_settings={"help_option_names": ["--help", "-h"]})(module.run)
     try:
+        module = importlib.import_module(VERBS[verb][0])
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        app.command(name=verb, context_settings={"help_option_names": ["--help", "-h"]})(module.run)
         code = app(args, prog_name=f"qvl {verb}", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except QvlError as e:
         print(f"qvl {verb}: {e}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as e:
+        missing = missing_extra(e)
+        if missing is None:
+            raise
+        print(f"qvl {verb}: {missing}", file=sys.stderr)
         return 2
     except usage.Exit as e:
         return e.exit_code

@@ -1,0 +1,65 @@
+"""Cold start of the verbs that plan, as a user feels it: python benchmarks/cold_start.py [--repeats 11]
+
+Each command runs in a fresh process; prints one JSON object with the median, the least and the most of the wall
+seconds and the processor seconds, the machine and the versions. Goal: at most 0.4 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COMMANDS = {
+    "--help": ["--help"],
+    "ask --help": ["ask", "--help"],
+    "models": ["models"],
+    "fit": ["fit", "qwen2.5-vl-7b", "--gpu", "rtx4090", "--image", "1240x1754x3"],
+    "choose": ["choose", "--task", "documents", "--gpu", "rtx4090", "--private", "--commercial"],
+    "cost": "cost --model qwen-vl-max --image 1280x720 --requests 100000 --gpu 1xh100 --allow-stale".split(),
+    "launch": ["launch", "qwen2.5-vl-7b", "--engine", "vllm@0.32", "--gpu", "l40s"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=11)
+    repeats = parser.parse_args().repeats
+    qvl = shutil.which("qvl") or str(Path(sys.executable).parent / "qvl")
+    results = {}
+    for name, command in COMMANDS.items():
+        wall, cpu = [], []
+        for _ in range(repeats + 1):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            began = time.perf_counter()
+            subprocess.run([qvl, *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wall.append(time.perf_counter() - began)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        # the first run of each reads files into the page cache
+        results[name] = {
+            key: {"median": round(statistics.median(v), 3), "min": round(min(v), 3), "max": round(max(v), 3)}
+            for key, v in (("wall_s", wall[1:]), ("cpu_s", cpu[1:]))
+        }
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    load = os.getloadavg()[0]
+    print(
+        json.dumps(
+            {"repeats": repeats, "python": platform.python_version(), **machine, "load": load, **results},
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
