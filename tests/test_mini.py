@@ -74,7 +74,13 @@ def test_asking_many_at_once_answers_as_one_by_one(mini):
     assert together == [mini.ask(media, question, temperature=0).text for media, question in pairs]
 
 
-@pytest.mark.parametrize(("kind", "least"), [("read", 0.0), ("field", 0.0), ("find", 0.0), ("count", 0.0)])
+def test_it_answers_the_demo_question(mini):
+    receipt = Path(__file__).parent.parent / "examples" / "receipt.png"
+    assert mini.ask([str(receipt)], "What is the total?").text == "14.27"
+
+
+# find is left out: at this stage of its training mini boxes next to nothing right (docs/mini.md)
+@pytest.mark.parametrize(("kind", "least"), [("read", 0.25), ("field", 0.2), ("count", 0.1)])
 def test_scores_hold_on_unseen_pictures(mini, kind, least):
     """A guard against a broken package, well below docs/mini.md's figures; `qvl synth --score mini` measures."""
     samples = [make(kind, TEST_SEEDS.start + i, 1) for i in range(24)]

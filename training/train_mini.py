@@ -504,6 +504,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
         save(a.out, rank, model, heads, optimizers, step, pictures, elapsed)
     if rank == 0:
         save_model(model.to(torch.bfloat16), a.out)
+        (a.out / "config.json").write_text(json.dumps(config, indent=2))  # with what only transformers reads
 
 
 def init_weights(model: nn.Module) -> None:
