@@ -19,9 +19,9 @@ check: $(VENV)/dev.done
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_docs.py
 
-# Trains the embedded model from nothing; again: goes on where it stopped. A GPU is used when there is one.
+# Trains the embedded model further: from runs/mini, or from the packed weights (without --start: from nothing). A GPU is used when there is one.
 mini: $(VENV)/run.done
-	$(BIN)/python training/train_mini.py --out runs/mini --minutes $(or $(MINUTES),105) --ranks $(or $(RANKS),2)
+	$(BIN)/python training/train_mini.py --out runs/mini --start src/qvl/mini --minutes $(or $(MINUTES),105) --ranks $(or $(RANKS),2)
 
 # The embedded model's scores on pictures it never saw.
 score: $(VENV)/run.done

@@ -96,3 +96,29 @@ def test_a_second_run_goes_on_where_the_first_stopped(tmp_path):
     run(1)
     assert "goes on from step 1," in run(2)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_training_can_start_from_the_packed_weights(tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / "training" / "train_mini.py"),
+        "--out",
+        str(tmp_path),
+        "--start",
+        str(MINI),
+    ]
+    options = [
+        "--minutes",
+        "5",
+        "--stop-steps",
+        "1",
+        "--device",
+        "cpu",
+    ]  # it is past step 1: saves without a step
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    assert "starts from mini after step" in done.stdout
+    from safetensors.torch import load_file
+
+    packed, saved = load_file(MINI / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert packed.keys() == saved.keys()
+    assert all((packed[name] == saved[name]).all() for name in packed)

@@ -15,6 +15,7 @@ import math
 import multiprocessing as mp
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import synth_mix
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from targets import (
     CELL,
     COLOUR_CLASS,
@@ -352,10 +354,13 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1, help="for each rank")
     p.add_argument("--workers", type=int, default=0, help="processes that draw ahead; 0 draws in the step")
     p.add_argument("--micro-batches", type=int, default=2, help="per step")
+    p.add_argument("--start", type=Path, help="packed weights to start from where --out holds no state")
     p.add_argument("--fresh-optimizer", action="store_true", help="keep weights, start moments anew")
     p.add_argument("--stop-steps", type=int, default=0)
     a = p.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
+    if a.start and not (a.out / "tokenizer.json").exists():
+        shutil.copy(a.start / "tokenizer.json", a.out)
     if not (a.out / "tokenizer.json").exists():
         synth_mix.make_tokenizer().save(str(a.out / "tokenizer.json"))
     if a.ranks == 1:
@@ -410,6 +415,11 @@ def train(rank: int, a: argparse.Namespace) -> None:
                 o.load_state_dict(s)
         step, pictures, elapsed = state["step"], state["pictures"], state["elapsed"]
         say(f"goes on from step {step}, {pictures:,} pictures, {elapsed / 60:.1f} min", flush=True)
+    elif a.start:
+        model.load_state_dict(load_file(a.start / "model.safetensors"))
+        former = json.loads((a.start / "training.json").read_text())
+        step, pictures, elapsed = former["step"], former["pictures"], former["elapsed"]
+        say(f"starts from {a.start.name} after step {step}, {pictures:,} pictures; moments anew", flush=True)
     run = Step(model, heads, collate.image_pad)
     total = 60 * (a.total_minutes or elapsed / 60 + a.minutes)
     end = elapsed + 60 * a.minutes
