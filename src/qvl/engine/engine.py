@@ -26,6 +26,7 @@ from qvl.engine.sampling import Constraint, Logprob, Sampler, SamplingParams
 from qvl.engine.scheduler import Chunk, Scheduler, Sequence, Step
 from qvl.engine.stopping import StopText
 from qvl.errors import CapacityError, QvlError
+from qvl.plan.engines import encoder_bytes_per_token
 
 if TYPE_CHECKING:
     from qvl.inputs.processor import ModelInputs
@@ -145,7 +146,7 @@ class Engine:
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_num_seqs=options.max_num_seqs,
             max_encoded_tokens=options.max_encoded_tokens,
-            feature_bytes_per_token=model.config.vision.out_hidden_size * model.dtype.itemsize,
+            feature_bytes_per_token=encoder_bytes_per_token(model.config, model.dtype.itemsize),
             prefix_caching=options.prefix_caching,
         )
         store = KVStore(

@@ -5,10 +5,11 @@ Legend: T packed tokens of the step, D model width, S chunks that sample, V voca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qvl.engine.feature_cache import FeatureCache
@@ -57,11 +58,11 @@ class Runner:
             row += chunk.count
         ids = [token for chunk in step.chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
         hidden_TD = self.model.embed(torch.tensor(ids, device=device))
-        for chunk, row in zip(step.chunks, rows):
-            for visual in overlapping(chunk.sequence.visuals, chunk.start, chunk.end):
-                first, last = max(chunk.start, visual.start), min(chunk.end, visual.end)
-                part_TD = self.features.value(visual.features)[first - visual.start : last - visual.start]
-                hidden_TD[row + first - chunk.start : row + last - chunk.start] = part_TD.to(hidden_TD.dtype)
+        parts = list(self._feature_rows(step, rows))
+        if parts:  # with DeepStack their rows are wider than D: text gets zeros behind its embedding
+            hidden_TD = F.pad(hidden_TD, (0, parts[0][1].shape[1] - hidden_TD.shape[1]))
+        for row, part_TD in parts:
+            hidden_TD[row : row + len(part_TD)] = part_TD.to(hidden_TD.dtype)
         positions_3T = torch.cat(
             [chunk_positions(c, inputs[c.sequence.request_id]) for c in step.chunks], dim=1
         )
@@ -75,6 +76,14 @@ class Runner:
         logits_SV = self.model.logits(hidden_TD[torch.tensor(last_rows, device=device)]).float()
         logits_SV[:, self.num_words :] = float("-inf")
         return logits_SV
+
+    def _feature_rows(self, step: Step, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Which rows of the step are media: (first row, features) of each part of a visual that a chunk covers."""
+        for chunk, row in zip(step.chunks, rows):
+            for visual in overlapping(chunk.sequence.visuals, chunk.start, chunk.end):
+                first, last = max(chunk.start, visual.start), min(chunk.end, visual.end)
+                features_TD = self.features.value(visual.features)
+                yield row + first - chunk.start, features_TD[first - visual.start : last - visual.start]
 
 
 def chunk_positions(chunk: Chunk, inputs: ModelInputs) -> Tensor:
