@@ -1,12 +1,15 @@
 """The embedded model's trainer: it must show the model exactly what `ask` shows it, and go on where it stopped."""
 
+import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "training"))
@@ -16,6 +19,7 @@ import train_mini
 from targets import CELL, GLYPH_CLASS, IGNORE, dense_targets
 
 from qvl.inputs.processor import Processor
+from qvl.models.checkpoint import load_model
 from qvl.synth import KINDS, TRAIN_SEEDS, Clip, make
 
 MINI = ROOT / "src" / "qvl" / "mini"
@@ -70,11 +74,83 @@ def test_lessons_draw_from_training_seeds_and_later_stages_hold_the_test_level()
     seen = set()
     for done in (0.0, 0.3, 0.6, 1.0):
         for _ in range(12):
-            name, samples = synth_mix.draw(rng, done)
+            name, samples, questions = synth_mix.draw(rng, done)
+            assert questions >= 1
             seen.add(name)
             assert all(s.seed in TRAIN_SEEDS for s in samples if hasattr(s, "seed"))
     assert {"sheet", "read1", "field1"} <= seen
     assert synth_mix.shares(1.0)[[x.kind for x in synth_mix.LESSONS].index("find")] == 0
+
+
+@pytest.mark.parametrize("kind", ["find", "count", "field", "chart", "screen"])
+def test_further_questions_about_a_picture_are_answered_by_what_was_drawn(kind):
+    rng = random.Random(3)
+    for seed in range(40):
+        sample = make(kind, seed, 1)
+        own, *more = synth_mix.questions_of(sample, rng, 5)
+        assert (own.question, own.answer) == (sample.question, sample.answer)
+        assert len(more) <= 4
+        for asked in more:
+            if kind == "find":
+                box = json.loads(asked.answer)[0]
+                drawn = {(f"{s.colour} {s.kind}", tuple(s.box)) for s in sample.shapes}
+                assert (box["label"], tuple(box["bbox_2d"])) in drawn
+                assert asked.box == tuple(box["bbox_2d"])
+                assert box["label"] in asked.question
+            elif kind == "count":
+                noun = (
+                    asked.question.removesuffix(" are there?").removesuffix(" do you see?").removesuffix(".")
+                )
+                noun = noun.removeprefix("How many ").removeprefix("Count the ")
+                words = [
+                    w.removesuffix("es") if w == "crosses" else w.removesuffix("s") for w in noun.split()
+                ]
+                facts = [{s.kind, s.colour, "shape"} for s in sample.shapes]
+                assert asked.answer == str(sum(set(words) <= f for f in facts)), asked
+            elif kind == "field":
+                assert asked.answer in sample.extra["fields"].values()
+                if "number" in asked.question and "phone" not in asked.question:
+                    assert asked.answer == sample.extra["fields"]["number"]
+            elif kind == "chart" and "value of" in asked.question:
+                name = asked.question.rstrip("?.").rpartition(" ")[2]
+                assert asked.answer == str(sample.extra["values"][name])
+
+
+def test_a_picture_asked_several_questions_gives_each_the_logits_it_has_alone():
+    model = load_model(MINI, dtype="float32")
+    collate = train_mini.Collator(str(MINI / "tokenizer.json"))
+    samples = [make("find", 0, 1), make("find", 1, 1)]
+
+    def logits(batch):
+        b = train_mini.to_torch(batch, "cpu")
+        ids = b["ids"].view(-1)
+        features = model.encode_media(b["patches"], b["grids"])
+        hidden = model.merge_features(model.embed(ids), ids, features)
+        hidden = model.decode(hidden, b["pos"].view(3, -1), train_mini.BranchAttention(b["branch"]))
+        return model.logits(hidden[b["mask"].view(-1)])
+
+    with torch.no_grad():
+        together = collate(samples, questions=3, rng=random.Random(1))
+        many = logits(together)
+        rng, number = random.Random(1), 0
+        for sample in samples:
+            for asked in synth_mix.questions_of(sample, rng, 3):
+                alone = collate([replace(sample, question=asked.question, answer=asked.answer)])
+                torch.testing.assert_close(
+                    many[torch.from_numpy(together["number"]) == number], logits(alone), atol=1e-4, rtol=1e-4
+                )
+                number += 1
+    assert number > len(samples)
+
+
+def test_bins_are_cheapest_at_the_true_coordinate():
+    pixels = torch.tensor([[12.0, 50.0, 101.0, 222.0]])
+    at = (pixels / train_mini.BIN).long()
+    right = torch.nn.functional.one_hot(at, train_mini.NUM_BINS).float().flatten(1) * 8
+    beside, far = right.roll(1, 1), right.roll(9, 1)
+    losses = [float(train_mini.bin_loss(x, pixels)) for x in (right, beside, far)]
+    assert losses == sorted(losses)
+    assert losses[1] - losses[0] > 0.5
 
 
 def test_capitals_and_digits_are_single_tokens():

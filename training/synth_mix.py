@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tokenizer import SPECIAL, build  # noqa: F401  (SPECIAL is part of this module's interface)
 
 from qvl.inputs.positions import VisualBlock, mrope_positions
-from qvl.synth import KINDS, TRAIN_SEEDS, Clip, make
+from qvl.synth import KINDS, TRAIN_SEEDS, Clip, make, scenes, screen
+from qvl.synth import chart as charts
+from qvl.synth import field as fields
 
 UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
@@ -117,6 +119,115 @@ def sheet(rng: random.Random, level: float, lines: int | None = None) -> Sheet:
     return Sheet((picture,), "Read the text.", "\n".join(texts), tuple(glyphs))
 
 
+# ------------------------------------------------------------------------------------- many questions a picture
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about a picture and its answer; `box` where the answer is a box, in pixels."""
+
+    question: str
+    answer: str
+    box: tuple[int, int, int, int] | None = None
+
+
+def questions_of(sample, rng: random.Random, most: int) -> list[Asked]:
+    """The sample's own question and up to `most` - 1 more of its kind about the same picture.
+
+    The tower's work and the picture's tokens are paid once, so a picture teaches several times for little more.
+    """
+    own = Asked(sample.question, sample.answer, _answer_box(sample))
+    others = {"find": _find, "count": _count, "field": _field, "chart": _chart, "screen": _screen}
+    kind = getattr(sample, "kind", "sheet")
+    if most < 2 or kind not in others:
+        return [own]
+    more = [a for a in others[kind](sample, rng) if a.answer != own.answer or kind in ("count", "field")]
+    rng.shuffle(more)
+    return [own, *more[: most - 1]]
+
+
+def _answer_box(sample) -> tuple[int, int, int, int] | None:
+    return tuple(sample.boxes[0][:4]) if getattr(sample, "kind", "") == "find" else None
+
+
+def _find(sample, rng: random.Random) -> list[Asked]:
+    names = [f"{s.colour} {s.kind}" for s in sample.shapes]
+    out = []
+    for name, shape in zip(names, sample.shapes):
+        if names.count(name) == 1:
+            box = tuple(int(v) for v in shape.box)
+            answer = scenes.grounding_json([scenes.Box(*box, name)])
+            out.append(Asked(rng.choice(scenes.FIND_QUESTIONS).format(name), answer, box))
+    return out
+
+
+def _count(sample, rng: random.Random) -> list[Asked]:
+    """As draw_count asks: of everything, a kind, a colour or both, what is there more often than what isn't."""
+    kinds, colours = tuple(scenes.SHAPES), tuple(scenes.COLOURS)
+    out = []
+    for by in ("all", "kind", "colour", "both", "kind", "colour"):
+        there = rng.choice(sample.shapes) if sample.shapes and rng.random() < 0.85 else None
+        kind, colour = (there.kind, there.colour) if there else (rng.choice(kinds), rng.choice(colours))
+        count = sum(
+            (by in ("all", "colour") or s.kind == kind) and (by in ("all", "kind") or s.colour == colour)
+            for s in sample.shapes
+        )
+        noun = {
+            "all": "shapes",
+            "kind": scenes.plural(kind),
+            "colour": f"{colour} shapes",
+            "both": f"{colour} {scenes.plural(kind)}",
+        }[by]
+        out.append(Asked(rng.choice(scenes.COUNT_QUESTIONS).format(noun), str(count)))
+    return out
+
+
+def _field(sample, rng: random.Random) -> list[Asked]:
+    out = []
+    for key, value in sample.extra["fields"].items():
+        topic, _, item = key.partition(":")
+        if key == sample.extra["asked"] or topic not in fields.QUESTIONS:
+            continue
+        noun = item.lower()
+        if topic == "number":
+            noun = fields.NUMBER_LABELS.get(_label_beside(sample, key), "")
+            if not noun:
+                continue
+        out.append(Asked(rng.choice(fields.QUESTIONS[topic]).format(noun), value))
+    return out
+
+
+def _label_beside(sample, key: str) -> str:
+    """The first word of the line that the value stands on."""
+    box = next(b for b in sample.extra["value_boxes"] if b.label == key)
+    middle = (box.y1 + box.y2) / 2
+    rows = {g.line for g in sample.glyphs if g.y0 <= middle <= g.y1 and g.x0 >= box.x1 - 1}
+    first = sorted((g for g in sample.glyphs if g.line in rows), key=lambda g: g.column)
+    word = ""
+    for g in first:
+        if g.column != len(word) or not g.char.isalpha():
+            break
+        word += g.char
+    return word.upper()
+
+
+def _chart(sample, rng: random.Random) -> list[Asked]:
+    values = sample.extra["values"]
+    out = [Asked(rng.choice(charts.VALUE_QUESTIONS).format(n), str(v)) for n, v in values.items()]
+    for high in (True, False):
+        best = (max if high else min)(values, key=values.get)
+        out.append(Asked(rng.choice(charts.EXTREME_QUESTIONS[high]), best))
+    return out
+
+
+def _screen(sample, rng: random.Random) -> list[Asked]:
+    out = []
+    for box in sample.extra["element_boxes"]:
+        kind = box.label.rpartition(" ")[2]
+        out.append(Asked(rng.choice(screen.QUESTIONS[kind]).format(box.text), screen.point_json(box)))
+    return out
+
+
 # --------------------------------------------------------------------------------------------- the schedule
 
 TOWER_SHARE = 0.15  # of the time, at the start, only the tower learns, on sheets
@@ -151,27 +262,30 @@ class Lesson:
     difficulty: int
     size: int  # samples in a micro-batch
     weights: tuple[float, ...]  # share of the micro-batches at each of STAGES
+    questions: int = 1  # at most, about each picture
 
 
 STAGES = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)  # of the time after the tower's; shares are interpolated between
 # Sizes make micro-batches cost about the same, so that ranks don't wait for each other. Many small steps
 # taught more in an hour than few large ones.
 LESSONS = (
-    Lesson("glyphs", 1, 48, (1, 12, 9, 8, 5, 2)),  # sheets for the tower alone: most glyphs for the work
+    Lesson("glyphs", 1, 48, (1, 12, 9, 7, 4, 2)),  # sheets for the tower alone: most glyphs for the work
     Lesson("sheet", 1, 17, (2, 1, 1, 0.7, 0.7, 0.7)),
     Lesson("read", 0, 30, (4, 0.5, 0, 0, 0, 0)),
-    Lesson("read", 1, 19, (2, 3, 3, 4, 4, 4)),
-    Lesson("read", 2, 10, (0, 0, 0.3, 0, 0.1, 0.2)),
-    Lesson("field", 0, 18, (1, 1, 0.5, 0, 0, 0)),
-    Lesson("field", 1, 7, (0, 2, 4, 5, 6, 7)),
+    Lesson("read", 1, 19, (2, 3, 4, 4.5, 5, 5)),
+    Lesson("read", 2, 10, (0, 0, 0.3, 0.1, 0.1, 0.2)),
+    Lesson("field", 0, 18, (1, 1, 0, 0, 0, 0)),
+    Lesson("field", 1, 7, (0, 2, 4, 4, 4.5, 5), questions=4),
     Lesson("find", 0, 14, (2, 0, 0, 0, 0, 0)),
-    Lesson("find", 1, 9, (0, 2, 3, 3, 3, 3)),
+    Lesson("find", 1, 8, (0, 2, 5, 5, 5, 5), questions=3),
     Lesson("count", 0, 18, (1, 0, 0, 0, 0, 0)),
-    Lesson("count", 1, 10, (0, 1.5, 2, 2.5, 2.5, 2.5)),
-    Lesson("chart", 1, 9, (0, 0, 0.2, 0.1, 0.2, 0.2)),
-    Lesson("screen", 1, 7, (0, 0, 0.2, 0.1, 0.2, 0.2)),
-    Lesson("pair", 1, 10, (0, 0, 0.2, 0.1, 0.2, 0.2)),
-    Lesson("clip", 1, 7, (0, 0, 0.2, 0.1, 0.2, 0.2)),
+    Lesson("count", 1, 8, (0, 1.5, 4, 4, 4, 4), questions=6),
+    Lesson("chart", 1, 7, (0, 0, 0.4, 0.4, 0.4, 0.4), questions=4),
+    Lesson("screen", 1, 6, (0, 0, 0.4, 0.4, 0.4, 0.4), questions=3),
+    Lesson("pair", 1, 10, (0, 0, 0.4, 0.4, 0.4, 0.4)),
+    Lesson("clip", 1, 7, (0, 0, 0.4, 0.4, 0.4, 0.4)),
+    Lesson("page", 0, 9, (0, 0, 0.3, 0.3, 0.2, 0.2)),
+    Lesson("page", 1, 4, (0, 0, 0, 0.2, 0.2, 0.2)),
 )
 
 
@@ -181,21 +295,22 @@ def shares(done: float) -> list[float]:
     return [float(np.interp(x, STAGES, lesson.weights)) for lesson in LESSONS]
 
 
-def draw(rng: random.Random, done: float) -> tuple[str, list]:
-    """(name of the lesson, samples of one micro-batch), from training seeds only."""
+def draw(rng: random.Random, done: float) -> tuple[str, list, int]:
+    """(name of the lesson, samples of one micro-batch, questions about each), from training seeds only."""
     if done < TOWER_SHARE:
         if rng.random() < 0.85:
-            return "sheet", [sheet(rng, done / TOWER_SHARE) for _ in range(36)]
+            return "sheet", [sheet(rng, done / TOWER_SHARE) for _ in range(36)], 1
         lesson = Lesson("find", 1, 24, ())
     else:
         lesson = rng.choices(LESSONS, shares(done))[0]
     if lesson.kind == "glyphs":
-        return "glyphs", [sheet(rng, 1.0) for _ in range(lesson.size)]
+        return "glyphs", [sheet(rng, 1.0) for _ in range(lesson.size)], 1
     if lesson.kind == "sheet":
         # read a whole sheet of at most two lines: lines of many lengths, faces and tones
-        return "sheet", [sheet(rng, 1.0, rng.randint(1, 2)) for _ in range(lesson.size)]
+        return "sheet", [sheet(rng, 1.0, rng.randint(1, 2)) for _ in range(lesson.size)], 1
     seeds = [rng.randrange(TRAIN_SEEDS.start, TRAIN_SEEDS.stop) for _ in range(lesson.size)]
-    return f"{lesson.kind}{lesson.difficulty}", [make(lesson.kind, s, lesson.difficulty) for s in seeds]
+    samples = [make(lesson.kind, s, lesson.difficulty) for s in seeds]
+    return f"{lesson.kind}{lesson.difficulty}", samples, lesson.questions
 
 
 # what the answers of every kind are made of

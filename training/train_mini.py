@@ -96,6 +96,38 @@ def mini_config(vocab_size: int, ids: dict[str, int]) -> dict:
     }
 
 
+NUM_BINS, BIN = 48, 5.0  # classes of a coordinate, pixels in each
+
+
+def bin_loss(logits: torch.Tensor, pixels_N4: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of coordinates in bins of 5 pixels, each target spread over its neighbours.
+
+    A number is written digit by digit: for the tens, nearness is no help and a regressed coordinate has to be
+    unfolded by the last layers. Classes lie ready for it. `logits`: (N, 4 * NUM_BINS).
+    """
+    logits = logits.view(*pixels_N4.shape, NUM_BINS).float()
+    at = (pixels_N4 / BIN - 0.5).unsqueeze(-1)
+    spread = torch.exp(-0.5 * ((torch.arange(NUM_BINS) - at) / 0.7) ** 2)
+    return F.cross_entropy(logits.flatten(0, 1), (spread / spread.sum(-1, keepdim=True)).flatten(0, 1))
+
+
+class BranchAttention:
+    """Causal attention in which the questions about one picture see the picture and themselves, not each other."""
+
+    def __init__(self, branch_BL: torch.Tensor):
+        """`branch_BL`: 0 for the shared start of a row, then 1, 2, … for each question with its answer."""
+        length = branch_BL.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=branch_BL.device).tril()
+        seen = (branch_BL[:, None, :] == 0) | (branch_BL[:, None, :] == branch_BL[:, :, None])
+        self.shape = branch_BL.shape
+        self.mask = (causal & seen)[:, None]
+
+    def __call__(self, layer: int, q_TNH: torch.Tensor, k_TKH: torch.Tensor, v_TKH: torch.Tensor):
+        q, k, v = (x.unflatten(0, self.shape).transpose(1, 2) for x in (q_TNH, k_TKH, v_TKH))
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=True)
+        return o.transpose(1, 2).flatten(0, 1)
+
+
 class DenseHeads(nn.Module):
     """Linear probes for the dense targets; trained along, not shipped."""
 
@@ -110,6 +142,7 @@ class DenseHeads(nn.Module):
         self.index = nn.Linear(dim, SLOTS * NUM_INDEX)
         self.role = nn.Linear(dim, 4 * NUM_ROLES) if with_rows else None
         self.place = nn.Linear(dim, 4) if with_rows else None  # the cell's own rectangle on the picture
+        self.bins = nn.Linear(dim, 4 * NUM_BINS) if with_rows else None  # the shape's box as classes
 
     def forward(self, x_ND: torch.Tensor, t: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         x = self.norm(x_ND)
@@ -136,6 +169,8 @@ class DenseHeads(nn.Module):
             here = kind > 0
             goal = t["box"] if self.place is not None else t["relbox"]
             out["box"] = 4 * F.smooth_l1_loss(self.box(x).float()[here], goal[here], beta=0.1)
+            if self.bins is not None:
+                out["bins"] = bin_loss(self.bins(x[here]), t["box"][here] * 100)
             with torch.no_grad():
                 out["acc_shape"] = (self.shape(x).argmax(-1) == kind)[here].float().mean()
         index = t["index"].view(-1).long()
@@ -179,15 +214,30 @@ class Collator:
 
     def prompt(self, question: str, media: list[tuple[int, int]]) -> list[int]:
         """`media`: (placeholder id, count) of each. The same ids that inputs.chat gives (a test holds us to it)."""
+        return self.opening(media) + self.turn(question)
+
+    def opening(self, media: list[tuple[int, int]]) -> list[int]:
         i = self.ids
         ids = [i["<|im_start|>"], *self.encode("user\n")]
         for pad, n in media:
             ids += [i["<|vision_start|>"], *[pad] * n, i["<|vision_end|>"]]
-        ids += [*self.encode(question), i["<|im_end|>"], *self.encode("\n"), i["<|im_start|>"]]
+        return ids
+
+    def turn(self, question: str) -> list[int]:
+        i = self.ids
+        ids = [*self.encode(question), i["<|im_end|>"], *self.encode("\n"), i["<|im_start|>"]]
         return ids + self.encode("assistant\n")
 
-    def __call__(self, samples: list, dense: bool = True, tower_only: bool = False) -> dict:
+    def __call__(
+        self,
+        samples: list,
+        dense: bool = True,
+        tower_only: bool = False,
+        questions: int = 1,
+        rng: random.Random | None = None,
+    ) -> dict:
         rows, patches, grids, targets = [], [], [], []
+        rng = rng or random.Random(0)
         for s in samples:
             media, blocks = [], []
             for medium in s.media:
@@ -200,22 +250,10 @@ class Collator:
                 blocks.append((grid, 1.0 if clip else None))
             if dense and len(s.media) == 1 and not isinstance(s.media[0], Clip):
                 targets.append(dense_targets(s))
-            prompt = self.prompt(s.question, media)
-            answer = [*self.encode(s.answer), self.ids["<|im_end|>"]]
-            rows.append((prompt, answer, blocks))
-        # few distinct lengths: the CPU's matmul compiles a kernel for each new shape
-        length = -(-max(len(p) + len(a) for p, a, _ in rows) // 16) * 16
-        ids = np.full((len(rows), length), self.pad, np.int64)
-        mask = np.zeros((len(rows), length), bool)  # positions whose NEXT token is the answer's
-        pos = np.zeros((3, len(rows), length), np.int32)
-        for b, (p, a, blocks) in enumerate(rows):
-            n = len(p) + len(a)
-            ids[b, :n] = p + a
-            mask[b, len(p) - 1 : n - 1] = True
-            pos[:, b, :n] = synth_mix.positions_of(p + a, blocks, (self.image_pad, self.video_pad))
+            rows.append((self.opening(media), blocks, synth_mix.questions_of(s, rng, questions)))
         batch = {"patches": np.concatenate(patches), "grids": grids, "size": len(samples)}
         if not tower_only:
-            batch |= {"ids": ids, "mask": mask, "pos": pos}
+            batch |= self.lay_out(rows)
         if dense and len(targets) == len(samples):
             for key in targets[0]:
                 batch["t_" + key] = np.concatenate([t[key] for t in targets])
@@ -227,6 +265,41 @@ class Collator:
             batch["t_relbox"] = (batch["t_box"] - batch["t_place"]).astype(np.float32)
         return batch
 
+    def lay_out(self, rows: list[tuple]) -> dict:
+        """(opening, media, questions) of each row → padded ids, branches, positions, answers and their boxes.
+
+        Each question starts at the position after the pictures, as if it were the only one.
+        """
+        turns = [
+            [(self.turn(a.question), [*self.encode(a.answer), self.ids["<|im_end|>"]], a.box) for a in asked]
+            for _, _, asked in rows
+        ]
+        lengths = [len(o) + sum(len(t) + len(a) for t, a, _ in ts) for (o, _, _), ts in zip(rows, turns)]
+        # few distinct lengths: the CPU's matmul compiles a kernel for each new shape
+        length = -(-max(lengths) // 16) * 16
+        ids = np.full((len(rows), length), self.pad, np.int64)
+        mask = np.zeros((len(rows), length), bool)  # positions whose NEXT token is the answer's
+        branch = np.full((len(rows), length), 99, np.int64)
+        pos = np.zeros((3, len(rows), length), np.int32)
+        number, box = [], []  # of each masked position, in order: its question's number in the batch, its box
+        asked_so_far = 0
+        for b, ((opening, blocks, _), row) in enumerate(zip(rows, turns)):
+            n = len(opening)
+            ids[b, :n], branch[b, :n] = opening, 0
+            pos[:, b, :n] = synth_mix.positions_of(opening, blocks, (self.image_pad, self.video_pad))
+            after = pos[:, b, :n].max() + 1
+            for k, (turn, answer, place) in enumerate(row, 1):
+                m = len(turn) + len(answer)
+                ids[b, n : n + m], branch[b, n : n + m] = turn + answer, k
+                pos[:, b, n : n + m] = after + np.arange(m)
+                mask[b, n + len(turn) - 1 : n + m - 1] = True
+                number += [asked_so_far] * len(answer)
+                box += [place or (-1, -1, -1, -1)] * len(answer)
+                asked_so_far += 1
+                n += m
+        out = {"ids": ids, "mask": mask, "pos": pos, "branch": branch, "number": np.array(number)}
+        return out | {"answer_box": np.array(box, np.float32)}
+
 
 def batches(tokenizer_file: str, progress, seed: int):
     """Endless micro-batches for the present stage."""
@@ -234,8 +307,9 @@ def batches(tokenizer_file: str, progress, seed: int):
     rng = random.Random(seed)
     while True:
         done = progress.value
-        kind, samples = synth_mix.draw(rng, done)
-        yield kind, collate(samples, tower_only=done < synth_mix.TOWER_SHARE or kind == "glyphs")
+        kind, samples, questions = synth_mix.draw(rng, done)
+        tower_only = done < synth_mix.TOWER_SHARE or kind == "glyphs"
+        yield kind, collate(samples, tower_only=tower_only, questions=questions, rng=rng)
 
 
 def draw_ahead(tokenizer_file: str, progress, seed: int, queue) -> None:
@@ -265,39 +339,49 @@ class Step(nn.Module):
         self.model, self.heads, self.image_pad = model, heads, image_pad
 
     def forward(self, b: dict, dense_weight: float) -> tuple[torch.Tensor, dict[str, float]]:
-        from qvl.models.attention import CausalAttention
-
         model = self.model
         features = model.encode_media(b["patches"], b["grids"])
         if "ids" not in b:
             return self._dense(b, {"tower": features}, dense_weight)
-        batch, length = b["ids"].shape
         ids = b["ids"].view(-1)
         hidden = model.embed(ids)
         hidden = model.merge_features(hidden, ids, features)
-        middle: list[torch.Tensor] = []
+        states: dict[int, torch.Tensor] = {}
         layers = model.model.layers
-        hook = layers[len(layers) // 2].register_forward_hook(
-            lambda _m, _i, o: middle.append(o[0] if isinstance(o, tuple) else o)
-        )
-        hidden = model.decode(hidden, b["pos"].view(3, -1), CausalAttention([length] * batch))
-        hook.remove()
+        middle, late = len(layers) // 2, len(layers) - 2
+        hooks = [
+            layers[i].register_forward_hook(lambda _m, _i, o, i=i: states.__setitem__(i, o))
+            for i in (middle, late)
+        ]
+        hidden = model.decode(hidden, b["pos"].view(3, -1), BranchAttention(b["branch"]))
+        for hook in hooks:
+            hook.remove()
         where = b["mask"].view(-1).nonzero().squeeze(1)
         logits = model.logits(hidden[where]).float()
         target = ids[where + 1]
-        answer = F.cross_entropy(logits, target)
-        seen = {"answer": answer.item()}
+        loss = F.cross_entropy(logits, target)
+        seen = {"answer": loss.item()}
         with torch.no_grad():
             right = logits.argmax(-1) == target
-            rows = where // length
-            wrong = torch.zeros(batch, device=ids.device).index_add_(0, rows, (~right).float())
+            wrong = torch.zeros(int(b["number"][-1]) + 1).index_add_(
+                0, b["number"].cpu(), (~right).float().cpu()
+            )
             seen["token"] = right.float().mean().item()
             seen["exact"] = (wrong == 0).float().mean().item()
+        boxed = b["answer_box"][:, 0] >= 0
+        if boxed.any():
+            placed = self.heads["late"](states[late][where[boxed]])
+            out = bin_loss(placed, b["answer_box"][boxed])
+            seen["late.bins"] = out.item()
+            with torch.no_grad():
+                best = (placed.view(-1, 4, NUM_BINS).argmax(-1) + 0.5) * BIN
+                seen["late.pixels"] = (best - b["answer_box"][boxed]).abs().mean().item()
+            loss = loss + 0.3 * out
         if "t_glyph" in b:
-            states = {"tower": features, "middle": middle[0][(ids == self.image_pad)]}
-            dense, more = self._dense(b, states, dense_weight)
-            return answer + dense, seen | more
-        return answer, seen
+            of_picture = {"tower": features, "middle": states[middle][(ids == self.image_pad)]}
+            dense, more = self._dense(b, of_picture, dense_weight)
+            return loss + dense, seen | more
+        return loss, seen
 
     def _dense(self, b: dict, states: dict[str, torch.Tensor], weight: float):
         t = {k[2:]: v for k, v in b.items() if k.startswith("t_")}
@@ -400,7 +484,9 @@ def train(rank: int, a: argparse.Namespace) -> None:
     model = Qwen25VL(read_config(config)).to(a.device)
     init_weights(model)
     whiten_patches(model.visual.patch_embed.proj.weight)
-    heads = nn.ModuleDict({"tower": DenseHeads(256, False), "middle": DenseHeads(256, True)}).to(a.device)
+    heads = nn.ModuleDict({"tower": DenseHeads(256, False), "middle": DenseHeads(256, True)})
+    heads["late"] = nn.Sequential(nn.RMSNorm(256), nn.Linear(256, 4 * NUM_BINS))
+    heads.to(a.device)
     num_parameters = sum(x.numel() for x in model.parameters())
     say(f"mini: {num_parameters:,} parameters, {num_parameters * 2 / 1e6:.1f} MB in bf16", flush=True)
     optimizers, matrices = make_optimizers(model, heads, a.lr, rank, a.ranks)
@@ -409,9 +495,12 @@ def train(rank: int, a: argparse.Namespace) -> None:
     if state_file.exists():
         state = torch.load(state_file, map_location=a.device, weights_only=True)
         model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
+        new_heads = heads.load_state_dict(state["heads"], strict=False).missing_keys
+        if new_heads:
+            say(f"heads that start anew: {', '.join(new_heads)}", flush=True)
         if not a.fresh_optimizer:
-            for o, s in zip(optimizers, torch.load(moments_file(a.out, rank), weights_only=True)):
+            moments = torch.load(moments_file(a.out, rank), weights_only=True)
+            for o, s in zip(optimizers[:1] if new_heads else optimizers, moments):
                 o.load_state_dict(s)
         step, pictures, elapsed = state["step"], state["pictures"], state["elapsed"]
         say(f"goes on from step {step}, {pictures:,} pictures, {elapsed / 60:.1f} min", flush=True)
@@ -500,7 +589,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
                 curve.flush()
                 short = "  ".join(
                     f"{k} {m.get('answer', 0):.2f} tok {m.get('token', 0):.2f} ex {m.get('exact', 0):.2f}"
-                    f" g {m.get('tower.acc_glyph', float('nan')):.2f}"
+                    f" g {m.get('tower.acc_glyph', float('nan')):.2f} px {m.get('late.pixels', float('nan')):.0f}"
                     for k, m in sorted(means.items())
                 )
                 say(
