@@ -26,6 +26,7 @@ def test_every_source_in_the_file_is_used():
     raw = read_json("prices.json")
     used = {r["source"] for t in ("exchange", "api", "rent", "purchase") for r in raw[t]}
     used |= {r["source"] for t in ("image_rules", "assumptions") for r in raw[t].values()}
+    used |= {r["video"]["source"] for r in raw["image_rules"].values() if "video" in r}
     assert set(raw["sources"]) == used
 
 

@@ -10,6 +10,7 @@ from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import ABILITIES, find_model
 from qvl.errors import PlanError
 from qvl.plan.candidate import Ask, Candidate, bill
+from qvl.plan.cost import Traffic, api_bill
 from qvl.plan.quality import NO_LOSS
 from qvl.plan.requirement import SECONDS_PER_MONTH
 from qvl.plan.ways import LADDER_COUNTS, UTILISATION
@@ -195,10 +196,19 @@ def test_prices_in_yuan_without_a_rate_are_told_not_guessed():
     assert any("CNY" in line for line in c.why)
 
 
-def test_clips_have_no_api_price():
-    c = find(pick("video", book=BOOK, where=("api",)), "Qwen3-VL-8B-Instruct")
-    assert c.cost_per_1000 is None
-    assert any("clips are billed by rules" in line for line in c.why)
+def test_clips_at_an_api_are_priced_by_its_rule():
+    choice = pick("video", book=BOOK, where=("api",))
+    c = find(choice, "Qwen3-VL-8B-Instruct")
+    work = choice.requirement.workload
+    traffic = Traffic(
+        requests_per_month=1,
+        videos=work.videos,
+        prompt_tokens=work.prompt_tokens,
+        answer_tokens=work.answer_tokens,
+    )
+    bill = api_bill(traffic, BOOK.api_price("qwen3-vl-8b-instruct"))
+    assert bill.video_tokens > 1000
+    assert c.cost_per_1000 == pytest.approx(bill.per_request * 1000)
 
 
 def test_an_api_promises_no_latency():

@@ -6,6 +6,7 @@ Prices age: `require_fresh` refuses a verdict that rests on old ones. No bill is
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date as Day  # `date` is a field here
@@ -21,7 +22,7 @@ MAX_AGE_DAYS = 180
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
+class Price(ABC):
     """What all prices have. `date` is ISO, to the month or the day."""
 
     currency: str
@@ -30,8 +31,9 @@ class Price:
     note: str = ""
 
     @property
+    @abstractmethod
     def label(self) -> str:
-        raise NotImplementedError
+        """What it is the price of, for people: `rent of h100 (specialist)`."""
 
     def cite(self) -> str:
         """`Mercatus, cloud GPU pricing guide (2026-05, third party)`."""
@@ -69,8 +71,27 @@ class Tier:
 
 
 @dataclass(frozen=True)
+class VideoRule:
+    """How a provider counts a clip: frames sampled at the rate asked for, two of them to one layer of tokens.
+
+    `min_tokens` and `max_tokens` bound one frame, `total_tokens` all layers; a clip whose frames can't be
+    made that small exceeds it.
+    """
+
+    min_tokens: int
+    max_tokens: int
+    total_tokens: int
+    min_frames: int
+    max_frames: int
+    source: Source
+
+
+@dataclass(frozen=True)
 class ImageRule:
-    """How a provider counts a picture: cut into squares of `factor` pixels, `extra` tokens around it."""
+    """How a provider counts a picture: cut into squares of `factor` pixels, `extra` tokens around it.
+
+    `video` is None where clips go through the open model's own processor.
+    """
 
     key: str
     factor: int
@@ -78,8 +99,15 @@ class ImageRule:
     min_tokens: int
     default_max_tokens: int
     high_resolution_max_tokens: int
+    video: VideoRule | None
     source: Source
     note: str = ""
+
+    def cite(self) -> str:
+        """The source of the rule for pictures, and that of the one for clips where it is another."""
+        sources = dict.fromkeys([self.source, *([self.video.source] if self.video else [])])
+        said = "; ".join(f"{s.title} ({s.date}, {s.kind.replace('_', ' ')})" for s in sources)
+        return said + (f"; {self.note}" if self.note else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,11 +362,21 @@ class _Reader:
     def rule(self, key: str, raw: Any) -> ImageRule:
         what = f"image rule {key}"
         numbers = "factor extra min_tokens default_max_tokens high_resolution_max_tokens"
-        self.fields(raw, what, numbers, "source note date")
+        self.fields(raw, what, numbers, "video source note date")
         common = self.common({"currency": "", "date": "none", **raw}, what)
         values = {k: self.count({k: raw[k] or 1} if k == "extra" else raw, k, what) for k in numbers.split()}
         values["extra"] = raw["extra"]
-        return ImageRule(key=key, **values, source=common["source"], note=common["note"])
+        video = self.video_rule(raw["video"], f"{what}: video") if "video" in raw else None
+        return ImageRule(key=key, **values, video=video, source=common["source"], note=common["note"])
+
+    def video_rule(self, raw: Any, what: str) -> VideoRule:
+        numbers = "min_tokens max_tokens total_tokens min_frames max_frames"
+        self.fields(raw, what, numbers, "source date")
+        source = self.common({"currency": "", "date": "none", **raw}, what)["source"]
+        rule = VideoRule(**{k: self.count(raw, k, what) for k in numbers.split()}, source=source)
+        if rule.min_tokens > rule.max_tokens or rule.min_frames > rule.max_frames:
+            raise ConfigError(f"{self.where}: {what}: a minimum exceeds its maximum")
+        return rule
 
     def api(self, raw: Any, rules: Mapping[str, ImageRule]) -> ApiPrice:
         what = f"api {raw.get('name', '?') if isinstance(raw, Mapping) else raw}"

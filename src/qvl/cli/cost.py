@@ -18,6 +18,8 @@ def run(
     requests: Annotated[str, typer.Option(help="requests a month: 50000, 200k, 2M")] = "",
     pages: Annotated[str, typer.Option(help="pictures a month instead of requests")] = "",
     image: Annotated[list[str] | None, typer.Option(help="WxH or WxHxCOUNT in a request, repeatable")] = None,
+    video: Annotated[list[str] | None, typer.Option(help="SECONDS@FPS in a request, repeatable")] = None,
+    video_size: Annotated[str, typer.Option(help="WxH of the clips")] = "1280x720",
     prompt_tokens: Annotated[int, typer.Option(help="tokens of text in a request")] = 256,
     answer_tokens: Annotated[int, typer.Option(help="tokens of its answer")] = 256,
     cache_hit: Annotated[float, typer.Option(help="share of input the provider reads from its cache")] = 0.0,
@@ -55,7 +57,7 @@ def run(
     from qvl.catalog.prices import price_book, require_fresh
     from qvl.errors import PlanError
     from qvl.plan.cost import Traffic, api_bill, compare
-    from qvl.plan.workload import parse_image
+    from qvl.plan.workload import parse_image, parse_videos
 
     currency = currency.upper()
     if currency not in ("USD", "CNY"):
@@ -71,6 +73,7 @@ def run(
     traffic = Traffic(
         requests_per_month=volume(requests, pages, sum(i.count for i in images)),
         images=images,
+        videos=parse_videos(video or (), video_size),
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
         cache_hit=cache_hit,
@@ -198,6 +201,7 @@ def capacity_of(
             hardware=hardware,
             workload=Workload(
                 images=traffic.images,
+                videos=traffic.videos,
                 prompt_tokens=traffic.prompt_tokens,
                 answer_tokens=traffic.answer_tokens,
             ),
@@ -281,8 +285,10 @@ def api_dict(bill: ApiBill, money: Any) -> dict[str, Any]:
         "model": bill.price.key,
         "provider": bill.price.provider,
         "price": bill.price.cite(),
+        "token_rule": bill.price.image_rule.cite(),
         "image_tokens": bill.image_tokens,
-        "uncut_image_tokens": bill.uncut_image_tokens,
+        "video_tokens": bill.video_tokens,
+        "uncut_tokens": bill.uncut_tokens,
         "input_tokens": bill.input_tokens,
         "output_tokens": bill.output_tokens,
         "per_1000_requests": money(bill.per_request) * 1000,
@@ -373,10 +379,19 @@ def api_text(facts: dict[str, Any], bill: ApiBill) -> str:
         f"{facts['model']} at {facts['provider']}: {_amount(facts['per_month'], cur)} a month, "
         f"{_amount(facts['per_1000_requests'], cur)} per 1,000 requests, "
         f"{_amount(facts['per_million_tokens'], cur)} per million tokens",
-        f"one request: {bill.input_tokens:,} tokens in ({bill.image_tokens:,} of pictures), {bill.output_tokens:,} out",
+        f"one request: {bill.input_tokens:,} tokens in{_visual(bill)}, {bill.output_tokens:,} out",
         f"price: {facts['price']}",
     ]
+    if bill.image_tokens or bill.video_tokens:
+        lines.append(f"tokens of pictures and clips: {facts['token_rule']}")
     return "\n".join(lines + [f"note: {n}" for n in facts["notes"]])
+
+
+def _visual(bill: ApiBill) -> str:
+    """` (1,138 of pictures, 20,402 of clips)`, empty for text alone."""
+    parts = ((bill.image_tokens, "pictures"), (bill.video_tokens, "clips"))
+    said = ", ".join(f"{n:,} of {what}" for n, what in parts if n)
+    return f" ({said})" if said else ""
 
 
 def comparison_text(facts: dict[str, Any], c: Comparison) -> str:

@@ -71,7 +71,7 @@ def run(
     from qvl.errors import PlanError
     from qvl.plan.fit import fit
     from qvl.plan.request import FitRequest, Sharding, Training, request_for
-    from qvl.plan.workload import Video, Workload, parse_image, parse_video
+    from qvl.plan.workload import Workload, parse_image, parse_videos
 
     if bool(model) == bool(config):
         raise PlanError(
@@ -79,11 +79,10 @@ def run(
         )
     if sharding not in get_args(Sharding):
         raise PlanError(f"no sharding {sharding!r}; known: {', '.join(get_args(Sharding))}")
-    size = parse_image(video_size)
-    clips = [parse_video(v) for v in video or ()]
+    clips = parse_videos(video or (), video_size)
     work = Workload(
         images=tuple(parse_image(i) for i in image or ()),
-        videos=tuple(Video(c.seconds, c.fps, size.width, size.height, size.count) for c in clips),
+        videos=clips,
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
         concurrency=concurrency,

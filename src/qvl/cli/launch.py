@@ -53,7 +53,7 @@ def run(
     from qvl.errors import PlanError
     from qvl.plan.launch import LaunchRequest, plan_launch
     from qvl.plan.launch_formats import FORMATS, format_launch
-    from qvl.plan.workload import Image, Video, Workload, parse_image, parse_video
+    from qvl.plan.workload import Image, Workload, parse_image, parse_videos
 
     if form not in FORMATS:
         raise PlanError(f"no format {form!r}; known: {', '.join(FORMATS)}")
@@ -69,9 +69,8 @@ def run(
         raise PlanError(
             f"--text-only and {'--image' if image else '--video'} contradict each other: drop one"
         )
-    size = parse_image(video_size)
     images = tuple(parse_image(i) for i in image or ())
-    clips = [parse_video(v) for v in video or ()]
+    clips = parse_videos(video or (), video_size)
     if not images and not clips and not text_only:
         images = (Image(1240, 1754),)  # one A4 page at 150 dpi
         print("qvl launch: planned for one 1240x1754 picture a request; --image, --video or --text-only say otherwise",
@@ -99,7 +98,7 @@ def run(
             precision=precision,
             workload=Workload(
                 images=images,
-                videos=tuple(Video(c.seconds, c.fps, size.width, size.height) for c in clips),
+                videos=clips,
                 prompt_tokens=prompt_tokens,
                 answer_tokens=answer_tokens,
                 concurrency=concurrency,

@@ -11,10 +11,18 @@ from dataclasses import dataclass, field, replace
 from math import ceil, inf, isfinite
 from typing import Any, Literal
 
-from qvl.catalog.prices import ApiPrice, ImageRule, Tier
+from qvl.catalog.prices import ApiPrice, ImageRule, Tier, VideoRule
 from qvl.errors import CapacityError, PlanError
-from qvl.inputs.geometry import PixelLimits, image_grid, visual_token_count
-from qvl.plan.workload import Image
+from qvl.inputs.geometry import (
+    QWEN3_VIDEO,
+    PixelLimits,
+    default_video_limits,
+    grid_of,
+    image_grid,
+    smart_resize,
+    visual_token_count,
+)
+from qvl.plan.workload import SOURCE_FPS, Image, Video, clip_item
 
 HOURS_PER_MONTH = 8760 / 12  # 730
 SECONDS_PER_MONTH = HOURS_PER_MONTH * 3600
@@ -39,6 +47,7 @@ class Traffic:
 
     requests_per_month: float
     images: tuple[Image, ...] = ()
+    videos: tuple[Video, ...] = ()
     prompt_tokens: int = 256
     answer_tokens: int = 256
     cache_hit: float = 0.0
@@ -51,9 +60,9 @@ class Traffic:
         _between("answer tokens", self.answer_tokens, 0, 1e8)
         _between("cache-hit", self.cache_hit, 0, 1, "(a share)")
         _between("batch", self.batch, 0, 1, "(a share)")
-        if not self.images and not self.prompt_tokens:
+        if not self.images and not self.videos and not self.prompt_tokens:
             raise PlanError(
-                "a request with no pictures and no prompt tokens: give --image or --prompt-tokens"
+                "a request with no pictures, clips or prompt tokens: give --image, --video or --prompt-tokens"
             )
 
 
@@ -83,14 +92,60 @@ def image_tokens(rule: ImageRule, image: Image, high_resolution: bool = False) -
     return ImageTokens(count(bound), count(max(bound, MILLION)))
 
 
+def video_tokens(rule: ImageRule, video: Video) -> ImageTokens:
+    """Tokens of one clip. `uncut` is every asked-for frame at its own size.
+
+    Raises: PlanError for a clip too short for the provider to take frames from.
+    Source: the code on Model Studio's page, as `rule.source` gives it; else the open model's processor.
+    """
+    if rule.video is None:
+        limits = default_video_limits() if rule.factor == 28 else QWEN3_VIDEO
+        item = clip_item(video, replace(limits, fps=video.fps))
+        return ImageTokens(item.tokens + item.extra_tokens, item.tokens + item.extra_tokens)
+    wanted = _frames_wanted(video)
+    count = max(2, int(min(max(wanted, rule.video.min_frames), rule.video.max_frames)))
+    everything = max(MILLION, rule.video.max_tokens)  # no bound on a frame, nor on all of them
+    uncut = replace(rule.video, max_tokens=everything, total_tokens=everything * ceil(wanted))
+    return ImageTokens(
+        _clip_tokens(rule, rule.video, video, count),
+        _clip_tokens(rule, uncut, video, max(count, int(wanted))),
+    )
+
+
+def _frames_wanted(video: Video) -> float:
+    """Seconds x rate; a last part of a second counts only where it is longer than the gap between two frames."""
+    whole = int(video.seconds)
+    seconds = video.seconds if video.seconds - whole > 1 / video.fps else whole
+    frames = min(seconds * video.fps, seconds * SOURCE_FPS)
+    if frames <= 0:
+        raise PlanError(
+            f"a clip of {video.seconds:g} s at {video.fps:g} frames a second gives the provider no frame: "
+            "it counts whole seconds, send 1 s or more"
+        )
+    return frames
+
+
+def _clip_tokens(rule: ImageRule, bounds: VideoRule, video: Video, count: int) -> int:
+    square = rule.factor**2
+    low = bounds.min_tokens * square
+    share = bounds.total_tokens * square * 2 / count
+    # never so small that the minimum could not be met, so a very long clip may exceed the total
+    limits = PixelLimits(
+        low, max(int(min(bounds.max_tokens * square, share)), int(low * 1.05)), rule.factor // 2
+    )
+    size = smart_resize(video.height, video.width, limits)
+    return visual_token_count(grid_of(size, count, limits)) + rule.extra
+
+
 @dataclass(frozen=True)
 class ApiBill:
-    """Money is in `currency`, tokens are per request."""
+    """Money is in `currency`, tokens are per request. `uncut_tokens`: were nothing shrunk."""
 
     price: ApiPrice
     tier: Tier
     image_tokens: int
-    uncut_image_tokens: int
+    video_tokens: int
+    uncut_tokens: int
     input_tokens: int
     output_tokens: int
     per_request: float
@@ -109,14 +164,17 @@ def api_bill(traffic: Traffic, price: ApiPrice) -> ApiBill:
 
     Raises: CapacityError for a request longer than the model takes.
     """
-    seen = [(image_tokens(price.image_rule, i, traffic.high_resolution), i.count) for i in traffic.images]
-    visual = sum(t.tokens * n for t, n in seen)
-    uncut = sum(t.uncut * n for t, n in seen)
+    rule = price.image_rule
+    seen = [(image_tokens(rule, i, traffic.high_resolution), i.count) for i in traffic.images]
+    clips = [(video_tokens(rule, v), v.count) for v in traffic.videos]
+    pictured, filmed = (sum(t.tokens * n for t, n in kind) for kind in (seen, clips))
+    visual, uncut = pictured + filmed, sum(t.uncut * n for t, n in [*seen, *clips])
     total = visual + traffic.prompt_tokens
     if total > price.max_input:
+        of = " and ".join(f"{n:,} of {what}" for n, what in ((pictured, "pictures"), (filmed, "clips")) if n)
         raise CapacityError(
-            f"a request has {total:,} input tokens ({visual:,} of pictures), {price.key} takes "
-            f"{price.max_input:,}: send fewer pictures in one request"
+            f"a request has {total:,} input tokens ({of or 'all of text'}), {price.key} takes "
+            f"{price.max_input:,}: send less in one request"
         )
     tier = next((t for t in price.tiers if t.up_to is None or total <= t.up_to), None)
     if tier is None:
@@ -125,8 +183,10 @@ def api_bill(traffic: Traffic, price: ApiPrice) -> ApiBill:
         )
     notes = []
     if uncut > visual:
-        switch = "" if traffic.high_resolution else ", unless the high-resolution switch is on"
-        notes.append(f"{price.key} shrinks pictures to its bound: {visual:,} tokens of {uncut:,}{switch}")
+        switch = ", unless the high-resolution switch is on"
+        switch = "" if traffic.high_resolution or not _shrunk(seen) else switch
+        what = " and ".join(w for w, kind in (("pictures", seen), ("clips", clips)) if _shrunk(kind))
+        notes.append(f"{price.key} shrinks {what} to its bound: {visual:,} tokens of {uncut:,}{switch}")
     cached_price = tier.cached_input
     if traffic.cache_hit and cached_price is None:
         notes.append(f"{price.key} lists no cache price: cached input is counted in full")
@@ -143,8 +203,9 @@ def api_bill(traffic: Traffic, price: ApiPrice) -> ApiBill:
     return ApiBill(
         price=price,
         tier=tier,
-        image_tokens=visual,
-        uncut_image_tokens=uncut,
+        image_tokens=pictured,
+        video_tokens=filmed,
+        uncut_tokens=uncut,
         input_tokens=total,
         output_tokens=traffic.answer_tokens,
         per_request=per_request,
@@ -152,6 +213,10 @@ def api_bill(traffic: Traffic, price: ApiPrice) -> ApiBill:
         currency=price.currency,
         notes=tuple(notes),
     )
+
+
+def _shrunk(counted: list[tuple[ImageTokens, int]]) -> bool:
+    return any(t.uncut > t.tokens for t, _ in counted)
 
 
 # Own or rented hardware

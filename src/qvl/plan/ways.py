@@ -252,13 +252,11 @@ def _hosted(
         return
     from qvl.plan.cost import Traffic, api_bill
 
-    if req.workload.videos:
-        yield replace(candidate, warnings=("clips are billed by rules this price list doesn't hold",))
-        return
     work = workload_of(req, model)
     traffic = Traffic(
         requests_per_month=req.requests_per_month or 1000,
         images=work.images,
+        videos=work.videos,
         prompt_tokens=work.prompt_tokens,
         answer_tokens=work.answer_tokens,
     )

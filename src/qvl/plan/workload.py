@@ -6,6 +6,7 @@ All sizes come from inputs.geometry, so the planner counts the tokens that the p
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from qvl.catalog.config import ModelConfig
@@ -217,18 +218,22 @@ def _image_item(config: ModelConfig, workload: Workload, image: Image) -> MediaI
 def _video_item(config: ModelConfig, workload: Workload, video: Video) -> MediaItem:
     if config.family == "qwen_vl":
         raise PlanError("the first generation takes pictures only: drop the clip or choose Qwen2-VL or later")
-    limits = video_limits(config, workload, video.fps)
+    return clip_item(video, video_limits(config, workload, video.fps))
+
+
+def clip_item(video: Video, limits: VideoLimits) -> MediaItem:
+    """A clip under its generation's limits; from Qwen3-VL on each pair of frames also carries its time in words."""
     total = max(1, round(video.seconds * SOURCE_FPS))
     count = sampled_frame_count(total, SOURCE_FPS, limits)
     size = frame_size(count, video.height, video.width, limits)
     pixels = limits.pixels(limits.min_pixels, limits.max_pixels)
     grid = grid_of(size, count, pixels)
     extra = 2
-    if config.vision.patch_size != 14:
+    if limits.budget == "volume":
         # each pair of frames has its own two marks and a timestamp "<12.5 seconds>": five tokens and the
         # digits of the whole seconds, one token each
         extra = sum(7 + len(str(int(i * video.seconds / grid.t))) for i in range(grid.t))
-    tokens = visual_token_count(grid, config.vision.spatial_merge_size)
+    tokens = visual_token_count(grid, limits.merge_size)
     return MediaItem("video", tokens, grid.num_patches, grid.h * grid.w, extra, video.count)
 
 
@@ -257,3 +262,11 @@ def parse_video(text: str) -> Video:
     if not match:
         raise PlanError(f"--video {text!r} is not SECONDS@FPS, such as 600s@2fps")
     return Video(float(match[1]), float(match[2]) if match[2] else 2.0)
+
+
+def parse_videos(clips: Iterable[str], size: str) -> tuple[Video, ...]:
+    """The clips of --video, all recorded at the WIDTHxHEIGHT of --video-size."""
+    frame = parse_image(size)
+    if frame.count != 1:
+        raise PlanError(f"--video-size {size!r} has a count; give --video again for another clip")
+    return tuple(replace(parse_video(c), width=frame.width, height=frame.height) for c in clips)
