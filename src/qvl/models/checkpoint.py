@@ -26,10 +26,12 @@ from torch import Tensor, nn
 
 from qvl.catalog.config import read_config
 from qvl.catalog.config_write import config_dict
+from qvl.catalog.quantization import Part
 from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel
 from qvl.models.names import published_names, to_canonical
+from qvl.models.quantized.layers import QuantizedLayer, make_layer, quantized_layers
 from qvl.units import MiB, format_bytes
 
 log = logging.getLogger(__name__)
@@ -37,8 +39,9 @@ log = logging.getLogger(__name__)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 # what safetensors calls the dtypes that a plain network may be stored in
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8}
 # Tensors that old files carry and that are computed here.
-_IGNORABLE = re.compile(r"(^|\.)rotary_(pos_)?emb\.inv_freq$")
+_IGNORABLE = re.compile(r"(^|\.)rotary_(pos_)?emb\.inv_freq$|^mtp\.")
 _INDEX = "model.safetensors.index.json"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.tiktoken"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -56,32 +59,37 @@ def load_model(
 ) -> VisionLanguageModel:
     """A network in evaluation mode with frozen weights (`requires_grad_(True)` makes them trainable).
 
-    `dtype` None keeps what the config says. Peak host memory: the weights and 64 MiB at most.
+    `dtype` None keeps what the config says. Peak host memory: the weights and 64 MiB at most; of a quantised
+    checkpoint the weights and a few bytes for each weight of its largest layer. Its quantised layers become those
+    of models/linear.py and models/quantized/, and are not trainable.
     Raises: ConfigError; CheckpointError naming every missing, extra, misshaped or oddly stored tensor at once;
     CapacityError when the device can't hold the weights.
     """
     wanted, place = _dtype(dtype), _device(device)
     folder = find_checkpoint(source, revision)
     config = read_config(folder)
-    if config.quantization is not None:
-        method = config.quantization.get("quant_method")
-        raise CheckpointError(
-            f"{folder}: {method} weights can't be read yet; load the original checkpoint instead"
-        )
     wanted = wanted or _dtype(config.dtype)
     assert wanted is not None
     with torch.device("meta"):
         model = build(config)
+    layers = quantized_layers(model, folder)
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    for name in layers:
+        del shapes[f"{name}.weight"]
+    parts = {f"{name}.{part}": spec for name, layer in layers.items() for part, spec in layer.parts.items()}
     entries = read_headers(folder)
-    names = match_names({n: tuple(p.shape) for n, p in model.named_parameters()}, entries, folder)
+    names = match_names(shapes, entries, folder, parts)
     try:
         for name, tensor in read_tensors(names, wanted, place, copy):
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
+        for name, layer in layers.items():
+            model.set_submodule(name, _read_quantized(model, name, layer, entries, copy).to(place))
     except RuntimeError as e:  # torch's word for a full device, and for a full host
         if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e):
             raise
         needed = sum(math.prod(entry.shape) for entry in names.values()) * wanted.itemsize
+        needed += sum(entries[name].num_bytes for name in parts if name in entries)
         free = f", {format_bytes(torch.cuda.mem_get_info(place)[0])} are free" if place.type == "cuda" else ""
         raise CapacityError(
             f"{folder}: the weights need {format_bytes(needed)} on {place}{free}: take a smaller or quantised "
@@ -178,7 +186,7 @@ class TensorEntry:
 
     @property
     def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.stored_as.itemsize
+        return math.prod(self.shape) * _ITEM_BYTES.get(self.stored_dtype, 1)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -246,29 +254,40 @@ def read_headers(folder: Path) -> dict[str, TensorEntry]:
 
 
 def match_names(
-    shapes: Mapping[str, tuple[int, ...]], entries: Mapping[str, TensorEntry], folder: Path
+    shapes: Mapping[str, tuple[int, ...]],
+    entries: Mapping[str, TensorEntry],
+    folder: Path,
+    parts: Mapping[str, Part] | None = None,
 ) -> dict[str, TensorEntry]:
-    """The entry of each of the network's tensors.
+    """The entry of each of the network's plain tensors; those of its quantised layers are checked with them.
 
     Raises: CheckpointError that names all missing, extra, misshaped and oddly stored tensors together.
     """
+    parts = parts or {}
     missing = [name for name in shapes if name not in entries]
+    missing += [name for name, part in parts.items() if part.required and name not in entries]
     extra: list[str] = []
     skipped: list[str] = []
     for name in entries:
-        if name in shapes:
+        if name in shapes or name in parts:
             continue
         tied_head = name == "lm_head.weight"  # only a tied network has no place for it
         (skipped if tied_head or _IGNORABLE.search(name) else extra).append(name)
+    wanted = {**shapes, **{name: part.shape for name, part in parts.items()}}
     misshaped = [
         f"{name} {list(entries[name].shape)}, should be {list(shape)}"
-        for name, shape in shapes.items()
+        for name, shape in wanted.items()
         if name in entries and entries[name].shape != shape
     ]
     odd = [
         f"{name} {entries[name].stored_dtype}"
         for name in shapes
         if name in entries and entries[name].stored_dtype not in _STORED_DTYPES
+    ]
+    misstored = [
+        f"{name} {entries[name].stored_dtype}, should be {' or '.join(part.dtypes)}"
+        for name, part in parts.items()
+        if name in entries and entries[name].stored_dtype not in part.dtypes
     ]
     problems = [
         f"{len(names)} {kind}: {_listed(names)}"
@@ -277,6 +296,7 @@ def match_names(
             ("extra", extra),
             ("misshaped", misshaped),
             (f"not stored as {', '.join(_STORED_DTYPES)}", odd),
+            ("of another dtype", misstored),
         )
         if names
     ]
@@ -288,6 +308,23 @@ def match_names(
     if skipped:
         log.info("%s: skipped %s (computed here, or tied to the embedding)", folder, _listed(skipped))
     return {name: entries[name] for name in shapes}
+
+
+def _read_quantized(
+    model: nn.Module, name: str, layer: QuantizedLayer, entries: Mapping[str, TensorEntry], copy: bool
+) -> nn.Module:
+    """One quantised layer; files are closed again after it, so that only what it keeps stays mapped."""
+    tensors: dict[str, Tensor] = {}
+    found = {part: entries[f"{name}.{part}"] for part in layer.parts if f"{name}.{part}" in entries}
+    for file in {entry.file for entry in found.values()}:
+        with _opened(file) as opened:
+            for part, entry in found.items():
+                if entry.file == file:
+                    tensor = opened.get_tensor(entry.stored_name)
+                    tensors[part] = tensor.clone() if copy else tensor
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    return make_layer(name, linear, layer, tensors)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -367,6 +404,11 @@ def save_model(model: VisionLanguageModel, folder: str | Path, *, max_shard_byte
     Each file appears whole or not at all, so a checkpoint may be saved over the one it was loaded from.
     """
     folder = Path(folder)
+    if model.config.quantization is not None:
+        raise CheckpointError(
+            f"{folder}: quantised layers are held in another layout than published ones and aren't written back; "
+            "copy the checkpoint's own files instead"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     state = dict(model.named_parameters())
     published = published_names(state, model.config.family)
