@@ -144,13 +144,6 @@ def test_tool_calls_that_the_server_took_out_are_put_back_into_the_text(server):
     assert '"coordinate": [3, 4]' in text
 
 
-def test_an_answer_that_is_all_thinking_is_told_by_its_open_tag(server):
-    server.play(says("", "length", reasoning_content="well"), says("yes", reasoning_content="well"))
-    model = open_model(server)
-    assert model.ask([], "?").text == "<think>well"
-    assert model.ask([], "?").text == "yes"
-
-
 # ------------------------------------------------------------------------------------------------ pictures
 
 

@@ -23,11 +23,12 @@ class MediaSize:
 class Answer:
     """`str(answer)` is its text. Seconds are by phase: inputs, queue, vision, prefill, decode."""
 
-    text: str
+    text: str  # without what a thinking model thought before it
     finish_reason: str
     prompt_tokens: int
     visual_tokens: int
-    completion_tokens: int
+    completion_tokens: int  # thoughts included
+    reasoning: str = ""  # the thoughts; with no text the answer was cut while the model still thought
     cached_tokens: int = 0  # of the prompt, computed by an earlier question
     seconds: Mapping[str, float] = field(default_factory=dict)
     decode_tokens_per_s: float | None = None

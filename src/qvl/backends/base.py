@@ -5,33 +5,70 @@ Whoever evaluates, probes or parses takes a `Backend` and never asks which one i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from qvl.backends.answer import Answer, MediaSize
 from qvl.catalog.config import Family
+from qvl.errors import PromptError
 from qvl.inputs.geometry import PixelLimits
+from qvl.outputs.thinking import Piece
 
 
-class Stream(Protocol):
-    """Pieces of text as they come. Closing or leaving early cancels."""
+class Stream(Iterator[str]):
+    """Pieces of an answer as they come; what the model thinks first is in `pieces`. Closing or leaving early cancels.
 
-    @property
-    def answer(self) -> Answer | None:
-        """The whole answer once the last piece was taken."""
+    A backend says how more is brought (`_bring`) and how it is let go (`_let_go`).
+    """
 
-    @property
-    def media(self) -> tuple[MediaSize, ...]:
-        """Each picture and video as the model sees it; empty when its family isn't known."""
+    answer: Answer | None = None  # the whole one, once the last piece was taken
+    media: tuple[MediaSize, ...] = ()  # as the model sees each; empty when its family isn't known
 
-    def __iter__(self) -> Iterator[str]: ...
+    def __init__(self) -> None:
+        self._pieces: deque[Piece] = deque()  # not yet handed out
+        self._closed = False
 
-    def __next__(self) -> str: ...
+    def _bring(self) -> bool:
+        """Waits until there is more for `_pieces`; False when nothing will come. Raises: BackendError."""
+        raise NotImplementedError
+
+    def _let_go(self) -> None:
+        """Gives back what the request holds; may be called again."""
+
+    def pieces(self) -> Iterator[Piece]:
+        """The thoughts and then the answer, as they come. Leaving this loop leaves the stream open."""
+        while True:
+            while not self._pieces:
+                if not self._bring():
+                    return
+            yield self._pieces.popleft()
+
+    def __next__(self) -> str:
+        return next(piece.text for piece in self.pieces() if not piece.thought)
 
     def finish(self) -> Answer:
         """Waits for the end. Raises: BackendError; PromptError after `close`."""
+        for _ in self.pieces():
+            pass
+        if self.answer is None:
+            raise PromptError("the answer was closed before its end")
+        return self.answer
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Cancels what still runs; its memory, connection or slot is free on return."""
+        self._closed = True
+        self._let_go()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):  # made halfway: nothing is held
+            self.close()
 
 
 class Backend(Protocol):

@@ -8,18 +8,21 @@ model = FakeModel(lambda media, question: question.upper())
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qvl.backends.answer import Answer, MediaSize, conversation
+from qvl.backends.answer import Answer, MediaSize
+from qvl.backends.base import Stream
 from qvl.backends.media import image_limits, prepare
+from qvl.backends.model import Model
 from qvl.catalog.config import Family
-from qvl.errors import BackendError, PromptError
+from qvl.errors import BackendError
 from qvl.inputs.chat import read_messages
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import MediaSettings
 from qvl.outputs.mapping import check_family
+from qvl.outputs.thinking import Piece, split_thinking
 
 if TYPE_CHECKING:
     from qvl.backends.base import Backend
@@ -41,7 +44,7 @@ class Call:
     settings: Mapping[str, Any]
 
 
-class FakeModel:
+class FakeModel(Model):
     """A Backend without a model. `calls` holds all that was asked; an exception among the answers is raised.
 
     Tokens are counted as words, which no test should rely on beyond their being there.
@@ -56,8 +59,8 @@ class FakeModel:
         name: str = "fake",
     ):
         self.name = name
-        self.family: Family | None = None if family is None else check_family(family)
-        self.limits = limits or image_limits(self.family)
+        self._family: Family | None = None if family is None else check_family(family)
+        self._limits = limits or image_limits(self._family)
         self.calls: list[Call] = []
         self._answers = answers
         self._lock = threading.Lock()
@@ -65,19 +68,13 @@ class FakeModel:
     def __repr__(self) -> str:
         return f"FakeModel({self.family}, {len(self.calls)} calls)"
 
-    def ask(
-        self, media: Sequence[Any], question: str, *, system: str | None = None, **settings: Any
-    ) -> Answer:
-        return self.stream(media, question, system=system, **settings).finish()
+    @property
+    def family(self) -> Family | None:
+        return self._family
 
-    def stream(
-        self, media: Sequence[Any], question: str, *, system: str | None = None, **settings: Any
-    ) -> FakeStream:
-        listed = list(media) if isinstance(media, (list, tuple)) else [media]
-        return self.stream_chat(conversation(listed, question, system), **settings)
-
-    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
-        return self.stream_chat(messages, **settings).finish()
+    @property
+    def limits(self) -> PixelLimits | None:
+        return self._limits
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> FakeStream:
         given = {name: value for name, value in settings.items() if value is not None}
@@ -93,15 +90,6 @@ class FakeModel:
         if isinstance(answer, Exception):
             raise answer
         return FakeStream(answer if isinstance(answer, Answer) else _answer(answer, call))
-
-    def ask_many(
-        self,
-        questions: Iterable[tuple[Sequence[Any], str]],
-        *,
-        system: str | None = None,
-        **settings: Any,
-    ) -> list[Answer]:
-        return [self.ask(media, question, system=system, **settings) for media, question in questions]
 
     def _next(self, call: Call) -> Script:
         answers = self._answers
@@ -124,39 +112,27 @@ if TYPE_CHECKING:
     _conforms: type[Backend] = FakeModel  # mypy holds it to the protocol
 
 
-class FakeStream(Iterator[str]):
-    """A written answer, word by word."""
+class FakeStream(Stream):
+    """A written answer, line by line."""
 
     def __init__(self, answer: Answer):
-        self.answer: Answer | None = None
+        super().__init__()
         self.media = answer.media
         self._whole = answer
-        self._pieces = iter([*answer.text.splitlines(keepends=True)] if answer.text else [])
-        self._closed = False
+        self._lines = iter(
+            [Piece(line, thought) for text, thought in ((answer.reasoning, True), (answer.text, False))
+             for line in text.splitlines(keepends=True)]
+        )  # fmt: skip
 
-    def __enter__(self) -> FakeStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __next__(self) -> str:
-        piece = None if self._closed else next(self._pieces, None)
-        if piece is None:
-            if not self._closed:
-                self.answer = self._whole
-            raise StopIteration
-        return piece
-
-    def finish(self) -> Answer:
-        for _ in self:
-            pass
-        if self.answer is None:
-            raise PromptError("the answer was closed before its end")
-        return self.answer
-
-    def close(self) -> None:
-        self._closed = True
+    def _bring(self) -> bool:
+        if self._closed:
+            return False
+        line = next(self._lines, None)
+        if line is None:
+            self.answer = self._whole
+            return False
+        self._pieces.append(line)
+        return True
 
 
 def _words(message: Mapping[str, Any]) -> str:
@@ -171,8 +147,10 @@ def _answer(text: str, call: Call) -> Answer:
     limit = call.settings.get("max_new_tokens")
     words = text.split(" ")
     cut = limit is not None and len(words) > limit
+    thought, said = split_thinking(" ".join(words[:limit]) if cut else text)
     return Answer(
-        text=" ".join(words[:limit]) if cut else text,
+        text=said,
+        reasoning=thought,
         finish_reason="length" if cut else "stop",
         prompt_tokens=visual + sum(len(_words_of(m).split()) for m in call.messages),
         visual_tokens=visual,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,8 @@ from typing import Any
 
 import httpx
 
-from qvl.backends.answer import Answer, MediaSize, conversation
+from qvl.backends.answer import Answer, MediaSize
+from qvl.backends.base import Stream
 from qvl.backends.endpoint import (
     base_url,
     entry_of,
@@ -33,14 +34,16 @@ from qvl.backends.endpoint import (
     said_limits,
 )
 from qvl.backends.media import image_limits, prepare
+from qvl.backends.model import Model
 from qvl.backends.transport import Transport
-from qvl.backends.wire import Reply, assembled_text, data_lines, read_chunk, read_reply
+from qvl.backends.wire import Reply, assembled, data_lines, read_chunk, read_reply
 from qvl.catalog.config import Family
 from qvl.errors import BackendError, PromptError, nearest
 from qvl.inputs.chat import read_messages
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import MediaSettings
 from qvl.outputs.mapping import check_family
+from qvl.outputs.thinking import CLOSE, OPEN, Piece, ThinkSplitter
 
 # our names → the API's; those after the gap are extensions of vLLM and SGLang that other servers may refuse
 FIELDS = {
@@ -82,6 +85,7 @@ class _Asked:
     body: dict[str, Any]
     media: tuple[MediaSize, ...]
     only_images: bool
+    thinks: bool  # by the model's name
     inputs_s: float
 
 
@@ -139,7 +143,7 @@ def connect(
     return HttpModel(wire, name, known, limits, high_resolution)
 
 
-class HttpModel:
+class HttpModel(Model):
     """A served model. Threads may ask it together; at most `max_concurrency` requests are under way."""
 
     def __init__(
@@ -151,13 +155,21 @@ class HttpModel:
         high_resolution: bool,
     ):
         self.name = name
-        self.family = family
-        self.limits = limits
+        self._family = family
+        self._limits = limits
         self.wire = wire
         self._high_resolution = high_resolution
 
     def __repr__(self) -> str:
         return f"HttpModel({self.wire.url!r}, {self.name!r}, {self.family})"
+
+    @property
+    def family(self) -> Family | None:
+        return self._family
+
+    @property
+    def limits(self) -> PixelLimits | None:
+        return self._limits
 
     def __enter__(self) -> HttpModel:
         return self
@@ -175,25 +187,14 @@ class HttpModel:
         said = entry_of(self.wire, self.name).get("max_model_len")
         return said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else None
 
-    # One question
-
-    def ask(
-        self, media: Sequence[Any], question: str, *, system: str | None = None, **settings: Any
-    ) -> Answer:
-        """The answer to a question about pictures and videos, in the order given; see `Backend`.
-
-        Settings beside those: tools, response_format, and extra_body, whose fields go to the server as they are.
-        """
-        return self.chat(conversation(_as_list(media), question, system), **settings)
-
-    def stream(
-        self, media: Sequence[Any], question: str, *, system: str | None = None, **settings: Any
-    ) -> HttpStream:
-        """As `ask`, in pieces of text as they come; `.answer` after the last one. Leaving early hangs up."""
-        return self.stream_chat(conversation(_as_list(media), question, system), **settings)
+    # Asking
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
-        """The next turn of a conversation, waited for whole."""
+        """The next turn of a conversation, waited for whole.
+
+        Settings beside those of every backend: tools, response_format, and extra_body, whose fields go to the server
+        as they are.
+        """
         asked = self._prepare(messages, settings)
         began = time.perf_counter()
         reply = read_reply(self.wire.post(asked.body), self.wire.url)
@@ -211,8 +212,6 @@ class HttpModel:
         Raises: BackendError.
         """
         return self.wire.post({"model": self.name, **body})
-
-    # Many questions
 
     def ask_many(
         self,
@@ -296,7 +295,13 @@ class HttpModel:
                 call_ids = [i for i in call_ids if i != message["tool_call_id"]]
             body["messages"].append(message)
         sizes = tuple(s.size for s in sent if s.size is not None)
-        return _Asked(body, sizes, all(i.kind == "image" for i in items), time.perf_counter() - began)
+        return _Asked(
+            body,
+            sizes,
+            all(i.kind == "image" for i in items),
+            "thinking" in self.name.lower(),
+            time.perf_counter() - began,
+        )
 
 
 class _NotAsked(Exception):
@@ -309,63 +314,52 @@ def _json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-class HttpStream(Iterator[str]):
-    """Pieces of text as they come. `answer` is None until the last piece; `close` or leaving early hangs up."""
+class HttpStream(Stream):
+    """An answer as a server sends it; letting it go hangs up."""
 
     def __init__(self, wire: Transport, asked: _Asked):
-        self.answer: Answer | None = None
+        super().__init__()
+        self._closed = True  # until something is held
         self.media = asked.media
         self._wire = wire
         self._asked = asked
         self._reply = Reply()
+        self._splitter = ThinkSplitter(asked.thinks)
+        self._parted = False
         self._began = time.perf_counter()
         self._first: float | None = None
-        self._closed = False
         # Retries end here: once text was handed out, a second try could contradict it
         self._open = wire.open("POST", "/chat/completions", asked.body)
+        self._closed = False
         self._lines = data_lines(self._open.response.iter_bytes())
 
-    def __enter__(self) -> HttpStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+    def _bring(self) -> bool:
+        if self.answer is not None or self._closed:
+            return False
+        try:
+            line = next(self._lines, None)
+        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as e:
             self.close()
+            raise BackendError(self._broken(str(e) or type(e).__name__)) from e
+        if line is None or line == "[DONE]":
+            self._end()
+            return True
+        try:
+            thought, text = read_chunk(line, self._reply, self._wire.url)
+        except BackendError as e:
+            self.close()
+            raise BackendError(self._wire.hidden(str(e)), status=200) from None
+        if thought or text:
+            self._first = self._first or time.perf_counter()
+        if thought:
+            if not self._parted:  # the server parts them itself: what it calls text is the answer
+                self._parted, self._splitter = True, ThinkSplitter(closed=True)
+            self._pieces.append(Piece(thought, thought=True))
+        self._pieces += self._splitter.push(text)
+        return True
 
-    def __next__(self) -> str:
-        while self.answer is None and not self._closed:
-            try:
-                line = next(self._lines, None)
-            except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as e:
-                self.close()
-                raise BackendError(self._broken(str(e) or type(e).__name__)) from e
-            if line is None or line == "[DONE]":
-                self._end()
-                continue
-            try:
-                piece = read_chunk(line, self._reply, self._wire.url)
-            except BackendError as e:
-                self.close()
-                raise BackendError(self._wire.hidden(str(e)), status=200) from None
-            if piece:
-                self._first = self._first or time.perf_counter()
-                return piece
-        raise StopIteration
-
-    def finish(self) -> Answer:
-        for _ in self:
-            pass
-        if self.answer is None:
-            raise PromptError("the answer was closed before its end")
-        return self.answer
-
-    def close(self) -> None:
-        self._closed = True
-        if hasattr(self, "_open"):
-            self._open.close()
+    def _let_go(self) -> None:
+        self._open.close()
 
     def _end(self) -> None:
         self.close()
@@ -376,6 +370,10 @@ class HttpStream(Iterator[str]):
         seconds = {"inputs": self._asked.inputs_s, "first": first - self._began, "decode": now - first}
         rate = (self._reply.completion_tokens - 1) / (now - first) if now > first else 0.0
         self.answer = answer_of(self._reply, self._asked, seconds, rate if rate > 0 else None)
+        if self._splitter.thinking and self.answer.text:
+            self._pieces.append(Piece("".join(self._reply.text)))  # the server keeps the thoughts to itself
+        else:
+            self._pieces += self._splitter.finish()
 
     def _broken(self, why: str) -> str:
         count = sum(map(len, self._reply.text))
@@ -385,10 +383,12 @@ class HttpStream(Iterator[str]):
 def answer_of(reply: Reply, asked: _Asked, seconds: Mapping[str, float], rate: float | None = None) -> Answer:
     """The same kind of answer that our own engine gives. Token counts are 0 where the server counts none."""
     assert reply.finish_reason is not None
+    thought, text = assembled(reply, asked.thinks)
     expected = sum(size.visual_tokens for size in asked.media)
     counted = reply.image_tokens if reply.image_tokens is not None else expected
     return Answer(
-        text=assembled_text(reply),
+        text=text,
+        reasoning=thought,
         finish_reason=reply.finish_reason,
         prompt_tokens=reply.prompt_tokens,
         visual_tokens=min(counted, reply.prompt_tokens) if reply.prompt_tokens else counted,
@@ -404,6 +404,14 @@ def answer_of(reply: Reply, asked: _Asked, seconds: Mapping[str, float], rate: f
 
 def _doubts(reply: Reply, asked: _Asked, expected: int) -> tuple[str, ...]:
     """What the server's own counts say against the sizes that boxes would be mapped with."""
+    text = "".join(reply.text)
+    if CLOSE in text and OPEN not in text and not reply.reasoning and not asked.thinks:
+        parser = "the server leaves thoughts in the answer: start it with its reasoning parser"
+        return (parser, *_size_doubts(reply, asked, expected))
+    return _size_doubts(reply, asked, expected)
+
+
+def _size_doubts(reply: Reply, asked: _Asked, expected: int) -> tuple[str, ...]:
     if not reply.prompt_tokens:
         return ("the server counts no tokens, so whether it shrank the picture can't be told",)
     if not asked.media or not asked.only_images:  # servers sample clips by rates of their own
@@ -420,7 +428,3 @@ def _doubts(reply: Reply, asked: _Asked, expected: int) -> tuple[str, ...]:
             f"the server counts {reply.prompt_tokens} prompt tokens, the pictures alone take {expected}; {advice}",
         )
     return ()
-
-
-def _as_list(media: Any) -> list[Any]:
-    return list(media) if isinstance(media, (list, tuple)) else [media]

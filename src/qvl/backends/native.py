@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,19 @@ from typing import Any
 import torch
 
 from qvl.backends.answer import Answer, MediaSize, conversation
+from qvl.backends.base import Stream
+from qvl.backends.model import Model, as_list
 from qvl.catalog.config import Family, read_config
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
 from qvl.engine.generation_config import GenerationDefaults, read_generation_config
 from qvl.engine.memory import DEFAULT_FEATURE_BYTES, EngineMemory, plan_memory
 from qvl.engine.sampling import Logprob, SamplingParams
-from qvl.errors import BackendError, CheckpointError, ConfigError, PromptError
+from qvl.errors import BackendError, CheckpointError, ConfigError
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import ModelInputs, Processor
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import find_checkpoint, load_model
+from qvl.outputs.thinking import Piece, ThinkSplitter, joined, opens_thinking
 from qvl.plan.memory import KvDtype, Precision
 
 MINI_FOLDER = Path(__file__).parent.parent / "mini"
@@ -162,7 +165,7 @@ class _Asked:
     inputs_s: float
 
 
-class NativeModel:
+class NativeModel(Model):
     """A loaded model. Threads may ask it together; their requests share steps."""
 
     def __init__(
@@ -208,34 +211,11 @@ class NativeModel:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    # One question
-
-    def ask(
-        self, media: Sequence[Any], question: str, *, system: str | None = None, **settings: Any
-    ) -> Answer:
-        """The answer to a question about pictures and videos, in the order given.
-
-        media: paths, data URLs, bytes, PIL pictures, arrays, clips (see `media_item`). settings: what `SamplingParams`
-        takes (max_new_tokens, temperature, seed, stop, …) and the processor's limits (max_pixels, fps, …).
-        Raises: MediaError, PromptError, CapacityError; BackendError when the device fails.
-        """
-        return self.stream(media, question, system=system, **settings).finish()
-
-    def stream(
-        self, media: Sequence[Any], question: str, *, system: str | None = None, **settings: Any
-    ) -> AnswerStream:
-        """As `ask`, in pieces of text as they come; `.answer` after the last one. Leaving early cancels."""
-        return self.stream_chat(conversation(_as_list(media), question, system), **settings)
-
-    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
-        """The next turn of a conversation: `{"role", "content"}` messages with text, image and video items."""
-        return self.stream_chat(messages, **settings).finish()
+    # Asking
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> AnswerStream:
         asked = self._prepare(messages, settings)
         return AnswerStream(self, self._submit(asked), asked)
-
-    # Many questions
 
     def ask_many(
         self,
@@ -259,13 +239,14 @@ class NativeModel:
                     if number < 0:
                         more = False
                         break
-                    running[number] = self.stream(media, question, system=system, **settings)
+                    words = conversation(as_list(media), question, system)
+                    running[number] = self.stream_chat(words, **settings)
                 if not running:
                     break
                 self._pump()
                 for number, stream in list(running.items()):
                     stream.collect()
-                    if stream.answer is not None:
+                    if stream.ended:
                         answers[number] = running.pop(number).finish()
         finally:
             for stream in running.values():
@@ -273,6 +254,11 @@ class NativeModel:
         return [answers[number] for number in sorted(answers)]
 
     # Inside
+
+    def opens_thinking(self, inputs: ModelInputs) -> bool:
+        """Whether the template has written `<think>` already, so that the answer begins with thoughts."""
+        # the tag is one token, or its letters where the vocabulary doesn't have it
+        return opens_thinking(self.processor.tokenizer.decode(inputs.input_ids[-16:].tolist()))
 
     def _prepare(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> _Asked:
         began = time.perf_counter()
@@ -307,58 +293,37 @@ class NativeModel:
             self._mail.pop(request_id, None)
 
 
-class AnswerStream(Iterator[str]):
-    """Pieces of text as they come. `answer` is None until the last piece; `close` or leaving early cancels."""
+class AnswerStream(Stream):
+    """An answer as the engine brings it; its media are known before the first piece."""
 
     def __init__(self, model: NativeModel, request_id: int, asked: _Asked):
-        self.answer: Answer | None = None
+        super().__init__()
+        self.media = _media_sizes(asked.inputs)
         self._model = model
         self._request_id = request_id
         self._asked = asked
-        self._pieces: list[str] = []  # not yet handed out
-        self._text: list[str] = []
+        self._splitter = ThinkSplitter(model.opens_thinking(asked.inputs))
+        self._said: list[Piece] = []
         self._token_ids: list[int] = []
         self._logprobs: list[Logprob] = []
-        self._closed = False
         self._error: str | None = None
 
     @property
-    def media(self) -> tuple[MediaSize, ...]:
-        """Each picture and video as the model sees it; known before the first piece."""
-        return _media_sizes(self._asked.inputs)
+    def ended(self) -> bool:
+        """Whether its last event was collected, be it an answer or a failure."""
+        return self.answer is not None or self._error is not None
 
-    def __next__(self) -> str:
-        while not self._pieces:
-            if self._error is not None:
-                raise BackendError(f"the device failed: {self._error}")
-            if self.answer is not None or self._closed:
-                raise StopIteration
-            self.collect()
-            if not self._pieces and self.answer is None and self._error is None:
-                self._model._pump()
-        return self._pieces.pop(0)
+    def _bring(self) -> bool:
+        if self._error is not None:
+            raise BackendError(f"the device failed: {self._error}")
+        if self.answer is not None or self._closed:
+            return False
+        self.collect()
+        if not self._pieces and not self.ended:
+            self._model._pump()
+        return True
 
-    def __enter__(self) -> AnswerStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self.close()
-
-    def finish(self) -> Answer:
-        """Waits for the end. Raises: BackendError when the device fails; PromptError after `close`."""
-        for _ in self:
-            pass
-        if self.answer is None:
-            raise PromptError("the answer was closed before its end")
-        return self.answer
-
-    def close(self) -> None:
-        """Cancels the request if it still runs; its memory is free on return."""
-        self._closed = True
+    def _let_go(self) -> None:
         self._model._forget(self._request_id)
 
     def collect(self) -> None:
@@ -366,9 +331,11 @@ class AnswerStream(Iterator[str]):
         for event in self._model._take_mail(self._request_id):
             self._token_ids += event.token_ids
             self._logprobs += event.logprobs
-            if event.text:
-                self._pieces.append(event.text)
-                self._text.append(event.text)
+            pieces = self._splitter.push(event.text)
+            if event.finish_reason is not None:
+                pieces += self._splitter.finish()
+            self._pieces += pieces
+            self._said += pieces
             if event.finish_reason == "error":
                 self._error = event.error
             elif event.finish_reason is not None:
@@ -380,8 +347,10 @@ class AnswerStream(Iterator[str]):
         usage = end.usage
         assert usage is not None
         assert end.finish_reason is not None
+        thought, text = joined(self._said)
         return Answer(
-            text="".join(self._text),
+            text=text,
+            reasoning=thought,
             finish_reason=end.finish_reason,
             prompt_tokens=usage.prompt_tokens,
             visual_tokens=usage.visual_tokens,
@@ -395,7 +364,7 @@ class AnswerStream(Iterator[str]):
                 "decode": usage.decode_s,
             },
             decode_tokens_per_s=usage.decode_tokens_per_s,
-            media=_media_sizes(self._asked.inputs),
+            media=self.media,
             token_ids=tuple(self._token_ids),
             logprobs=tuple(self._logprobs),
         )
@@ -408,10 +377,3 @@ def _media_sizes(inputs: ModelInputs) -> tuple[MediaSize, ...]:
         tokens = span.num_tokens + (found[span.item].visual_tokens if span.item in found else 0)
         found[span.item] = MediaSize(span.kind, span.original, span.seen, tokens)
     return tuple(found.values())
-
-
-def _as_list(media: Any) -> list[Any]:
-    """A single picture may be given bare; a list is always a list of media, never the frames of one."""
-    if isinstance(media, (list, tuple)):
-        return list(media)
-    return [media]

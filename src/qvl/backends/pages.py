@@ -195,7 +195,7 @@ class Journal:
         picture = PictureMap(Size(*record["original"]), Size(*record["seen"]))
         return parse_document(record["text"], family, picture, number=ref.number)
 
-    def add(self, ref: PageRef, found: TaskAnswer) -> None:
+    def add(self, ref: PageRef, found: TaskAnswer[Any]) -> None:
         assert found.picture is not None
         record = {
             "page": str(ref),

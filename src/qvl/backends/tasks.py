@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from qvl.backends.answer import Answer, MediaSize, conversation, media_item
 from qvl.backends.base import Backend, Stream
@@ -27,7 +27,7 @@ from qvl.outputs.boxes import Place, Point, parse_boxes
 from qvl.outputs.documents import Page, parse_document
 from qvl.outputs.events import Clip, Event, parse_events
 from qvl.outputs.mapping import CONVENTIONS, PictureMap
-from qvl.outputs.repetition import RepetitionGuard, guarded
+from qvl.outputs.repetition import RepetitionGuard
 from qvl.outputs.results import ParseResult
 
 if TYPE_CHECKING:
@@ -57,13 +57,16 @@ class Prompt:
     media_first: bool = True
 
 
+R = TypeVar("R", bound=Result, covariant=True)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TaskAnswer:
+class TaskAnswer(Generic[R]):
     """`result` is typed by the task; `warnings` are about the asking, the result's own are about the text."""
 
     task: Task
     answer: Answer
-    result: Result
+    result: R
     picture: PictureMap | None = None
     clip: Clip | None = None
     warnings: tuple[str, ...] = ()
@@ -245,7 +248,7 @@ def run_task(
     page_number: int = 1,
     on_text: Callable[[str], object] | None = None,
     **settings: Any,
-) -> TaskAnswer:
+) -> TaskAnswer[Any]:
     """Asks about one picture (or one clip, for events and moment), watches for endless repetition, parses and maps.
 
     retries: how often a reply that repeats itself is asked for again, drawn another way. on_text gets the text as it
@@ -280,7 +283,9 @@ def run_task(
             break
     answer, stopped = next((t for t in tries if t[1] is None), max(tries, key=lambda t: len(t[0].text)))
     warnings = [f"try {n}: {why}" for n, (_, why) in enumerate(tries, 1) if why is not None]
-    if stopped is None and answer.finish_reason == "length":
+    if stopped is None and not answer.text.strip() and answer.reasoning:
+        warnings.append("the answer ended while the model still thought: raise --max-new-tokens")
+    elif stopped is None and answer.finish_reason == "length":
         warnings.append(f"the answer was cut after {answer.completion_tokens} tokens: raise --max-new-tokens")
     if task == "document" and _DOCUMENTS[family] is _UNTAUGHT_PAGE:
         warnings.append(f"{family} was not taught to write pages: expect no boxes")
@@ -310,32 +315,39 @@ def _watched(
     stream: Stream, guard: RepetitionGuard, on_text: Callable[[str], object] | None
 ) -> tuple[Answer, str | None]:
     """(the answer, why it was stopped). A stopped one is cut to what came before it began to repeat."""
-    media = stream.media
-    pieces: list[str] = []
-    # `guarded` closes what it is given when it stops, which cancels the request
-    for piece in guarded(stream, guard):
-        pieces.append(piece)
-        if on_text is not None:
-            on_text(piece)
-    stop = guard.stop
-    if stream.answer is not None:
-        answer = stream.answer
-    elif stop is not None:
-        answer = Answer(
-            text="",
-            finish_reason="repetition",
-            prompt_tokens=0,
-            visual_tokens=sum(size.visual_tokens for size in media),
-            completion_tokens=0,
-            media=media,
-        )
-    else:
-        answer = stream.finish()
-    if stop is None:
+    guards = {True: RepetitionGuard(), False: guard}  # thoughts go round in circles too
+    said: dict[bool, list[str]] = {True: [], False: []}
+    with stream:  # leaving it cancels the request
+        for text, thought in stream.pieces():
+            said[thought].append(text)
+            if on_text is not None and not thought:
+                on_text(text)
+            if guards[thought].feed(text):
+                break
+        else:
+            for watched in guards.values():
+                watched.finish()
+    stops = {thought: watched.stop for thought, watched in guards.items() if watched.stop is not None}
+    if stream.answer is None and not stops:
+        return stream.finish(), None  # says why there is no answer
+    answer = stream.answer or Answer(
+        text="",
+        finish_reason="repetition",
+        prompt_tokens=0,
+        visual_tokens=sum(size.visual_tokens for size in stream.media),
+        completion_tokens=0,
+        media=stream.media,
+    )
+    if not stops:
         return answer, None
+    kept = {kind: "".join(texts) for kind, texts in said.items()}
+    for kind, stop in stops.items():
+        kept[kind] = kept[kind][: stop.keep]
+    where = "while thinking, " if True in stops else ""
+    reason = where + next(iter(stops.values())).reason
     return dataclasses.replace(
-        answer, text="".join(pieces)[: stop.keep], finish_reason="repetition"
-    ), stop.reason
+        answer, text=kept[False], reasoning=kept[True], finish_reason="repetition"
+    ), reason
 
 
 def _seen(backend: Backend, family: Family, item: Mapping[str, Any], pixels: MediaSettings) -> Size:
@@ -392,7 +404,7 @@ def _parsed(
     return actions
 
 
-def draw_result(found: TaskAnswer, image: Image.Image) -> Drawing:
+def draw_result(found: TaskAnswer[Any], image: Image.Image) -> Drawing:
     """What was found, on a copy of the picture. Raises: OutputError for moments, which have no place in a picture."""
     from qvl.outputs.draw import draw_actions, draw_places, draw_regions
 
@@ -401,7 +413,7 @@ def draw_result(found: TaskAnswer, image: Image.Image) -> Drawing:
     if isinstance(found.result, ActionResult):
         return draw_actions(image, found.result.items)
     if found.task == "boxes":
-        return draw_places(image, found.result)  # type: ignore[arg-type]
+        return draw_places(image, found.result)
     raise OutputError(
         f"{found.task} can't be drawn: they are times; qvl find-moment --frames saves the pictures there"
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qvl.errors import BackendError
+from qvl.outputs.thinking import CLOSE, OPEN, split_thinking
 
 
 @dataclass
@@ -27,13 +28,20 @@ class Reply:
     logprobs: list[Any] = field(default_factory=list)
 
 
-def assembled_text(reply: Reply) -> str:
-    """The text as the model wrote it: tool calls that a server took out of it are put back in their tags.
+def assembled(reply: Reply, thinks: bool = False) -> tuple[str, str]:
+    """(the thoughts, the text) of a reply, with tool calls that a server took out of it put back in their tags.
 
-    Thinking that the server parted off is left out, unless nothing came after it: then it stands alone, open, as
-    it does where no server parts it.
+    thinks: a server that doesn't part the thoughts shows them without their opening tag, since the template wrote
+    that. Text that ended by itself and has no closing tag either is the answer of a server that hides them.
     """
     text = "".join(reply.text)
+    if reply.reasoning:
+        thought, text = "".join(reply.reasoning).strip(), text.lstrip()
+    else:
+        unopened = OPEN not in text.partition(CLOSE)[0]
+        closed = CLOSE in text
+        cut = reply.finish_reason == "length"
+        thought, text = split_thinking(text, unopened and (closed or (thinks and cut)))
     for call in reply.calls.values():
         try:
             arguments = json.dumps(json.loads(call["arguments"] or "{}"), ensure_ascii=False)
@@ -41,9 +49,7 @@ def assembled_text(reply: Reply) -> str:
             arguments = call["arguments"]
         name = json.dumps(call["name"], ensure_ascii=False)
         text += f'\n<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
-    if not text.strip() and reply.reasoning:
-        return "<think>" + "".join(reply.reasoning)
-    return text.strip("\n") if reply.calls else text
+    return thought, text.strip("\n") if reply.calls else text
 
 
 def read_json(data: bytes, url: str) -> dict[str, Any]:
@@ -73,17 +79,20 @@ def read_reply(value: Mapping[str, Any], url: str) -> Reply:
     return reply
 
 
-def read_chunk(data: str, reply: Reply, url: str) -> str:
-    """Takes one event of a stream into the reply; returns its new text. Raises: BackendError for an error event."""
+def read_chunk(data: str, reply: Reply, url: str) -> tuple[str, str]:
+    """Takes one event of a stream into the reply; returns its new (thoughts, text).
+
+    Raises: BackendError for an error event.
+    """
     value = read_json(data.encode("utf-8", "replace"), url)
     _read_usage(value, reply)
     choice = _choice(value)
     if choice is None:
-        return ""  # the last event carries the counts and no choice
+        return "", ""  # the last event carries the counts and no choice
     delta = choice.get("delta") or choice.get("message")  # the latter from servers that can't stream
-    piece = _read_message(delta, reply) if isinstance(delta, Mapping) else ""
+    pieces = _read_message(delta, reply) if isinstance(delta, Mapping) else ("", "")
     _read_choice(choice, reply)
-    return piece
+    return pieces
 
 
 def _choice(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -92,17 +101,17 @@ def _choice(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return first if isinstance(first, Mapping) else None
 
 
-def _read_message(message: Mapping[str, Any], reply: Reply) -> str:
+def _read_message(message: Mapping[str, Any], reply: Reply) -> tuple[str, str]:
     content = message.get("content")
     if isinstance(content, list):  # a list of text items, as Model Studio writes for some models
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
     piece = content if isinstance(content, str) else ""
     if piece:
         reply.text.append(piece)
-    for key in ("reasoning_content", "reasoning"):
-        if isinstance(message.get(key), str):
-            reply.reasoning.append(message[key])
-            break
+    said = (message.get(key) for key in ("reasoning_content", "reasoning"))
+    thought = next((text for text in said if isinstance(text, str) and text), "")
+    if thought:
+        reply.reasoning.append(thought)
     calls = message.get("tool_calls")
     for position, call in enumerate(calls if isinstance(calls, list) else ()):
         if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
@@ -115,7 +124,7 @@ def _read_message(message: Mapping[str, Any], reply: Reply) -> str:
             part = call["function"].get(key)
             if part is not None:
                 entry[key] += part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
-    return piece
+    return thought, piece
 
 
 def _read_choice(choice: Mapping[str, Any], reply: Reply) -> None:

@@ -71,6 +71,9 @@ def run(
     system: Annotated[
         str | None, typer.Option(help="System prompt in place of the checkpoint's.", metavar="TEXT")
     ] = None,
+    show_thinking: Annotated[
+        bool, typer.Option("--show-thinking", help="What a thinking model thinks first, to stderr.")
+    ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Tokens, seconds and memory, to stderr.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object in place of the text.")] = False,
 ) -> int:
@@ -93,19 +96,25 @@ def run(
     peak_bytes: int | None
     if task is None:
         stream = backend.stream(media, question, system=system, **settings)
-        if not as_json:
-            for piece in stream:
-                sys.stdout.write(showable(piece) if sys.stdout.isatty() else piece)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
+        for text, thought in stream.pieces():
+            out = sys.stderr if thought else sys.stdout
+            if show_thinking if thought else not as_json:
+                out.write(showable(text) if out.isatty() else text)
+                out.flush()
         answer = stream.finish()
+        if show_thinking and answer.reasoning:
+            sys.stderr.write("\n")
+        if not as_json:
+            sys.stdout.write("\n")
         peak_bytes = getattr(backend, "peak_memory_bytes", None)
         if as_json:
             _print_json(described(backend.name, answer, load_s, peak_bytes))
         else:
             for note in answer.notes:
                 print(f"note: {note}", file=sys.stderr)
-            if answer.finish_reason == "length":
+            if answer.reasoning and not answer.text.strip():
+                print("(the model still thought when it was cut; --max-new-tokens)", file=sys.stderr)
+            elif answer.finish_reason == "length":
                 print(f"(cut after {answer.completion_tokens} tokens; --max-new-tokens)", file=sys.stderr)
         if stats:
             print(statistics(answer, load_s, peak_bytes), file=sys.stderr)
@@ -125,6 +134,8 @@ def run(
     else:
         print(found_text(found))
     tell(found, drawn)
+    if show_thinking and found.answer.reasoning:
+        print(showable(found.answer.reasoning), file=sys.stderr)
     if stats:
         print(statistics(found.answer, load_s, peak_bytes), file=sys.stderr)
     return 0 if found.reason is None else 1
@@ -168,7 +179,7 @@ def open_model(
     return open_backend(model, endpoint=endpoint, family=family, api_key_env=api_key_env, **options)
 
 
-def draw_to(found: TaskAnswer, picture: str, path: str) -> tuple[str, ...]:
+def draw_to(found: TaskAnswer[Any], picture: str, path: str) -> tuple[str, ...]:
     """Draws what was found onto the picture; returns what couldn't be drawn. Raises: OutputError."""
     from qvl.backends.tasks import draw_result
     from qvl.inputs.image import load_image
@@ -179,7 +190,7 @@ def draw_to(found: TaskAnswer, picture: str, path: str) -> tuple[str, ...]:
     return drawing.notes
 
 
-def tell(found: TaskAnswer, more: tuple[str, ...] = ()) -> None:
+def tell(found: TaskAnswer[Any], more: tuple[str, ...] = ()) -> None:
     """To stderr: doubts, repairs, and why there is nothing."""
     for line in (*found.all_warnings, *more):
         print(f"note: {line}", file=sys.stderr)
@@ -189,7 +200,7 @@ def tell(found: TaskAnswer, more: tuple[str, ...] = ()) -> None:
         print(f"nothing found: {found.reason}", file=sys.stderr)
 
 
-def found_text(found: TaskAnswer) -> str:
+def found_text(found: TaskAnswer[Any]) -> str:
     """What was found, one thing a line (a page as Markdown), safe for a terminal."""
     from qvl.outputs.actions import ActionResult, describe
     from qvl.outputs.boxes import Box, Point, Quad
@@ -274,6 +285,7 @@ def described(model: str, answer: Answer, load_s: float, peak_bytes: int | None)
     return {
         "model": model,
         "answer": answer.text,
+        "reasoning": answer.reasoning,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,
         "visual_tokens": answer.visual_tokens,

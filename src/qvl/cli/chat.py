@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qvl.backends.native import NativeModel
+    from qvl.backends.model import Model
 
 HELP = """\
 Write and press return. A word that is the path of a picture or clip is shown to the model.
@@ -23,7 +23,11 @@ Write and press return. A word that is the path of a picture or clip is shown to
 
 def run(
     model: Annotated[
-        str, typer.Option(help="A checkpoint folder, a hub id, or mini.", metavar="PATH|HUB_ID|mini")
+        str,
+        typer.Option(
+            help="A checkpoint folder, a hub id, mini, or a hosted model.",
+            metavar="PATH|HUB_ID|mini|NAME|URL",
+        ),
     ] = "mini",
     system: Annotated[
         str | None, typer.Option(help="System prompt in place of the checkpoint's.", metavar="TEXT")
@@ -68,7 +72,7 @@ def run(
 class Talk:
     """A conversation and what may be done with it. `hear` takes one line of the person."""
 
-    def __init__(self, model: NativeModel, console: Console, system: str | None, settings: dict[str, Any]):
+    def __init__(self, model: Model, console: Console, system: str | None, settings: dict[str, Any]):
         self._model = model
         self._console = console
         self._settings = settings
@@ -127,9 +131,15 @@ class Talk:
         stream = self._model.stream_chat([*self.messages, message], **self._settings)
         said: list[str] = []
         try:
-            for piece in stream:
-                said.append(piece)
-                self._console.print(showable(piece), end="", markup=False, soft_wrap=True)
+            thinking = False
+            for text, thought in stream.pieces():
+                if thinking and not thought:
+                    self._console.print("\n")
+                thinking = thought
+                if not thought:
+                    said.append(text)
+                style = "dim" if thought else None
+                self._console.print(showable(text), end="", markup=False, soft_wrap=True, style=style)
             self._console.print()
         except KeyboardInterrupt:
             self._console.print()
@@ -184,7 +194,7 @@ def figures(answer: Any) -> str:
     from qvl.units import format_seconds
 
     seconds = answer.seconds
-    first = sum(seconds[phase] for phase in ("inputs", "queue", "vision", "prefill"))
+    first = sum(seconds.get(phase, 0.0) for phase in ("inputs", "queue", "vision", "prefill", "first"))
     rate = answer.decode_tokens_per_s
     return (
         f"{answer.prompt_tokens} prompt tokens ({answer.visual_tokens} visual, {answer.cached_tokens} known), first "

@@ -55,7 +55,7 @@ def run(
 
     asked: dict[str, Any] = {"fps": fps, "max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
     found = run_task(backend, "moment", [clip], what, **{k: v for k, v in asked.items() if v is not None})
-    events: list[Event] = list(found.result)  # type: ignore[arg-type]
+    events: list[Event] = list(found.result)
     saved = save_frames(clip, events, frames) if frames is not None else []
     if as_json:
         import json

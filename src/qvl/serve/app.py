@@ -131,8 +131,10 @@ async def _launched(body: ChatRequest, service: Service, flight: Flight) -> Comp
     params = params_of(body)
     constraints = await constraints_of(body, service)
     inputs = await service.inputs(conversation_of(body))
+    # a grammar leaves no room for thoughts: what it forces is the answer
+    thinks = service.model.opens_thinking(inputs) and constraints[0] is None
     await flight.launch(inputs, params, constraints)
-    return Completion(body, service, flight)
+    return Completion(body, service, flight, thinks)
 
 
 def _check_model(name: str, service: Service) -> None:

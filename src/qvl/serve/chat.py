@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qvl.engine.sampling import Logprob, SamplingParams
 from qvl.errors import QvlError
 from qvl.inputs.processor import MediaSettings
+from qvl.outputs.thinking import Piece, ThinkSplitter
 from qvl.serve.problems import Problem, overloaded, problem_of, to_json
 from qvl.serve.schema import ChatRequest, Message, NamedTool, TokenizeRequest
 from qvl.serve.service import LOW_DETAIL_PIXELS, Conversation, Flight, Service
@@ -129,38 +130,47 @@ class _Choice:
 
     index: int
     reader: CallReader | None
+    splitter: ThinkSplitter
+    reasoning: list[str] = field(default_factory=list)
     content: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
 
-    def take(self, event: Event, logprobs: list[dict[str, Any]]) -> list[Said]:
+    def take(self, event: Event, logprobs: list[dict[str, Any]]) -> list[Said | Piece]:
         """What an event says. Raises: Problem when it says that there is no answer."""
         if event.finish_reason == "cancelled":
             raise overloaded(503, "the server is shutting down and ended the answer", 2)
         if event.finish_reason == "error":
             raise Problem(500, f"the device failed: {event.error}", kind="server_error", code="engine_error")
-        said: list[Said] = [event.text] if event.text else []
-        if self.reader is not None:
-            said = self.reader.push(event.text)
-            if event.finish_reason is not None:
-                said += self.reader.finish()
-        self.logprobs += logprobs
-        for piece in said:
-            if isinstance(piece, Call):
-                self.calls.append(piece)
+        ended = event.finish_reason is not None
+        pieces = [*self.splitter.push(event.text), *(self.splitter.finish() if ended else ())]
+        said: list[Said | Piece] = []
+        for piece in pieces:
+            if piece.thought:
+                said.append(piece)
             else:
-                self.content.append(piece)
-        if event.finish_reason is not None:
+                said += [piece.text] if self.reader is None else self.reader.push(piece.text)
+        if ended and self.reader is not None:
+            said += self.reader.finish()
+        self.logprobs += logprobs
+        for one in said:
+            if isinstance(one, Call):
+                self.calls.append(one)
+            elif isinstance(one, Piece):
+                self.reasoning.append(one.text)
+            else:
+                self.content.append(one)
+        if ended:
             stopped = event.finish_reason == "stop"
             self.finish_reason = "tool_calls" if self.calls and stopped else event.finish_reason
         return said
 
 
 class Completion:
-    """A request that runs, and the forms its answer is given in."""
+    """A request that runs, and the forms its answer is given in. thinks: its prompt has opened `<think>`."""
 
-    def __init__(self, request: ChatRequest, service: Service, flight: Flight):
+    def __init__(self, request: ChatRequest, service: Service, flight: Flight, thinks: bool = False):
         self._request = request
         self._flight = flight
         self._tokenizer = service.processor.tokenizer
@@ -168,7 +178,10 @@ class Completion:
         self._created = int(time.time())
         self._model = service.options.model_name
         names = [tool.function.name for tool in request.tools or []] if request.calls_tools else []
-        self._choices = [_Choice(i, CallReader(names) if names else None) for i in range(request.n or 1)]
+        self._choices = [
+            _Choice(i, CallReader(names) if names else None, ThinkSplitter(thinks))
+            for i in range(request.n or 1)
+        ]
         self._usage = {"prompt": 0, "completion": 0, "cached": 0, "visual": 0}
 
     async def whole(self) -> dict[str, Any]:
@@ -231,6 +244,8 @@ class Completion:
     def _message(self, choice: _Choice) -> dict[str, Any]:
         text = "".join(choice.content)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if choice.reasoning:
+            message["reasoning_content"] = "".join(choice.reasoning)
         if choice.calls:
             message["content"] = text or None
             message["tool_calls"] = [call.openai() for call in choice.calls]
@@ -241,7 +256,9 @@ class Completion:
             "finish_reason": choice.finish_reason,
         }
 
-    def _delta(self, choice: _Choice, piece: Said) -> dict[str, Any]:
+    def _delta(self, choice: _Choice, piece: Said | Piece) -> dict[str, Any]:
+        if isinstance(piece, Piece):
+            return {"reasoning_content": piece.text}
         if isinstance(piece, str):
             return {"content": piece}
         return {"tool_calls": [{"index": choice.calls.index(piece), **piece.openai()}]}

@@ -87,6 +87,7 @@ class AssistantMessage(Strict):
     role: Literal["assistant"]
     content: str | list[TextPart] | None = None
     tool_calls: list[ToolCall] | None = None
+    reasoning_content: str | None = None  # templates show it, or leave out what was thought in earlier turns
     # the openai package writes these out when a message of ours is sent back
     refusal: None = None
     audio: None = None
