@@ -1,0 +1,66 @@
+"""From a plan to the command that starts an engine: every flag with its reason, and refusals before a GPU is paid for.
+
+`plan_launch` chooses weights, version, cut and copies with the same functions that `fit` uses; the file of each
+engine then writes its flags. Nothing is started here; `plan.launch_formats` turns the result into shell, compose,
+Kubernetes or Ray text.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from qvl.catalog.engines import find_engine
+from qvl.plan.launch.place import place
+from qvl.plan.launch.request import Flag, Launch, LaunchRequest, Variable
+from qvl.plan.launch.weights import check_version, regression_warnings, weights_for
+from qvl.plan.launch.writer import NO_HOST, FlagWriter
+from qvl.plan.memory import weight_bytes
+
+__all__ = ["NO_HOST", "WRITERS", "Flag", "Launch", "LaunchRequest", "Variable", "plan_launch"]
+
+# engine → who writes its flags; only the one in use is imported
+WRITERS = {
+    "vllm": "qvl.plan.launch.vllm:VllmFlags",
+    "sglang": "qvl.plan.launch.sglang:SglangFlags",
+    "llama.cpp": "qvl.plan.launch.llama_cpp:LlamaCppFlags",
+    "qvl": "qvl.plan.launch.qvl:QvlFlags",
+}
+
+
+def plan_launch(request: LaunchRequest) -> Launch:
+    """Chooses, checks and writes.
+
+    Raises: PlanError for an illegal combination, with the nearest legal one; CapacityError when the work
+    does not fit, with the smallest change that makes it.
+    """
+    engine, version = find_engine(request.engine)
+    check_version(request, engine, version)
+    weights = weights_for(request, engine)
+    warnings = regression_warnings(request, engine, version, weights.checkpoint) if version else ()
+    fit, replicas = place(request, engine, version, weights.precision)
+    setup = fit.setup
+    module, _, name = WRITERS[engine.name].partition(":")
+    writer: FlagWriter = getattr(import_module(module), name)(
+        request, engine, version, setup, replicas, weights
+    )
+    writer.write()
+    return Launch(
+        engine=engine,
+        version=version,
+        program=writer.command,
+        model=weights.source,
+        name=request.model.name if request.model else weights.source,
+        flags=tuple(writer.flags),
+        environment=tuple(writer.environment),
+        gpus_per_replica=setup.gpus,
+        replicas=replicas,
+        precision=setup.precision,
+        weight_bytes=weight_bytes(request.config, "bf16" if weights.in_flight else setup.precision).total,
+        hardware=request.hardware,
+        workload=request.workload,
+        host=request.host,
+        port=request.port,
+        media_path=request.media_path,
+        notes=tuple(dict.fromkeys([*weights.notes, *setup.notes, *writer.notes])),
+        warnings=tuple(dict.fromkeys([*warnings, *weights.warnings, *writer.warnings])),
+    )

@@ -1,0 +1,134 @@
+"""Which weights to load, and whether this version of the engine reads them rightly."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from qvl.catalog.engines import Engine, parse_version
+from qvl.catalog.models import Checkpoint
+from qvl.errors import PlanError
+from qvl.plan.launch.request import LaunchRequest
+from qvl.plan.memory import PRECISIONS
+
+# what people call a precision → published precisions that are it, best liked by the engines first
+_ALSO = {"int4": ("awq", "gptq-int4"), "int8": ("int8", "gptq-int8"), "fp16": ("bf16",)}
+_GGUF = {"bf16": "BF16", "fp16": "F16", "int8": "Q8_0", "int4": "Q4_K_M"}
+# regressions that only touch some checkpoints, or that a warning is enough for, by their thread
+_WARN_ONLY = ("vllm 38459",)
+_ONLY_COMPRESSOR = ("vllm 23645",)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What to load. `in_flight`: 16-bit weights that the engine quantises while loading."""
+
+    source: str  # folder, hub id or file
+    precision: str  # for the plan; empty means as stored
+    in_flight: bool = False
+    checkpoint: Checkpoint | None = None  # None: not one that the catalogue lists
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def check_version(request: LaunchRequest, engine: Engine, version: str) -> None:
+    """Refuses versions that do not know this generation yet, or no longer."""
+    family = request.config.family
+    name = request.model.name if request.model else family
+    dropped = engine.dropped(family, version)
+    if dropped and dropped.version:
+        raise PlanError(
+            f"{engine.name} {version or 'today'} no longer serves {name}; the last that does is "
+            f"{dropped.version} ({dropped.source.title}): --engine {engine.name}@{dropped.version}"
+        )
+    if dropped:
+        raise PlanError(f"{engine.name} does not serve {name}: use --engine vllm@0.23.0 or --engine qvl")
+    if request.model:
+        found = request.model.engines.get(engine.name)
+        first = str(found.value) if found else ""
+        if version and re.fullmatch(r"\d+(\.\d+)*", first) and parse_version(version) < parse_version(first):
+            raise PlanError(
+                f"{engine.name} {version} does not know {name}; it needs {first} or later: "
+                f"--engine {engine.name}@{first}"
+            )
+
+
+def regression_warnings(
+    request: LaunchRequest, engine: Engine, version: str, checkpoint: Checkpoint | None
+) -> tuple[str, ...]:
+    """Warnings; refuses versions that are known to be wrong for this generation or these weights."""
+    from qvl.catalog.models import regressions
+
+    warnings = []
+    for r in regressions():
+        if r.engine != engine.name or request.config.family not in r.families:
+            continue
+        named = r.versions.replace(",", " ").split()
+        if not all(re.fullmatch(r"\d+(\.\d+)*", v) for v in named):
+            continue  # a span of builds, not a version that can be compared
+        if parse_version(version) not in [parse_version(v) for v in named]:
+            continue
+        if r.note.startswith(_ONLY_COMPRESSOR) and (checkpoint is None or checkpoint.official):
+            continue
+        text = f"{engine.name} {version}: {r.what} ({r.note}); use {r.escape}"
+        if not r.note.startswith(_WARN_ONLY):
+            raise PlanError(text)
+        warnings.append(text)
+    return tuple(warnings)
+
+
+def weights_for(request: LaunchRequest, engine: Engine) -> Weights:
+    """The published weights that the request means, or its own `source`.
+
+    Raises: PlanError for a precision that nobody published, or that contradicts the checkpoint named.
+    """
+    asked = request.precision
+    if engine.name == "llama.cpp":
+        asked = asked or "int4"
+        if asked not in _GGUF:
+            raise PlanError(f"llama.cpp does not take {asked}; it takes {', '.join(_GGUF)}")
+        if request.checkpoint and request.checkpoint.precision != "bf16":
+            raise PlanError(
+                f"llama.cpp reads GGUF files, {request.checkpoint.hub_id} is {request.checkpoint.precision}: "
+                "name the model itself, --precision int4 or int8 says which file"
+            )
+        if request.source.endswith(".gguf"):
+            return Weights(request.source, asked)
+        base = request.source or (request.model.name if request.model else "model")
+        return Weights(f"{base}-{_GGUF[asked]}.gguf", asked)
+    if request.source:
+        return Weights(request.source, asked)
+    assert request.model is not None, "a config without a model needs a source"
+    model = request.model
+    if model.hosted:
+        raise PlanError(f"{model.name} is hosted: there are no weights to start, see `qvl cost`")
+    if request.checkpoint and (not asked or request.checkpoint.precision == asked):
+        chosen = request.checkpoint
+    elif request.checkpoint and request.checkpoint.precision != "bf16":
+        raise PlanError(
+            f"{request.checkpoint.hub_id} is {request.checkpoint.precision}, --precision says {asked}: drop one"
+        )
+    else:
+        wanted = (asked or "bf16", *_ALSO.get(asked, ()))
+        found = [c for p in wanted for c in model.checkpoints if c.precision == p]
+        if not found and asked == "fp8" and engine.name == "vllm":
+            note = "no FP8 weights are published: vLLM quantises the 16-bit ones while loading"
+            return Weights(model.hub_id, "fp8", in_flight=True, notes=(note,))
+        if not found:
+            if asked not in PRECISIONS and asked not in ("nvfp4",):
+                raise PlanError(f"no precision {asked!r}; known: {', '.join(PRECISIONS)}")
+            known = ", ".join(dict.fromkeys(c.precision for c in model.checkpoints))
+            raise PlanError(
+                f"{model.name} is not published in {asked}; it is in {known}. "
+                "Other weights: --source FOLDER_OR_HUB_ID"
+            )
+        chosen = found[0]
+    notes, warnings = [], []
+    if asked and chosen.precision != asked:
+        notes.append(f"{asked} is published as {chosen.precision}: {chosen.hub_id}")
+    if not chosen.official:
+        notes.append(f"{chosen.hub_id} is not Qwen's own: check it on your pictures")
+    if not chosen.verified:
+        warnings.append(f"that {chosen.hub_id} exists was not confirmed here")
+    precision = "fp16" if asked == "fp16" else chosen.precision
+    return Weights(chosen.hub_id, precision, False, chosen, tuple(notes), tuple(warnings))
