@@ -370,13 +370,15 @@ class Step(nn.Module):
             seen["exact"] = (wrong == 0).float().mean().item()
         boxed = b["answer_box"][:, 0] >= 0
         if boxed.any():
-            placed = self.heads["late"](states[late][where[boxed]])
-            out = bin_loss(placed, b["answer_box"][boxed])
-            seen["late.bins"] = out.item()
-            with torch.no_grad():
-                best = (placed.view(-1, 4, NUM_BINS).argmax(-1) + 0.5) * BIN
-                seen["late.pixels"] = (best - b["answer_box"][boxed]).abs().mean().item()
-            loss = loss + 0.3 * out
+            for name, layer in (("middle", middle), ("late", late)):
+                placed = self.heads[f"asked_{name}"](states[layer][where[boxed]])
+                out = bin_loss(placed, b["answer_box"][boxed])
+                loss = loss + 0.5 * out
+                with torch.no_grad():
+                    best = (placed.view(-1, 4, NUM_BINS).argmax(-1) + 0.5) * BIN
+                    off = (best - b["answer_box"][boxed]).abs()
+                    seen[f"{name}.asked"] = out.item()
+                    seen[f"{name}.pixels"] = off.mean().item()
         if "t_glyph" in b:
             of_picture = {"tower": features, "middle": states[middle][(ids == self.image_pad)]}
             dense, more = self._dense(b, of_picture, dense_weight)
@@ -485,7 +487,8 @@ def train(rank: int, a: argparse.Namespace) -> None:
     init_weights(model)
     whiten_patches(model.visual.patch_embed.proj.weight)
     heads = nn.ModuleDict({"tower": DenseHeads(256, False), "middle": DenseHeads(256, True)})
-    heads["late"] = nn.Sequential(nn.RMSNorm(256), nn.Linear(256, 4 * NUM_BINS))
+    for name in ("middle", "late"):  # what an answer's tokens know of the box that is asked for
+        heads[f"asked_{name}"] = nn.Sequential(nn.RMSNorm(256), nn.Linear(256, 4 * NUM_BINS))
     heads.to(a.device)
     num_parameters = sum(x.numel() for x in model.parameters())
     say(f"mini: {num_parameters:,} parameters, {num_parameters * 2 / 1e6:.1f} MB in bf16", flush=True)
@@ -495,7 +498,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
     if state_file.exists():
         state = torch.load(state_file, map_location=a.device, weights_only=True)
         model.load_state_dict(state["model"])
-        new_heads = heads.load_state_dict(state["heads"], strict=False).missing_keys
+        new_heads = heads.load_state_dict(state["heads"], strict=False).missing_keys  # after a change of them
         if new_heads:
             say(f"heads that start anew: {', '.join(new_heads)}", flush=True)
         if not a.fresh_optimizer:
@@ -587,11 +590,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
                 }
                 curve.write(json.dumps(line) + "\n")
                 curve.flush()
-                short = "  ".join(
-                    f"{k} {m.get('answer', 0):.2f} tok {m.get('token', 0):.2f} ex {m.get('exact', 0):.2f}"
-                    f" g {m.get('tower.acc_glyph', float('nan')):.2f} px {m.get('late.pixels', float('nan')):.0f}"
-                    for k, m in sorted(means.items())
-                )
+                short = "  ".join(f"{kind} {in_short(m)}" for kind, m in sorted(means.items()))
                 say(
                     f"{step} {elapsed / 60:.1f}m {rate:.0f}/s w{waited / (now - last):.2f} | {short}",
                     flush=True,
@@ -604,6 +603,20 @@ def train(rank: int, a: argparse.Namespace) -> None:
     if rank == 0:
         save_model(model.to(torch.bfloat16), a.out)
         (a.out / "config.json").write_text(json.dumps(config, indent=2))  # with what only transformers reads
+
+
+def in_short(m: dict[str, float]) -> str:
+    """One lesson's state for the terminal: loss, tokens and answers right, glyphs known, pixels off."""
+    named = (
+        ("", "answer"),
+        ("tok", "token"),
+        ("ex", "exact"),
+        ("g", "tower.acc_glyph"),
+        ("px", "late.pixels"),
+    )
+    return " ".join(
+        f"{name} {m[key]:.2f}".strip() for name, key in named if m.get(key) == m.get(key) and key in m
+    )
 
 
 def init_weights(model: nn.Module) -> None:
