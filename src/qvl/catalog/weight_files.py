@@ -1,0 +1,98 @@
+"""Headers of *.safetensors files, read without any library: names, dtypes, shapes, and where the bytes lie.
+
+A file is eight bytes (the header's length, little-endian), a JSON header, and the tensors' bytes; offsets in
+the header count from the end of the header.
+Source: the safetensors format description.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvl.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+ITEM_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
+    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4,
+}  # fmt: skip
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as its file's header describes it. `start` and `end` count from the file's beginning."""
+
+    file: Path
+    name: str
+    dtype: str  # as safetensors spells it
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    def first_words(self, count: int) -> list[int]:
+        """Up to `count` 32-bit words from the beginning, unsigned."""
+        with self.file.open("rb") as f:
+            f.seek(self.start)
+            content = f.read(min(4 * count, self.end - self.start))
+        return [int.from_bytes(content[i : i + 4], "little") for i in range(0, len(content) - 3, 4)]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    path: Path
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
+    header_bytes: int  # of the JSON text; the tensors' bytes begin 8 after it
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """Raises: CheckpointError for a file that is cut short, damaged or no safetensors file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+                raise ValueError(f"a header of {length} bytes can't be in a file of {size}")
+            raw = json.loads(f.read(length))
+        if not isinstance(raw, dict):
+            raise ValueError("its header is no JSON object")
+        metadata = raw.pop("__metadata__", {})
+        tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in raw.items()}
+        end = max((t.end for t in tensors.values()), default=8 + length)
+        if end != size:
+            raise ValueError(f"its tensors end at byte {end}, the file at {size}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        what = e.strerror if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
+        raise CheckpointError(
+            f"{path}: can't be read as safetensors, perhaps cut short ({what}); fetch it again"
+        ) from e
+    return WeightFile(path, tensors, metadata, length)
+
+
+def _tensor(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
+    dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
+        raise ValueError(f"{name} has an impossible shape or place")
+    if dtype in ITEM_BITS and math.prod(shape) * ITEM_BITS[dtype] != 8 * (end - start):
+        raise ValueError(f"{name} takes {end - start} bytes, which {list(shape)} {dtype} doesn't")
+    return StoredTensor(path, name, dtype, shape, base + start, base + end)
+
+
+def read_index(folder: Path) -> dict[str, str] | None:
+    """Tensor name → file name from the index of a checkpoint in shards; None without one.
+
+    Raises: CheckpointError for an index that can't be read.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in found.items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as e:
+        raise CheckpointError(f"{path}: is no weight index ({type(e).__name__}: {e})") from e
