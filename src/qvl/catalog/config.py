@@ -58,6 +58,7 @@ class TextConfig:
     moe_intermediate_size: int = 0
     shared_expert_intermediate_size: int = 0
     norm_topk_prob: bool = True
+    expert_inputs_first: bool = True  # fused tensors are [experts, in, out]; Qwen3.5's [experts, out, in]
     # hybrid attention (Qwen3.5): one entry a layer, "full_attention" or "linear_attention"
     layer_types: tuple[str, ...] = ()
     linear_num_key_heads: int = 0

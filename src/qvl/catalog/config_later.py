@@ -83,6 +83,7 @@ def _read_text(family: Family, raw: Mapping[str, Any], where: str, tied: bool) -
             f"num_experts_per_tok {experts['num_experts_per_tok']} of {experts['num_experts']} experts",
         )
         fields |= {**experts, "norm_topk_prob": k.flag("norm_topk_prob", True)}
+        fields["expert_inputs_first"] = not hybrid
     if hybrid:
         fields |= _hybrid_fields(k, layers)
         if moe:

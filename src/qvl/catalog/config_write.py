@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qvl.catalog.config import ModelConfig
+from qvl.catalog.config import ModelConfig, TextConfig
 from qvl.errors import ConfigError
 
 _ARCHITECTURES = {
@@ -12,6 +12,8 @@ _ARCHITECTURES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
+    "qwen3_5": "Qwen3_5ForConditionalGeneration",
+    "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
 }
 
 
@@ -79,7 +81,30 @@ def _written_text(config: ModelConfig) -> dict[str, Any]:
             decoder_sparse_step=1,
             mlp_only_layers=[],
         )
+    if config.family.startswith("qwen3_5"):
+        _make_hybrid(fields, text)
     return fields
+
+
+def _make_hybrid(fields: dict[str, Any], text: TextConfig) -> None:
+    """Qwen3.5's files know rope_parameters alone, and their mixtures a shared expert and no dense width."""
+    rope = fields.pop("rope_scaling")
+    fields["rope_parameters"] = rope | dict(
+        rope_theta=fields.pop("rope_theta"), partial_rotary_factor=text.partial_rotary_factor
+    )
+    fields |= dict(
+        layer_types=list(text.layer_types),
+        attn_output_gate=text.attn_output_gate,
+        linear_num_key_heads=text.linear_num_key_heads,
+        linear_num_value_heads=text.linear_num_value_heads,
+        linear_key_head_dim=text.linear_key_head_dim,
+        linear_value_head_dim=text.linear_value_head_dim,
+        linear_conv_kernel_dim=text.linear_conv_kernel_dim,
+    )
+    if text.num_experts:
+        fields["shared_expert_intermediate_size"] = text.shared_expert_intermediate_size
+        for name in ("intermediate_size", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers"):
+            fields.pop(name)
 
 
 def _written_vision(config: ModelConfig) -> dict[str, Any]:

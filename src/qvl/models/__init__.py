@@ -22,6 +22,8 @@ FAMILIES = {
     "qwen2_5_vl": "qvl.models.qwen2_5_vl:Qwen25VL",
     "qwen3_vl": "qvl.models.qwen3_vl:Qwen3VL",
     "qwen3_vl_moe": "qvl.models.qwen3_vl:Qwen3VL",
+    "qwen3_5": "qvl.models.qwen3_5:Qwen35",
+    "qwen3_5_moe": "qvl.models.qwen3_5:Qwen35",
 }
 
 

@@ -6,8 +6,9 @@ length, L that length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,54 @@ class Attend(Protocol):
     def __call__(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
         """Returns o_TNH; keys and values of the tokens in T are new and may be stored."""
         ...
+
+
+class State(NamedTuple):
+    """What B sequences have left in one linear-attention layer; its size doesn't grow with their lengths.
+
+    The model gives and takes it whole, and whoever owns it needs to know no more than its shapes.
+    """
+
+    conv: Tensor  # (B, kernel - 1, channels): the last inputs of the convolution, oldest first
+    memory: Tensor  # fp32 (B, value heads, key dim, value dim)
+
+
+# (state of B sequences or None where they begin, rows (B, L, …) of each) → output rows (B, L, …), state after them
+Scan = Callable[..., tuple[Tensor, State]]
+
+
+@runtime_checkable
+class RecurrentAttend(Attend, Protocol):
+    """The seam of models with linear-attention layers: their owner keeps states beside keys and values."""
+
+    def recur(self, layer: int, scan: Scan, *rows_T: Tensor) -> Tensor:
+        """Runs `scan` once over each sequence's new tokens, from its state and into it; rows as they came."""
+        ...
+
+
+class Run(NamedTuple):
+    """Neighbouring sequences with equally many new tokens: rows [row, row + num_sequences * length) of T."""
+
+    first: int  # the first sequence's place among all
+    num_sequences: int
+    length: int
+    row: int
+
+    def cut(self, rows_T: Tensor) -> Tensor:
+        """(T, …) → (num_sequences, length, …)"""
+        rows = rows_T[self.row : self.row + self.num_sequences * self.length]
+        return rows.unflatten(0, (self.num_sequences, self.length))
+
+
+def runs(lengths: Sequence[int]) -> list[Run]:
+    """Packed sequences as few batches, without moving a row: those that decode are neighbours in a step."""
+    found, first, row = [], 0, 0
+    for length, group in groupby(lengths):
+        num = len(list(group))
+        if length:
+            found.append(Run(first, num, length, row))
+        first, row = first + num, row + num * length
+    return found
 
 
 class Segments:
@@ -70,6 +119,10 @@ class CausalAttention:
 
     def __init__(self, lengths: Sequence[int], device: torch.device | None = None):
         self.segments = Segments(lengths, device=device)
+        self.runs = runs(lengths)
 
     def __call__(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
         return self.segments.attend(q_TNH, k_TKH, v_TKH, is_causal=True)
+
+    def recur(self, layer: int, scan: Scan, *rows_T: Tensor) -> Tensor:
+        return torch.cat([scan(None, *map(run.cut, rows_T))[0].flatten(0, 1) for run in self.runs])

@@ -16,6 +16,7 @@ from qvl.catalog.config import ModelConfig
 from qvl.errors import PromptError
 from qvl.models.attention import Attend
 from qvl.models.decoder import Decoder
+from qvl.models.layers import CenteredRMSNorm
 from qvl.models.vision import GridTHW
 
 
@@ -88,7 +89,7 @@ def initialize(model: nn.Module, std: float = 0.02, generator: torch.Generator |
     """
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
-            if name == "bias":
+            if name == "bias" or isinstance(module, CenteredRMSNorm):
                 p.zero_()
             elif p.ndim >= 2:
                 p.copy_(torch.empty(p.shape).normal_(0.0, std, generator=generator))

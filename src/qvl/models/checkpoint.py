@@ -30,6 +30,7 @@ from qvl.catalog.quantization import Part
 from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel
+from qvl.models.expert_layout import expert_places, put_expert, single_shape
 from qvl.models.names import published_names, to_canonical
 from qvl.models.quantized.layers import QuantizedLayer, make_layer, quantized_layers
 from qvl.units import MiB, format_bytes
@@ -40,7 +41,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 # what safetensors calls the dtypes that a plain network may be stored in
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8}
-# Tensors that old files carry and that are computed here.
+# Tensors that old files carry and that are computed here, and those of multi-token prediction, which isn't run.
 _IGNORABLE = re.compile(r"(^|\.)rotary_(pos_)?emb\.inv_freq$|^mtp\.")
 _INDEX = "model.safetensors.index.json"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.tiktoken"]
@@ -78,11 +79,19 @@ def load_model(
         del shapes[f"{name}.weight"]
     parts = {f"{name}.{part}": spec for name, layer in layers.items() for part, spec in layer.parts.items()}
     entries = read_headers(folder)
+    experts = expert_places(config.text, shapes, entries)  # those stored one by one
+    fused_shapes = {at.fused: shapes.pop(at.fused) for at in experts.values() if at.fused in shapes}
+    shapes |= {name: single_shape(config.text, at) for name, at in experts.items()}
     names = match_names(shapes, entries, folder, parts)
     try:
+        fused = {name: torch.empty(shape, dtype=wanted, device=place) for name, shape in fused_shapes.items()}
         for name, tensor in read_tensors(names, wanted, place, copy):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
+            if name in experts:
+                put_expert(config.text, fused[experts[name].fused], experts[name], tensor)
+            else:
+                _set_parameter(model, name, tensor)
+        for name, tensor in fused.items():
+            _set_parameter(model, name, tensor)
         for name, layer in layers.items():
             model.set_submodule(name, _read_quantized(model, name, layer, entries, copy).to(place))
     except RuntimeError as e:  # torch's word for a full device, and for a full host
@@ -96,6 +105,11 @@ def load_model(
             "model, or another device"
         ) from e
     return model.eval()
+
+
+def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 def _device(name: torch.device | str) -> torch.device:

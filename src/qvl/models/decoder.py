@@ -1,4 +1,4 @@
-"""The text decoder that all generations from Qwen2-VL on share.
+"""The text decoder that all generations from Qwen2-VL on share. What mixes tokens is chosen for each layer.
 
 Tokens of every sequence are packed in one axis; who attends to whom is the business of `attend`.
 Legend: T packed tokens, N query heads, K key/value heads, H head dim, S rotary slots (H / 2), D width.
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from qvl.catalog.config import TextConfig
-from qvl.models.attention import Attend
-from qvl.models.layers import RMSNorm, SwiGLU, apply_rope, inverse_frequencies
+from qvl.models.attention import Attend, RecurrentAttend
+from qvl.models.delta_net import GatedDeltaNet
+from qvl.models.layers import CenteredRMSNorm, RMSNorm, SwiGLU, apply_rope, inverse_frequencies
 from qvl.models.moe import MixtureOfExperts
 
 
@@ -32,49 +33,67 @@ def mrope_axes(config: TextConfig) -> list[int]:
 
 
 def mrope_cos_sin(positions_3T: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos_TH and sin_TH for three-axis positions.
+    """cos_TH and sin_TH for three-axis positions, as wide as the rotated part of a head.
 
     Angles are fp32 whatever the activations are: bf16 is exact only up to position 256.
     """
     device = positions_3T.device
     axes_S = torch.tensor(mrope_axes(config), device=device)
     angles_TS = positions_3T[axes_S].T.float() * inverse_frequencies(
-        config.head_dim, config.rope_theta, device
+        config.rotary_dim, config.rope_theta, device
     )
     angles_TH = torch.cat((angles_TS, angles_TS), dim=-1)
     return angles_TH.cos().to(dtype), angles_TH.sin().to(dtype)
 
 
+def norm(config: TextConfig, size: int) -> nn.Module:
+    return (CenteredRMSNorm if config.zero_centered_norm else RMSNorm)(size, config.rms_norm_eps)
+
+
 class Attention(nn.Module):
-    """Grouped-query attention; the bias is on q, k, v and never on o."""
+    """Grouped-query attention; the bias is on q, k, v and never on o.
+
+    With an output gate each head of q_proj is twice as wide: the query, then the gate of that head's output.
+    """
 
     def __init__(self, config: TextConfig, layer: int):
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer, self.head_dim, self.gated = layer, config.head_dim, config.attn_output_gate
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.attention_bias)
+        self.q_proj = nn.Linear(config.hidden_size, queries * (1 + self.gated), bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
-        norms = config.qk_norm
-        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norms else nn.Identity()
-        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norms else nn.Identity()
+        self.q_norm = norm(config, config.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = norm(config, config.head_dim) if config.qk_norm else nn.Identity()
 
     def forward(self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, attend: Attend) -> Tensor:
-        q_TNH = self.q_norm(self.q_proj(hidden_TD).unflatten(-1, (-1, self.head_dim)))
+        q_TNH, *gate = (
+            self.q_proj(hidden_TD)
+            .unflatten(-1, (-1, self.head_dim * (1 + self.gated)))
+            .split(self.head_dim, dim=-1)
+        )
+        q_TNH = self.q_norm(q_TNH)
         k_TKH = self.k_norm(self.k_proj(hidden_TD).unflatten(-1, (-1, self.head_dim)))
         v_TKH = self.v_proj(hidden_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH = apply_rope(q_TNH, cos_TH, sin_TH), apply_rope(k_TKH, cos_TH, sin_TH)
-        return self.o_proj(attend(self.layer, q_TNH, k_TKH, v_TKH).flatten(1))
+        o_TNH = attend(self.layer, q_TNH, k_TKH, v_TKH)
+        if gate:
+            o_TNH = o_TNH * gate[0].sigmoid()
+        return self.o_proj(o_TNH.flatten(1))
 
 
 class DecoderLayer(nn.Module):
     def __init__(self, config: TextConfig, layer: int):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = norm(config, config.hidden_size)
+        self.is_linear = layer not in config.full_attention_layers
+        if self.is_linear:
+            self.linear_attn = GatedDeltaNet(config, layer)
+        else:
+            self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = norm(config, config.hidden_size)
         self.mlp = (
             MixtureOfExperts(config)
             if config.num_experts
@@ -82,7 +101,12 @@ class DecoderLayer(nn.Module):
         )
 
     def forward(self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, attend: Attend) -> Tensor:
-        hidden_TD = hidden_TD + self.self_attn(self.input_layernorm(hidden_TD), cos_TH, sin_TH, attend)
+        normed_TD = self.input_layernorm(hidden_TD)
+        if self.is_linear:
+            assert isinstance(attend, RecurrentAttend), "linear-attention layers need an owner of states"
+            hidden_TD = hidden_TD + self.linear_attn(normed_TD, attend)
+        else:
+            hidden_TD = hidden_TD + self.self_attn(normed_TD, cos_TH, sin_TH, attend)
         return hidden_TD + self.mlp(self.post_attention_layernorm(hidden_TD))
 
 
@@ -92,7 +116,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = norm(config, config.hidden_size)
 
     def forward(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:
         """Embedded tokens → hidden states after the final norm, (T, D).

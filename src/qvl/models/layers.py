@@ -27,6 +27,20 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
+class CenteredRMSNorm(nn.Module):
+    """RMSNorm whose weight is stored as its distance from one, multiplied before the cast (Qwen3.5)."""
+
+    def __init__(self, size: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * (1.0 + self.weight.float())).to(x.dtype)
+
+
 def rotate_half(x: Tensor) -> Tensor:
     """(a, b) → (-b, a), where a and b are the two halves of the last axis."""
     a, b = x.chunk(2, dim=-1)
@@ -34,7 +48,13 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def apply_rope(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
-    """Rotates every head of x in the dtype that broadcasting cos and sin gives."""
+    """Rotates every head of x in the dtype that broadcasting cos and sin gives.
+
+    Where cos is narrower than a head, its first dimensions are rotated and the others stay.
+    """
+    width = cos_TH.shape[-1]
+    if width < x_TNH.shape[-1]:
+        return torch.cat((apply_rope(x_TNH[..., :width], cos_TH, sin_TH), x_TNH[..., width:]), dim=-1)
     return x_TNH * cos_TH[:, None] + rotate_half(x_TNH) * sin_TH[:, None]
 
 

@@ -23,6 +23,8 @@ LAYOUTS: dict[Family, Layout] = {
     "qwen2_5_vl": "flat",
     "qwen3_vl": "nested",
     "qwen3_vl_moe": "nested",
+    "qwen3_5": "nested",
+    "qwen3_5_moe": "nested",
 }
 
 _NESTED = (("model.visual.", "visual."), ("model.language_model.", "model."))

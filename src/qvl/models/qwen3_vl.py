@@ -93,9 +93,11 @@ class PatchMerger(nn.Module):
 
 
 class VisionTower(nn.Module):
-    def __init__(self, config: VisionConfig):
+    """`wide_shares`: the position table is mixed in fp32 (Qwen3.5's reference) and not in its own dtype."""
+
+    def __init__(self, config: VisionConfig, wide_shares: bool = False):
         super().__init__()
-        self.config = config
+        self.config, self.wide_shares = config, wide_shares
         self.patch_embed = PatchEmbed(config, bias=True)
         self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
@@ -105,15 +107,19 @@ class VisionTower(nn.Module):
         )
 
     def positions(self, coordinates_P2: Tensor, grids: Sequence[GridTHW]) -> Tensor:
-        """The learned table resampled to every picture's grid, (P, W). Shares in the table's dtype, as in 4.57."""
+        """The learned table resampled to every picture's grid, (P, W).
+
+        Shares are in the table's dtype as in transformers 4.57, or in fp32 as in its version 5.
+        """
         sizes_P2 = torch.tensor([g[1:] for g in grids]).repeat_interleave(
             torch.tensor([math.prod(g) for g in grids]), dim=0
         )
         side = math.isqrt(self.config.num_position_embeddings)
         index_4P, weight_4P = table_taps(coordinates_P2, sizes_P2, side)
         table = self.pos_embed.weight
-        taps_4PW = self.pos_embed(index_4P.to(table.device)) * weight_4P.to(table)[..., None]
-        return taps_4PW[0] + taps_4PW[1] + taps_4PW[2] + taps_4PW[3]
+        weight_4P = weight_4P.to(table.device, torch.float32 if self.wide_shares else table.dtype)
+        taps_4PW = self.pos_embed(index_4P.to(table.device)) * weight_4P[..., None]
+        return (taps_4PW[0] + taps_4PW[1] + taps_4PW[2] + taps_4PW[3]).to(table.dtype)
 
     def forward(self, patches_PV: Tensor, grids: Sequence[GridTHW]) -> Tensor:
         """All media packed → features in the same order, (T, D * (1 + DeepStack taps)).
