@@ -13,18 +13,25 @@ from qvl.engine.scheduler import Scheduler, Sequence, Step
 
 
 class Run:
-    """A scheduler whose model is a counter: the next token of a sequence is its length."""
+    """A scheduler whose model is a counter: the next token of a sequence is its length.
 
-    def __init__(self, num_blocks=64, block_size=4, feature_budget=10_000, **options):
+    encode_steps: how many steps a job of the encoder takes; a callable is asked anew for each.
+    """
+
+    def __init__(self, num_blocks=64, block_size=4, feature_budget=10_000, encode_steps=0, **options):
         settings = dict(
             max_num_batched_tokens=32, max_num_seqs=8, max_encoded_tokens=64, feature_bytes_per_token=1
         )
         self.pool = BlockPool(num_blocks, block_size)
         self.features = FeatureCache(feature_budget)
         self.scheduler = Scheduler(self.pool, self.features, **(settings | options))
+        self.prefill_tokens: int | None = None
         self.limits: dict[int, int] = {}
         self.encoded: list[str] = []
         self.ended: list[int] = []
+        self.encode_steps = encode_steps if callable(encode_steps) else lambda: encode_steps
+        self.job: list[str] = []
+        self.job_steps_left = 0
 
     def add(self, prompt, max_new=4, visuals=()) -> Sequence:
         tokens = list(range(prompt)) if isinstance(prompt, int) else list(prompt)
@@ -38,10 +45,12 @@ class Run:
         self.ended.append(sequence.request_id)
 
     def step(self) -> Step:
-        step = self.scheduler.schedule()
-        for _, visual in step.encode:
-            self.encoded.append(visual.features)
-            self.features.store(visual.features, object())
+        self._encode_on()
+        step = self.scheduler.schedule(self.prefill_tokens)
+        if step.encode:
+            assert not self.job, "a job was begun while another ran"
+            self.job = [visual.features for _, visual in step.encode]
+            self.job_steps_left = self.encode_steps()
         for chunk in step.chunks:
             for visual in chunk.sequence.visuals:
                 if visual.start < chunk.end and chunk.start < visual.end:
@@ -55,6 +64,24 @@ class Run:
                     self.ended.append(chunk.sequence.request_id)
         self.scheduler.check()
         return step
+
+    def _encode_on(self) -> None:
+        if not self.job:
+            return
+        if self.job_steps_left > 0:
+            self.job_steps_left -= 1
+            return
+        for name in self.job:
+            self.encoded.append(name)
+            self.features.store(name, object())
+        self.job = []
+        self.scheduler.encoded()
+
+    def drain(self) -> None:
+        """Lets a job end that outlived those who asked for it."""
+        while self.job:
+            self._encode_on()
+        self.scheduler.schedule()
 
     def finish(self) -> list[Step]:
         steps = []
@@ -203,8 +230,8 @@ def test_pictures_beyond_the_encoding_budget_wait_for_the_next_step():
     run = Run(max_num_batched_tokens=100, max_encoded_tokens=8)
     run.add([1] + [9] * 16 + [2], visuals=[picture(1, "a"), picture(9, "b")], max_new=1)
     steps = run.finish()
-    assert [[visual.features for _, visual in step.encode] for step in steps] == [["a"], ["b"]]
-    assert [step.num_tokens for step in steps] == [9, 9]
+    assert [[visual.features for _, visual in step.encode] for step in steps] == [["a"], [], ["b"], []]
+    assert [step.num_tokens for step in steps] == [0, 9, 0, 9]
 
 
 def test_a_picture_larger_than_every_budget_is_still_served():
@@ -227,18 +254,91 @@ def test_cancelling_frees_blocks_and_features_at_once():
     run = Run(max_num_batched_tokens=6)
     sequence = run.add([1] + [9] * 8 + [2] * 20, visuals=[picture(1)])
     run.step()
+    run.step()
     assert run.pool.num_used > 0
     assert run.features.num_pinned_bytes > 0
     run.cancel(sequence)
     assert run.pool.num_used == 0
+    run.drain()
     assert run.features.num_pinned_bytes == 0
     assert not run.scheduler.has_work
 
 
-def test_ten_thousand_random_submissions_cancels_and_finishes_lose_nothing():
+def test_answers_go_on_while_a_picture_is_encoded():
+    run = Run(encode_steps=6)
+    young = run.add([100, 101, 102], max_new=20)
+    run.step()
+    late = run.add([1, 2] + [9] * 8 + [3], visuals=[picture(2)], max_new=1)
+    for _ in range(6):
+        before = young.num_generated
+        run.step()
+        assert young.num_generated == before + 1
+        assert late.num_computed == 0
+    run.finish()
+    assert sorted(run.ended) == [0, 1]
+
+
+def test_text_before_a_picture_waits_for_it_and_runs_in_one_chunk_with_it():
+    run = Run(encode_steps=3)
+    run.add([1, 2] + [9] * 8 + [3], visuals=[picture(2)], max_new=1)
+    assert [step.num_tokens for step in run.finish()] == [0, 0, 0, 0, 11]
+
+
+def test_text_longer_than_a_step_does_not_wait_for_the_picture_behind_it():
+    run = Run(encode_steps=9, max_num_batched_tokens=4)
+    run.add(list(range(100, 109)) + [9] * 8 + [3], visuals=[picture(9)], max_new=1)
+    assert [run.step().num_tokens for _ in range(3)] == [4, 4, 0]
+
+
+def test_both_pictures_of_a_prompt_are_encoded_in_one_job():
+    run = Run(max_num_batched_tokens=64)
+    run.add([1] + [9] * 16 + [2], visuals=[picture(1, "a"), picture(9, "b")], max_new=1)
+    steps = run.finish()
+    assert [[visual.features for _, visual in step.encode] for step in steps] == [["a", "b"], []]
+
+
+def test_while_anybody_decodes_a_prompt_takes_no_more_tokens_than_it_may():
+    run = Run(max_num_batched_tokens=32)
+    run.prefill_tokens = 5
+    run.add(40, max_new=8)
+    assert [run.step().num_tokens for _ in range(2)] == [32, 8]  # nobody to wait for it
+    run.add(range(100, 123), max_new=1)
+    assert [step.num_tokens for step in run.finish()[:5]] == [6, 6, 6, 6, 4]
+
+
+def test_a_younger_picture_does_not_take_the_room_an_older_one_waits_for():
+    run = Run(max_num_batched_tokens=8, feature_budget=12, encode_steps=1)
+    run.add([9] * 10 + [1], visuals=[picture(0, "a", 10)], max_new=1)
+    run.step()
+    run.add([9] * 11 + [2], visuals=[picture(0, "b", 11)], max_new=1)
+    run.add([9] * 2 + [3], visuals=[picture(0, "c", 2)], max_new=1)
+    run.finish()
+    assert run.encoded == ["a", "b", "c"]
+
+
+def test_a_job_nobody_waits_for_any_more_leaves_nothing_behind():
+    run = Run(encode_steps=4, feature_budget=0)
+    sequence = run.add([1] + [9] * 8 + [2], visuals=[picture(1)])
+    run.step()
+    run.cancel(sequence)
+    assert run.pool.num_used == 0
+    assert run.features.num_pinned_bytes > 0  # the tower has it still
+    other = run.add([5, 6, 7], max_new=9)
+    run.finish()
+    assert run.ended == [sequence.request_id, other.request_id]
+    assert (run.features.num_bytes, run.features.num_pinned_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("most_encode_steps", [0, 3])
+def test_ten_thousand_random_submissions_cancels_and_finishes_lose_nothing(most_encode_steps):
     rng = random.Random(0)
     run = Run(
-        num_blocks=40, feature_budget=30, max_num_seqs=5, max_num_batched_tokens=24, max_encoded_tokens=12
+        num_blocks=40,
+        feature_budget=30,
+        max_num_seqs=5,
+        max_num_batched_tokens=24,
+        max_encoded_tokens=12,
+        encode_steps=lambda: rng.randint(0, most_encode_steps),
     )
     alive: list[Sequence] = []
     accepted = 0
@@ -260,12 +360,14 @@ def test_ten_thousand_random_submissions_cancels_and_finishes_lose_nothing():
             victim = alive.pop(rng.randrange(len(alive)))
             run.cancel(victim)
         elif run.scheduler.has_work:
+            run.prefill_tokens = rng.choice([None, 1, 7])
             run.step()
         assert run.pool.num_free + run.pool.num_used == run.pool.num_blocks
     run.finish()
     assert accepted > 1000
     assert sorted(run.ended) == list(range(accepted))  # each exactly once
     assert run.pool.num_used == 0
+    run.drain()
     assert run.features.num_pinned_bytes == 0
 
 
@@ -281,15 +383,21 @@ def test_ten_thousand_random_submissions_cancels_and_finishes_lose_nothing():
     feature_budget=st.integers(0, 30),
     cancels=st.sets(st.integers(0, 11), max_size=4),
     blocks=st.integers(19, 40),
+    encode_steps=st.integers(0, 5),
+    prefill_tokens=st.none() | st.integers(1, 20),
 )
-def test_any_mix_of_requests_ends_each_exactly_once(requests, budget, seqs, feature_budget, cancels, blocks):
+def test_any_mix_of_requests_ends_each_exactly_once(
+    requests, budget, seqs, feature_budget, cancels, blocks, encode_steps, prefill_tokens
+):
     run = Run(
+        encode_steps=encode_steps,
         num_blocks=blocks,
         max_num_batched_tokens=budget,
         max_num_seqs=seqs,
         feature_budget=feature_budget,
         max_encoded_tokens=10,
     )
+    run.prefill_tokens = prefill_tokens
     sequences = []
     for prompt, max_new, visual, name in requests:
         tokens = list(range(prompt)) + [9] * visual + [1]

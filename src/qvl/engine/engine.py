@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from qvl.engine.block_pool import BlockPool
+from qvl.engine.encoder import Abandoned, Encoder
 from qvl.engine.feature_cache import FeatureCache
 from qvl.engine.generation_config import GenerationDefaults
 from qvl.engine.kv import KVStore
 from qvl.engine.memory import EngineMemory
+from qvl.engine.pace import Pace
 from qvl.engine.prefix import Visual
 from qvl.engine.runner import Runner
 from qvl.engine.sampling import Constraint, Logprob, Sampler, SamplingParams
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FEATURES_WAIT_S = 0.02  # how late a newcomer may be seen while there is nothing but a picture to encode
+
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 KV_TORCH_DTYPES = {
     "fp32": torch.float32,
@@ -46,12 +50,17 @@ KV_TORCH_DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How much runs at once. Larger steps prefill faster and delay running answers longer."""
+    """How much runs at once. Larger steps prefill faster and delay running answers longer.
+
+    interleave: pictures are encoded beside the steps, and prompts prefilled in chunks that slow running answers to
+    about half their speed. Without it each step first encodes what it needs and takes all tokens that it may.
+    """
 
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 2048
-    max_encoded_tokens: int = 4096  # visual tokens encoded in one step; a larger picture goes alone
+    max_encoded_tokens: int = 4096  # visual tokens encoded in one pass; a larger picture goes alone
     prefix_caching: bool = True
+    interleave: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Usage:
     cached_tokens: int  # of the prompt, found in the prefix cache
     num_preemptions: int
     queue_s: float
-    vision_s: float  # of the steps that encoded its media
+    vision_s: float  # from the beginning to the end of the passes that encoded its media
     prefill_s: float
     decode_s: float
 
@@ -103,6 +112,20 @@ class _Request:
     started: float | None = None
     first_token: float | None = None
     vision_s: float = 0.0
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Names of the features its prompt is made of."""
+        return frozenset(visual.features for visual in self.sequence.visuals)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the encoder is at."""
+
+    names: tuple[str, ...]
+    askers: frozenset[int]  # request ids
+    began: float
 
 
 @dataclass
@@ -159,6 +182,9 @@ class Engine:
             device=model.device,
         )
         self._runner = Runner(model, store, self._features, min(len(tokenizer), text.vocab_size))
+        self._encoder = Encoder(model, background=None if options.interleave else False)
+        self._job: _Job | None = None
+        self._pace = Pace(options.max_num_batched_tokens)
         self._requests: dict[int, _Request] = {}
         self._inputs: dict[int, ModelInputs] = {}
         self._pending: list[Event] = []  # ends that happened outside a step
@@ -166,8 +192,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` has anything to run or to tell."""
-        return self._scheduler.has_work or bool(self._pending)
+        """Whether `step` has anything to run, to tell or to clear away."""
+        return self._scheduler.has_work or bool(self._pending) or self._job is not None
 
     @property
     def num_running(self) -> int:
@@ -247,46 +273,89 @@ class Engine:
         return True
 
     def step(self) -> list[Event]:
-        """Runs one step. A failure on the device ends the requests in it, and nobody else's."""
+        """Runs one step. A failure on the device ends the requests in it, and nobody else's.
+
+        When all wait for features of pictures it waits for them a moment, and may come back with nothing.
+        """
         events, self._pending = self._pending, []
-        step = self._scheduler.schedule()
+        events += self._take_features()
+        step = self._schedule()
+        if not step.chunks and self._job is not None and not events:
+            self._encoder.wait(FEATURES_WAIT_S)
+            if self._encoder.done:
+                events += self._take_features()
+                step = self._schedule()
         if not step.chunks:
             return events
-        now = self._clock()
-        for chunk in step.chunks:
-            request = self._requests[chunk.sequence.request_id]
-            if request.started is None:
-                request.started = now
-                self.stats.num_prompt_tokens += request.sequence.num_prompt_tokens
-                self.stats.num_cached_tokens += request.sequence.num_cached_tokens
+        began = self._started(chunk.sequence for chunk in step.chunks)
         try:
-            self._encode(step)
-            logits_SV = self._runner.logits(step, self._inputs)
-            sampling = [chunk for chunk in step.chunks if chunk.samples]
-            drawn = self._draw(sampling, logits_SV)
+            with self._encoder.sharing():
+                logits_SV = self._runner.logits(step, self._inputs)
+                sampling = [chunk for chunk in step.chunks if chunk.samples]
+                drawn = self._draw(sampling, logits_SV)
         except (RuntimeError, MemoryError, QvlError) as e:
             log.exception("a step of %d tokens failed", step.num_tokens)
-            reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             ended = [self._requests[chunk.sequence.request_id] for chunk in step.chunks]
-            return events + [self._end(request, "error", error=reason) for request in ended]
+            return events + [self._end(request, "error", error=_reason(e)) for request in ended]
         self._scheduler.advance(step)
         self.stats.num_steps += 1
         now = self._clock()
+        num_decoding = sum(chunk.count == 1 for chunk in step.chunks)
+        self._pace.observe(num_decoding, step.num_tokens - num_decoding, now - began)
         for chunk, (token, logprob) in zip(sampling, drawn):
             events.append(self._accept(self._requests[chunk.sequence.request_id], token, logprob, now))
         return events
 
-    def _encode(self, step: Step) -> None:
-        if not step.encode:
-            return
-        began = self._clock()
-        self._runner.encode(step.encode, self._inputs)
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
-        seconds = self._clock() - began
-        self.stats.num_encoded_visuals += len(step.encode)
-        for request_id in {sequence.request_id for sequence, _ in step.encode}:
+    def _schedule(self) -> Step:
+        """The next step; what it wants encoded is begun."""
+        step = self._scheduler.schedule(self._pace.prefill_tokens if self.options.interleave else None)
+        if step.encode:
+            began = self._started(sequence for sequence, _ in step.encode)
+            media = [
+                self._inputs[sequence.request_id].media[sequence.visuals.index(visual)]
+                for sequence, visual in step.encode
+            ]
+            self._job = _Job(
+                tuple(visual.features for _, visual in step.encode),
+                frozenset(sequence.request_id for sequence, _ in step.encode),
+                began,
+            )
+            self._encoder.start(media)
+        return step
+
+    def _started(self, sequences: Iterable[Sequence]) -> float:
+        """Notes the time at those for whom something is done for the first time."""
+        now = self._clock()
+        for sequence in sequences:
+            request = self._requests[sequence.request_id]
+            if request.started is None:
+                request.started = now
+                self.stats.num_prompt_tokens += sequence.num_prompt_tokens
+                self.stats.num_cached_tokens += sequence.num_cached_tokens
+        return now
+
+    def _take_features(self) -> list[Event]:
+        """Puts the features of a job that has ended where steps find them; a failed one ends who waits for it."""
+        job = self._job
+        if job is None or not self._encoder.done:
+            return []
+        self._job = None
+        self._scheduler.encoded()
+        seconds = self._clock() - job.began
+        for request_id in job.askers & self._requests.keys():
             self._requests[request_id].vision_s += seconds
+        try:
+            features = self._encoder.result()
+        except Abandoned:
+            return []
+        except (RuntimeError, MemoryError, QvlError) as e:
+            log.exception("encoding %d pictures or clips failed", len(job.names))
+            waiting = [r for r in self._requests.values() if not r.features.isdisjoint(job.names)]
+            return [self._end(request, "error", error=_reason(e)) for request in waiting]
+        self.stats.num_encoded_visuals += len(features)
+        for name, features_TD in zip(job.names, features):
+            self._features.store(name, features_TD)
+        return []
 
     def _draw(self, sampling: list[Chunk], logits_SV: torch.Tensor) -> list[tuple[int, Logprob | None]]:
         samplers = [self._requests[chunk.sequence.request_id].sampler for chunk in sampling]
@@ -327,6 +396,7 @@ class Engine:
         sequence = request.sequence
         self._scheduler.remove(sequence)
         del self._requests[sequence.request_id], self._inputs[sequence.request_id]
+        self._abandon_unwanted()
         self.stats.num_finished[reason] = self.stats.num_finished.get(reason, 0) + 1
         now = self._clock()
         started = now if request.started is None else request.started
@@ -344,12 +414,24 @@ class Engine:
         )
         return Event(sequence.request_id, text, finish_reason=reason, usage=usage, **said)
 
+    def _abandon_unwanted(self) -> None:
+        """Stops the encoder when nobody is left who wants any of what it is at."""
+        job = self._job
+        if job is not None and all(r.features.isdisjoint(job.names) for r in self._requests.values()):
+            self._encoder.abandon()
+
     def check(self) -> None:
         """Asserts that nothing is lost or held twice; for tests."""
         self._scheduler.check()
+        assert self._encoder.busy == (self._job is not None)
         assert set(self._requests) == set(self._inputs)
         alive = {sequence.request_id for sequence in self._scheduler.running + self._scheduler.waiting}
         assert alive == set(self._requests)
+
+
+def _reason(error: BaseException) -> str:
+    """An error's first line, which is what its sufferer is told."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def visuals_of(inputs: ModelInputs) -> tuple[Visual, ...]:

@@ -2,7 +2,7 @@
 
 Holds values without looking at them (tensors in the engine, anything in tests). One entry is
 
-    reserved  promised to be encoded in this step, pinned by who asked first
+    reserved  promised to be encoded, pinned by whoever encodes it
     pinned    some sequence is still reading it: never evicted
     idle      nobody reads it: evicted, oldest first, when room is needed
 """
@@ -39,8 +39,12 @@ class FeatureCache:
         return sum(entry.num_bytes for entry in self._entries.values() if entry.pins)
 
     def holds(self, name: str) -> bool:
-        """Whether the features are here, or will be before this step reads them."""
+        """Whether the features are here or on their way."""
         return name in self._entries
+
+    def ready(self, name: str) -> bool:
+        """Whether the features can be read."""
+        return name in self._entries and self._entries[name].value is not _PENDING
 
     def reserve(self, name: str, num_bytes: int) -> bool:
         """Makes room for features about to be encoded and pins them. False: wait until others are done.

@@ -1,6 +1,6 @@
-"""Carries out a step on the model: pictures to features, tokens to hidden states, logits where a token is drawn.
+"""Carries out a step on the model: tokens and features to hidden states, logits where a token is drawn.
 
-Legend: T packed tokens of the step, D model width, S chunks that sample, V vocabulary, P patches.
+Legend: T packed tokens of the step, D model width, S chunks that sample, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from torch import Tensor
 
 from qvl.engine.feature_cache import FeatureCache
 from qvl.engine.kv import KVStore, PagedAttention, Span
-from qvl.engine.prefix import Visual
 from qvl.engine.scheduler import Chunk, Step, overlapping
-from qvl.engine.scheduler import Sequence as Sequence_
 
 if TYPE_CHECKING:
     from qvl.inputs.processor import ModelInputs
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Owns the tensors of a run: KV and features. Decides nothing."""
+    """Owns the KV, reads the features. Decides nothing."""
 
     def __init__(self, model: VisionLanguageModel, store: KVStore, features: FeatureCache, num_words: int):
         """num_words: rows of the vocabulary that are tokens; the rest is padding and never drawn."""
@@ -32,21 +30,6 @@ class Runner:
         self.store = store
         self.features = features
         self.num_words = num_words
-
-    @torch.inference_mode()
-    def encode(self, encode: Sequence[tuple[Sequence_, Visual]], inputs: Mapping[int, ModelInputs]) -> None:
-        """Makes the features a step needs and puts them into the cache; all visuals go through the tower at once."""
-        if not encode:
-            return
-        spans = [inputs[s.request_id].media[s.visuals.index(visual)] for s, visual in encode]
-        patches_PV = torch.cat([torch.from_numpy(span.patches) for span in spans])
-        patches_PV = patches_PV.to(self.model.device, self.model.dtype)
-        features_TD = self.model.encode_media(patches_PV, [span.grid for span in spans])
-        sizes = [visual.num_tokens for _, visual in encode]
-        assert len(features_TD) == sum(sizes), f"{len(features_TD)} features for {sum(sizes)} placeholders"
-        for (_, visual), part_TD in zip(encode, features_TD.split(sizes)):
-            # one visual's rows keep the others' alive if they stay a view of them
-            self.features.store(visual.features, part_TD.clone() if len(encode) > 1 else part_TD)
 
     @torch.inference_mode()
     def logits(self, step: Step, inputs: Mapping[int, ModelInputs]) -> Tensor:

@@ -4,6 +4,9 @@ A step is a list of chunks: so many tokens of a sequence, from where it was left
 token left to compute, one that prefills has many; nothing else distinguishes them, so prompts longer than a step,
 recomputed prompts and prompts found in the prefix cache are all the same case.
 
+Features are made beside the steps, one job at a time: a step names the visuals to encode, `encoded` says that they
+are there, and until then the chunks end before them.
+
     tokens     p p p p p p p p g g            p prompt, g generated
     computed   ^^^^^^^^^^^                    KV written so far; the rest is what `schedule` may take
 """
@@ -74,7 +77,9 @@ class Chunk:
 @dataclass(frozen=True)
 class Step:
     chunks: tuple[Chunk, ...]
-    encode: tuple[tuple[Sequence, Visual], ...]  # features to make before the chunks run
+    encode: tuple[
+        tuple[Sequence, Visual], ...
+    ] = ()  # features to make for later steps; `encoded` ends the job
 
     @property
     def num_tokens(self) -> int:
@@ -110,6 +115,9 @@ class Scheduler:
         self.prefix_caching = prefix_caching
         self.running: list[Sequence] = []  # by arrival
         self.waiting: list[Sequence] = []  # by arrival
+        self.encoding: tuple[str, ...] = ()  # features of the job, pinned by it
+        self._job_ended = False
+        self._no_room = False  # for more features in the step that is being made
         self._num_arrived = 0
 
     @property
@@ -130,25 +138,45 @@ class Scheduler:
             self.waiting.remove(sequence)
         self._release(sequence)
 
-    def schedule(self) -> Step:
-        """The next step. Empty only when there is nothing to do.
+    def schedule(self, prefill_tokens: int | None = None) -> Step:
+        """The next step. Without chunks only when there is nothing to do, or all wait for features.
 
+        prefill_tokens: at most so many prompt tokens while anybody decodes; None sets no limit but the step's.
         Order matters: growth first, as only it preempts; so what a chunk was given is not taken away again.
         """
         preempted = self._grow_running()
+        self._no_room = False
         budget = self.max_num_batched_tokens
         encode: list[tuple[Sequence, Visual]] = []
         chunks: list[Chunk] = []
-        for sequence in sorted(self.running, key=lambda s: (s.num_remaining > 1, s.arrival)):
-            budget -= self._take(sequence, budget, chunks, encode)
+        for sequence in self.running:
+            if sequence.num_remaining == 1:
+                budget -= self._take(sequence, budget, chunks, encode)
+        if chunks and prefill_tokens is not None:
+            budget = min(budget, prefill_tokens)
+        for sequence in self.running:
+            if sequence.num_remaining > 1:
+                budget -= self._take(sequence, budget, chunks, encode)
         while budget and self.waiting and not preempted and len(self.running) < self.max_num_seqs:
             if not self._admit(self.waiting[0]):
                 break
             sequence = self.waiting.pop(0)
             self.running.append(sequence)
             budget -= self._take(sequence, budget, chunks, encode)
-        assert chunks or not self.has_work, "work waits, but nothing could be scheduled"
+        waited = bool(self.encoding)
+        if self._job_ended:  # only now: what its features were made for has pinned them
+            for name in self.encoding:
+                self.features.unpin(name)
+            self.encoding, self._job_ended = (), False
+        if encode:
+            self.encoding = tuple(visual.features for _, visual in encode)
+        assert chunks or encode or waited or not self.has_work, "work waits, but nothing could be scheduled"
         return Step(tuple(chunks), tuple(encode))
+
+    def encoded(self) -> None:
+        """The job that a step named has ended: its features are in the cache, or will not be."""
+        assert self.encoding
+        self._job_ended = True
 
     def advance(self, step: Step) -> None:
         """Records that a step's tokens have their KV; new full blocks become findable, spent features free."""
@@ -224,33 +252,44 @@ class Scheduler:
     ) -> int:
         """Adds the sequence's chunk for this step; returns its number of tokens, possibly 0.
 
-        The chunk ends before the first visual whose features neither exist nor may be made in this step.
+        The chunk ends before the first visual whose features aren't there. If all before it is text, it waits with
+        the rest, since two small chunks cost more than one; but features that are there are used, as they may have
+        to make room.
         """
-        if budget == 0:
-            return 0
         start = sequence.num_computed
+        self._ask_for_features(sequence, start, encode)
         end = min(len(sequence.tokens), start + budget)
+        read: list[str] = []
         for visual in overlapping(sequence.visuals, start, end):
-            if visual.features not in sequence.pinned and not self._pin(sequence, visual, encode):
-                end = max(start, visual.start)
+            if not self.features.ready(visual.features):
+                end = max(start, visual.start) if read else start
                 break
-        if end > start:
-            chunks.append(Chunk(sequence, start, end - start, end == len(sequence.tokens)))
+            read.append(visual.features)
+        if end == start:
+            return 0
+        for name in read:
+            if name not in sequence.pinned:
+                self.features.pin(name)
+                sequence.pinned.add(name)
+        chunks.append(Chunk(sequence, start, end - start, end == len(sequence.tokens)))
         return end - start
 
-    def _pin(self, sequence: Sequence, visual: Visual, encode: list[tuple[Sequence, Visual]]) -> bool:
-        if self.features.holds(visual.features):
-            self.features.pin(visual.features)
-        else:
+    def _ask_for_features(
+        self, sequence: Sequence, start: int, encode: list[tuple[Sequence, Visual]]
+    ) -> None:
+        """Names for the next job what is missing within a step's length, whoever came first being served first."""
+        if self.encoding or self._no_room:
+            return
+        for visual in overlapping(sequence.visuals, start, start + self.max_num_batched_tokens):
+            if self.features.holds(visual.features):
+                continue
             planned = sum(other.num_tokens for _, other in encode)
-            if planned and planned + visual.num_tokens > self.max_encoded_tokens:
-                return False
             num_bytes = visual.num_tokens * self.feature_bytes_per_token
-            if not self.features.reserve(visual.features, num_bytes):
-                return False
+            too_many = planned and planned + visual.num_tokens > self.max_encoded_tokens
+            if too_many or not self.features.reserve(visual.features, num_bytes):
+                self._no_room = True  # nobody younger overtakes
+                return
             encode.append((sequence, visual))
-        sequence.pinned.add(visual.features)
-        return True
 
     def check(self) -> None:
         """Asserts what must hold between steps; for tests."""
@@ -264,7 +303,9 @@ class Scheduler:
         for sequence in self.running:
             for name in sequence.pinned:
                 pins[name] = pins.get(name, 0) + 1
-        assert pins == self.features.pins(), "pins differ from what the sequences hold"
+        for name in self.encoding:
+            pins[name] = pins.get(name, 0) + 1
+        assert pins == self.features.pins(), "pins differ from what the sequences and the encoder hold"
 
 
 def overlapping(visuals: Seq[Visual], start: int, end: int) -> list[Visual]:
