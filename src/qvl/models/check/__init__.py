@@ -1,0 +1,127 @@
+"""A checkpoint folder examined without loading it: what is wrong, with the numbers, and what to do about it.
+
+    report = check(Path("folder"))
+    report.findings, report.failed
+
+Reads headers, JSON and a few words of tensors; imports no torch. Each file here is one side of a checkpoint and has
+a function that yields `Finding`s of a `Subject`. "error": it won't load, or won't answer as trained. "warning": some
+engines or settings fail with it. "note": worth knowing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qvl.catalog.config import ModelConfig, read_config
+from qvl.catalog.quantization import Quantization, read_quantization
+from qvl.catalog.weight_files import StoredTensor
+from qvl.errors import CheckpointError, ConfigError
+
+Level = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: Level
+    rule: str  # a short name that stays the same
+    what: str
+    fix: str
+
+
+@dataclass
+class Subject:
+    """What is being examined. `tensors`: stored name → header entry, of all files that can be read."""
+
+    folder: Path
+    config: ModelConfig
+    raw: dict[str, Any]
+    quantization: Quantization | None = None
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    tensor_parallel_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    folder: Path
+    summary: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> bool:
+        return any(f.level == "error" for f in self.findings)
+
+    def count(self, level: Level) -> int:
+        return sum(f.level == level for f in self.findings)
+
+
+def check(folder: Path, tensor_parallel_size: int | None = None) -> Report:
+    """`tensor_parallel_size`: a cut over GPUs that must be legal; without one, illegal cuts are reported only.
+
+    Raises: CheckpointError when `folder` is no checkpoint or adapter folder.
+    """
+    from qvl.models.check import adapter
+
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such folder; give the one that holds config.json and the weights"
+        )
+    if tensor_parallel_size is not None and tensor_parallel_size < 1:
+        raise CheckpointError(f"--tensor-parallel-size {tensor_parallel_size}: must be at least 1")
+    has_adapter = (folder / "adapter_config.json").is_file()
+    if not (folder / "config.json").is_file():
+        if not has_adapter:
+            raise CheckpointError(f"{folder}: holds neither config.json nor adapter_config.json")
+        return Report(folder, "an adapter without its base model", _sorted(adapter.findings(folder)))
+    try:
+        config = read_config(folder)
+    except ConfigError as e:
+        fix = "take the config.json of the original model, or correct what is named"
+        return Report(folder, "unreadable config.json", (Finding("error", "config", str(e), fix),))
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    subject = Subject(folder, config, raw, tensor_parallel_size=tensor_parallel_size)
+    found = list(_examine(subject))
+    if has_adapter:
+        found += adapter.findings(folder)
+    return Report(folder, _summary(subject), _sorted(found))
+
+
+def _examine(subject: Subject) -> Iterator[Finding]:
+    from qvl.models.check import prompt, quantised, splits, weights
+
+    readable = True
+    try:
+        subject.quantization = read_quantization(subject.config.quantization)
+    except ConfigError as e:
+        readable = False
+        yield Finding(
+            "error", "quantization-unreadable", str(e), "take a version of the model that can be read"
+        )
+    yield from weights.file_findings(subject)
+    if readable and subject.tensors:
+        yield from quantised.findings(subject)
+        yield from weights.tensor_findings(subject)
+    if readable:
+        yield from splits.findings(subject)
+    yield from prompt.findings(subject)
+
+
+def _sorted(findings: Any) -> tuple[Finding, ...]:
+    order = {"error": 0, "warning": 1, "note": 2}
+    return tuple(sorted(findings, key=lambda f: order[f.level]))
+
+
+def _summary(subject: Subject) -> str:
+    files = len({t.file for t in subject.tensors.values()})
+    stored = f"{len(subject.tensors)} tensors in {files} file{'' if files == 1 else 's'}"
+    q = subject.quantization
+    return f"{subject.config.family}, {stored}, {q.method if q else subject.config.dtype}"
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """The first few names and how many more."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
