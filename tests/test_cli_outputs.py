@@ -168,7 +168,7 @@ def test_mistakes_in_asking_are_one_line_and_exit_2(capsys, fake, picture, words
     [
         (["--family", "qwen3_vl"], "is for a server"),
         (["--api-key-env", "X"], "is for a server"),
-        (["--high-resolution"], "Model Studio"),
+        (["--high-resolution"], "is for a server"),
     ],
 )
 def test_options_of_a_server_need_an_endpoint(capsys, picture, words, part):

@@ -5,20 +5,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qvl.backends.http import HttpModel
+    from qvl.backends.model import Model
 
 __version__ = "0.1.0"
 
 
-def load(source: str = "mini", **options: Any) -> Any:
-    """A model to ask: a checkpoint folder, a hub id, or `mini`, the embedded one. See `qvl.backends.native`."""
-    from qvl.backends.native import load as load_native
+def load(source: str | Path = "mini", **options: Any) -> Model:
+    """A model to ask, whatever is behind it.
 
-    return load_native(source, **options)
+    source: a checkpoint folder, a hub id, `mini` (the embedded one), a hosted flagship such as `qwen-vl-max`, or the
+    http address of a server. options: those of `qvl.backends.native.load`, or of `qvl.backends.http.connect`.
+    """
+    from qvl.backends.base import open_backend
+
+    return open_backend(source, **options)
 
 
-def connect(endpoint: str, model: str | None = None, **options: Any) -> Any:
-    """A model behind an OpenAI-compatible server, to ask the same way. See `qvl.backends.http`."""
+def connect(endpoint: str, model: str | None = None, **options: Any) -> HttpModel:
+    """A model behind an OpenAI-compatible server, by its name there. See `qvl.backends.http`."""
     from qvl.backends.http import connect as connect_http
 
     return connect_http(endpoint, model, **options)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qvl.inputs.geometry import Size
+
+if TYPE_CHECKING:
+    from qvl.backends.spend import Cost
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Answer:
     token_ids: tuple[int, ...] = ()
     # one a token, when asked for: engine.sampling.Logprob, or from a server its own objects
     logprobs: tuple[Any, ...] = ()
+    cost: Cost | None = None  # of a hosted model whose price is known
     notes: tuple[str, ...] = ()  # doubts about a server: that it shrank a picture, or counted no tokens
 
     def __str__(self) -> str:

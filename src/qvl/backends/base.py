@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from qvl.backends.answer import Answer, MediaSize
 from qvl.catalog.config import Family
 from qvl.errors import PromptError
 from qvl.inputs.geometry import PixelLimits
 from qvl.outputs.thinking import Piece
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qvl.backends.model import Model
 
 
 class Stream(Iterator[str]):
@@ -109,27 +114,59 @@ class Backend(Protocol):
 
 
 def open_backend(
-    model: str | None = None,
+    model: str | Path | None = None,
     *,
     endpoint: str | None = None,
-    family: str | None = None,
-    api_key_env: str | None = None,
+    region: str | None = None,
     **options: Any,
-) -> Backend:
-    """A server when an endpoint is given, otherwise a checkpoint on this machine (`mini` when no model is named).
+) -> Model:
+    """The one door: a model by what a user wrote, `mini` when that is nothing.
 
-    options: those of `http.connect` or of `native.load`.
-    Raises: what those raise; BackendError for options of a server without an endpoint.
+    endpoint: a server, where `model` is the served name. Without one, an address for `model` is a server that serves
+    one model, the name of a hosted flagship (`qwen-vl-max`) is Alibaba Model Studio in `region`, and everything else
+    a folder or hub id for our own engine. options: those of `http.connect` or of `native.load`, None left out.
+    Raises: what those raise; BackendError for options of a server when there is none.
     """
     from qvl.errors import BackendError
 
-    if endpoint is not None:
+    given = {name: value for name, value in options.items() if value is not None}
+    where = _where(model, endpoint, region)
+    if where is not None:
         from qvl.backends.http import connect
 
-        return connect(endpoint, model, family=family, api_key_env=api_key_env, **options)
-    for name, value in (("family", family), ("api_key_env", api_key_env)):
-        if value is not None:
-            raise BackendError(f"{name} {value!r} is for a server: give its endpoint too")
+        return connect(*where, region=region, **given)
+    for name in sorted(SERVER_OPTIONS & set(given)):
+        raise BackendError(
+            f"{name} {given[name]!r} is for a server: give its endpoint too, or a hosted model"
+        )
     from qvl.backends.native import load
 
-    return load(model or "mini", **options)
+    return load("mini" if model is None else model, **given)
+
+
+SERVER_OPTIONS = frozenset(["family", "api_key_env", "high_resolution", "max_spend", "prices"])
+
+
+def _where(
+    model: str | Path | None, endpoint: str | None, region: str | None
+) -> tuple[str, str | None] | None:
+    """(address, name) of a server; None for a model of this machine."""
+    from pathlib import Path
+
+    from qvl.backends.studio import DEFAULT_REGION, hosted_name, region_url
+
+    name = None if model is None else str(model)
+    if endpoint is not None:
+        return endpoint, name
+    if name is not None and name.startswith(("http://", "https://")):
+        return name, None
+    if name is not None and region is not None:
+        return region_url(region), name
+    if region is not None:
+        from qvl.errors import BackendError
+
+        raise BackendError(f"region {region!r}: say which hosted model with --model, such as qwen-vl-max")
+    if name is None or Path(name).exists():
+        return None
+    hosted = hosted_name(name)
+    return None if hosted is None else (region_url(DEFAULT_REGION), hosted)

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from qvl.backends.studio import image_rule_key, stable_name
 from qvl.backends.transport import Transport
 from qvl.catalog.config import Family
 from qvl.errors import BackendError, CatalogError, MediaError
@@ -59,10 +60,11 @@ def find_family(model: str) -> Family | None:
     """The family that a model's name tells, by the catalogue or by the part that all of a generation share."""
     from qvl.catalog.models import find_model
 
-    try:
-        return check_family(find_model(model).family)
-    except CatalogError:
-        pass
+    for known in (model, stable_name(model)):
+        try:
+            return check_family(find_model(known).family)
+        except CatalogError:
+            pass
     name = model.lower().replace("_", "-").rpartition("/")[2]
     name = name.replace("qwen-2", "qwen2").replace("qwen-3", "qwen3").replace("vision", "vl")
     for part, family in _NAME_PARTS:
@@ -95,9 +97,13 @@ def model_studio_limits(model: str, family: Family | None, high_resolution: bool
     """
     from qvl.catalog.prices import price_book
 
-    rules = {price.image_rule.key: price.image_rule for price in price_book().api.values()}
-    listed = price_book().api.get(model.lower())
-    if listed is not None:
+    book = price_book()
+    rules = {price.image_rule.key: price.image_rule for price in book.api.values()}
+    listed = book.api.get(stable_name(model))
+    snapshot = image_rule_key(model)
+    if snapshot is not None:
+        rule = rules[snapshot]
+    elif listed is not None:
         rule = listed.image_rule
     elif family in (None, "qwen_vl"):
         return None

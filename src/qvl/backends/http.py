@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,12 +34,15 @@ from qvl.backends.endpoint import (
     said_family,
     said_limits,
 )
-from qvl.backends.media import image_limits, prepare
+from qvl.backends.media import SentMedia, image_limits, prepare
 from qvl.backends.model import Model
+from qvl.backends.spend import Hold, Meter, call_cost, parse_amount
+from qvl.backends.studio import check_region, find_price, longest_output, region_of
 from qvl.backends.transport import Transport
 from qvl.backends.wire import Reply, assembled, data_lines, read_chunk, read_reply
 from qvl.catalog.config import Family
-from qvl.errors import BackendError, PromptError, nearest
+from qvl.catalog.prices import price_book
+from qvl.errors import BackendError, PlanError, PromptError, nearest
 from qvl.inputs.chat import read_messages
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import MediaSettings
@@ -86,6 +90,7 @@ class _Asked:
     media: tuple[MediaSize, ...]
     only_images: bool
     thinks: bool  # by the model's name
+    most_input_tokens: int | None  # an upper bound; None where there is none, as for clips
     inputs_s: float
 
 
@@ -97,6 +102,9 @@ def connect(
     limits: PixelLimits | None = None,
     api_key_env: str | None = None,
     high_resolution: bool = False,
+    region: str | None = None,
+    max_spend: str | float | None = None,
+    prices: str | Path | None = None,
     timeout_s: float = 600.0,
     max_retries: int = 4,
     max_concurrency: int = 8,
@@ -106,8 +114,11 @@ def connect(
     family: told, or read from the model's name (`find_family`). limits: the server's pixel limits where they are not
     the published ones. api_key_env: the variable that holds the key; by default DASHSCOPE_API_KEY for Alibaba Cloud
     and OPENAI_API_KEY elsewhere, either of which may be unset for a server without keys. high_resolution: Model
-    Studio's switch, which lifts its bound on pictures.
-    Raises: BackendError for an address that can't be one, a missing key, or a server that can't be reached.
+    Studio's switch, which lifts its bound on pictures. region: says that the address is Model Studio's (a gateway
+    before it), and whose prices hold. max_spend: an amount (`0.50`, `$2`, `3 CNY`) that all calls of this model
+    together may not exceed. prices: a TOML file with prices of one's own.
+    Raises: BackendError for an address that can't be one, a missing key, or a server that can't be reached;
+    PlanError for a limit that can't be kept for want of a price.
     """
     if max_retries < 0 or max_concurrency < 1 or not timeout_s > 0:
         raise BackendError(
@@ -115,7 +126,8 @@ def connect(
             "0, at least 1, and above 0"
         )
     url = base_url(endpoint)
-    studio = is_model_studio(url)
+    region = region_of(url) if region is None else check_region(region)
+    studio = region is not None or is_model_studio(url)
     if high_resolution and not studio:
         raise BackendError(
             f"high_resolution is a switch of Alibaba Model Studio, and {url} isn't its address; "
@@ -140,7 +152,23 @@ def connect(
             if studio
             else said_limits(listed) or image_limits(known)
         )
-    return HttpModel(wire, name, known, limits, high_resolution)
+    meter = _meter(name, region, max_spend, prices)
+    return HttpModel(wire, name, known, limits, high_resolution, studio=studio, meter=meter)
+
+
+def _meter(
+    name: str, region: str | None, max_spend: str | float | None, prices: str | Path | None
+) -> Meter | None:
+    if region is None and prices is None and max_spend is None:
+        return None
+    book = price_book(prices)
+    price = find_price(book, name, region)
+    if max_spend is None:
+        return None if price is None else Meter(price)
+    if price is None:
+        where = f"{name} in {region}" if region else f"{name}, which isn't at Alibaba Model Studio"
+        raise PlanError(f"max-spend can't be kept: no price is known for {where}; give it with --prices FILE")
+    return Meter(price, parse_amount(str(max_spend), price.currency, book))
 
 
 class HttpModel(Model):
@@ -153,12 +181,17 @@ class HttpModel(Model):
         family: Family | None,
         limits: PixelLimits | None,
         high_resolution: bool,
+        *,
+        studio: bool = False,
+        meter: Meter | None = None,
     ):
         self.name = name
         self._family = family
         self._limits = limits
         self.wire = wire
+        self.meter = meter
         self._high_resolution = high_resolution
+        self._studio = studio
 
     def __repr__(self) -> str:
         return f"HttpModel({self.wire.url!r}, {self.name!r}, {self.family})"
@@ -196,15 +229,39 @@ class HttpModel(Model):
         as they are.
         """
         asked = self._prepare(messages, settings)
+        if asked.body.get("enable_thinking"):  # which Model Studio takes over a stream alone
+            return self._streamed(asked).finish()
         began = time.perf_counter()
-        reply = read_reply(self.wire.post(asked.body), self.wire.url)
-        return answer_of(reply, asked, {"inputs": asked.inputs_s, "total": time.perf_counter() - began})
+        hold = self._hold(asked)
+        try:
+            reply = read_reply(self.wire.post(asked.body), self.wire.url)
+        except BaseException as e:
+            _settle_failed(hold, e)
+            raise
+        seconds = {"inputs": asked.inputs_s, "total": time.perf_counter() - began}
+        return answer_of(reply, asked, seconds, hold=hold)
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> HttpStream:
-        asked = self._prepare(messages, settings)
+        return self._streamed(self._prepare(messages, settings))
+
+    def _streamed(self, asked: _Asked) -> HttpStream:
         asked.body["stream"] = True
         asked.body["stream_options"] = {"include_usage": True}
-        return HttpStream(self.wire, asked)
+        hold = self._hold(asked)
+        try:
+            return HttpStream(self.wire, asked, hold)
+        except BaseException as e:
+            _settle_failed(hold, e)
+            raise
+
+    def _hold(self, asked: _Asked) -> Hold | None:
+        """Raises: CapacityError when the call could cost more than is left to spend."""
+        if self.meter is None:
+            return None
+        most = self.meter.price.max_input
+        return self.meter.hold(
+            min(asked.most_input_tokens or most, most), longest_output(self.name, asked.body)
+        )
 
     def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A raw request to chat/completions and its raw reply: for probing what a server makes of anything.
@@ -252,13 +309,25 @@ class HttpModel(Model):
 
     # Inside
 
+    def _thinking(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The fields for `thinking` and `thinking_budget`, which are taken out of the settings."""
+        on, budget = given.pop("thinking", None), given.pop("thinking_budget", None)
+        if self._studio:
+            fields = {"enable_thinking": on, "thinking_budget": budget}
+            return {name: value for name, value in fields.items() if value is not None}
+        if budget is not None:
+            raise PromptError(
+                "thinking_budget is a setting of Alibaba Model Studio; lower max_new_tokens here"
+            )
+        return {} if on is None else {"chat_template_kwargs": {"enable_thinking": on}}
+
     def _prepare(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> _Asked:
         """Raises: PromptError for an unknown setting, MediaError for what can't be read: nothing was sent then."""
         began = time.perf_counter()
         given = {name: value for name, value in settings.items() if value is not None}
         call = MediaSettings(**{name: given.pop(name) for name in _MEDIA_SETTINGS if name in given})
         extra = given.pop("extra_body", {})
-        body: dict[str, Any] = {"model": self.name, "messages": []}
+        body: dict[str, Any] = {"model": self.name, "messages": [], **self._thinking(given)}
         for name, value in given.items():
             if name not in FIELDS:
                 raise PromptError(
@@ -300,12 +369,46 @@ class HttpModel(Model):
             sizes,
             all(i.kind == "image" for i in items),
             "thinking" in self.name.lower(),
+            _most_tokens(body, sent),
             time.perf_counter() - began,
         )
 
 
+def _settle_failed(hold: Hold | None, error: BaseException) -> None:
+    """A request that was refused costs nothing; one that broke off may have been worked on, and counts whole."""
+    if hold is None:
+        return
+    status = getattr(error, "status", None)
+    hold.refused() if status not in (None, 200) else hold.end(None)
+
+
 class _NotAsked(Exception):
     """An earlier question failed; never leaves ask_many."""
+
+
+def _most_tokens(body: Mapping[str, Any], sent: Sequence[SentMedia]) -> int | None:
+    """An upper bound of the prompt: a token has at least one byte, a picture at most its own count."""
+    if any(media.size is None or media.size.kind != "image" for media in sent):
+        return None
+    words = [part for message in body["messages"] for part in _texts(message)]
+    words += [_json(body[key]) for key in ("tools", "response_format") if key in body]
+    pictures = sum(media.size.visual_tokens + MARKS for media in sent if media.size is not None)
+    return (
+        sum(len(text.encode("utf-8", "replace")) for text in words)
+        + pictures
+        + FRAME * (len(body["messages"]) + 2)
+    )
+
+
+MARKS = 4  # tokens around a picture, which providers count differently
+FRAME = 32  # tokens around a message, and of the system prompt that a template adds
+
+
+def _texts(message: Mapping[str, Any]) -> list[str]:
+    content = message["content"]
+    parts = [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
+    calls = [_json(call) for call in message.get("tool_calls", ())]
+    return [*parts, *calls, message.get("reasoning_content", "")]
 
 
 def _json(value: Any) -> str:
@@ -317,8 +420,9 @@ def _json(value: Any) -> str:
 class HttpStream(Stream):
     """An answer as a server sends it; letting it go hangs up."""
 
-    def __init__(self, wire: Transport, asked: _Asked):
+    def __init__(self, wire: Transport, asked: _Asked, hold: Hold | None = None):
         super().__init__()
+        self._hold = hold
         self._closed = True  # until something is held
         self.media = asked.media
         self._wire = wire
@@ -360,16 +464,20 @@ class HttpStream(Stream):
 
     def _let_go(self) -> None:
         self._open.close()
+        if self._hold is not None:
+            self._hold.end(None)  # does nothing after its end
 
     def _end(self) -> None:
-        self.close()
+        self._closed = True
+        self._open.close()
         if self._reply.finish_reason is None:
+            self.close()
             raise BackendError(self._broken("the stream ended without a finish_reason"))
         now = time.perf_counter()
         first = self._first or now
         seconds = {"inputs": self._asked.inputs_s, "first": first - self._began, "decode": now - first}
         rate = (self._reply.completion_tokens - 1) / (now - first) if now > first else 0.0
-        self.answer = answer_of(self._reply, self._asked, seconds, rate if rate > 0 else None)
+        self.answer = answer_of(self._reply, self._asked, seconds, rate if rate > 0 else None, self._hold)
         if self._splitter.thinking and self.answer.text:
             self._pieces.append(Piece("".join(self._reply.text)))  # the server keeps the thoughts to itself
         else:
@@ -380,10 +488,21 @@ class HttpStream(Stream):
         return f"{self._wire.url}: the answer broke off after {count} characters ({why}); ask again"
 
 
-def answer_of(reply: Reply, asked: _Asked, seconds: Mapping[str, float], rate: float | None = None) -> Answer:
+def answer_of(
+    reply: Reply,
+    asked: _Asked,
+    seconds: Mapping[str, float],
+    rate: float | None = None,
+    hold: Hold | None = None,
+) -> Answer:
     """The same kind of answer that our own engine gives. Token counts are 0 where the server counts none."""
     assert reply.finish_reason is not None
     thought, text = assembled(reply, asked.thinks)
+    cost = None
+    if hold is not None and reply.prompt_tokens:
+        cost = call_cost(hold.price, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens)
+    if hold is not None:
+        hold.end(cost)
     expected = sum(size.visual_tokens for size in asked.media)
     counted = reply.image_tokens if reply.image_tokens is not None else expected
     return Answer(
@@ -398,6 +517,7 @@ def answer_of(reply: Reply, asked: _Asked, seconds: Mapping[str, float], rate: f
         decode_tokens_per_s=rate,
         media=asked.media,
         logprobs=tuple(reply.logprobs),
+        cost=cost,
         notes=_doubts(reply, asked, expected),
     )
 

@@ -264,6 +264,9 @@ class NativeModel(Model):
         began = time.perf_counter()
         given = {name: value for name, value in settings.items() if value is not None}
         limits = {name: given.pop(name) for name in _INPUT_SETTINGS if name in given}
+        thinking = given.pop("thinking", None)
+        if thinking is not None:  # the name in every template of the family that knows both ways
+            limits["template_variables"] = {"enable_thinking": thinking}
         params = SamplingParams.of(given)
         return _Asked(self.processor(messages, **limits), params, time.perf_counter() - began)
 

@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 
 from qvl.backends.base import Backend
-from qvl.backends.tasks import TaskAnswer, run_task
+from qvl.backends.tasks import TaskAnswer, joined_results, run_task
 from qvl.errors import MediaError, PromptError
 from qvl.inputs.geometry import Size
 from qvl.inputs.image import DEFAULT_LIMITS, check_pixels, load_image, read_source
 from qvl.outputs.documents import Page, parse_document
-from qvl.outputs.mapping import PictureMap
+from qvl.outputs.mapping import PictureMap, Rect
 from qvl.units import format_bytes
 
 DEFAULT_DPI = 144.0  # 10-point letters are 20 pixels high, which every size of the family reads
@@ -192,17 +192,34 @@ class Journal:
         record = self._done.get(str(ref))
         if record is None:
             return None
-        picture = PictureMap(Size(*record["original"]), Size(*record["seen"]))
-        return parse_document(record["text"], family, picture, number=ref.number)
+        pages = [
+            parse_document(
+                part["text"],
+                family,
+                PictureMap(
+                    Size(*part["original"]), Size(*part["seen"]), crop=part["crop"] and Rect(*part["crop"])
+                ),
+                number=ref.number,
+            )
+            for part in record["parts"]
+        ]
+        joined: Page = joined_results(pages)
+        return joined
 
-    def add(self, ref: PageRef, found: TaskAnswer[Any]) -> None:
-        assert found.picture is not None
-        record = {
-            "page": str(ref),
-            "original": list(found.picture.original),
-            "seen": list(found.picture.seen),
-            "text": found.answer.text,
-        }
+    def add(self, ref: PageRef, found: TaskAnswer[Page]) -> None:
+        parts = []
+        for part in found.parts:
+            picture = part.picture
+            assert picture is not None
+            parts.append(
+                {
+                    "original": list(picture.original),
+                    "seen": list(picture.seen),
+                    "crop": picture.crop and list(picture.crop),
+                    "text": part.text,
+                }
+            )
+        record = {"page": str(ref), "parts": parts}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()

@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from qvl.backends.answer import Answer, MediaSize, conversation, media_item
 from qvl.backends.base import Backend, Stream
 from qvl.backends.media import image_size, video_limits
+from qvl.backends.retry import Retry, ask_watched
 from qvl.catalog.config import Family
 from qvl.errors import OutputError, PromptError
 from qvl.inputs.geometry import Size
+from qvl.inputs.image import load_image
 from qvl.inputs.processor import MediaSettings
 from qvl.outputs.actions import ActionResult, Click, parse_actions, screen_convention
-from qvl.outputs.boxes import Place, Point, parse_boxes
+from qvl.outputs.boxes import Box, Place, Point, parse_boxes
 from qvl.outputs.documents import Page, parse_document
 from qvl.outputs.events import Clip, Event, parse_events
-from qvl.outputs.mapping import CONVENTIONS, PictureMap
+from qvl.outputs.mapping import CONVENTIONS, PictureMap, Rect, merge_overlapping
 from qvl.outputs.repetition import RepetitionGuard
 from qvl.outputs.results import ParseResult
 
@@ -57,6 +59,14 @@ class Prompt:
     media_first: bool = True
 
 
+@dataclass(frozen=True)
+class TextPart:
+    """A reply, and where the picture it is about lies in the user's; None for clips."""
+
+    text: str
+    picture: PictureMap | None
+
+
 R = TypeVar("R", bound=Result, covariant=True)
 
 
@@ -67,9 +77,14 @@ class TaskAnswer(Generic[R]):
     task: Task
     answer: Answer
     result: R
-    picture: PictureMap | None = None
+    parts: tuple[TextPart, ...] = ()  # what was parsed: one text, or one for each half of the picture
     clip: Clip | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def picture(self) -> PictureMap | None:
+        """Of the whole picture as the model saw it; None for clips, and when it saw only parts."""
+        return self.parts[0].picture if len(self.parts) == 1 else None
 
     @property
     def reason(self) -> str | None:
@@ -244,15 +259,16 @@ def run_task(
     question: str = "",
     *,
     tool: Tool = "computer_use",
-    retries: int = 1,
+    retry: Retry = "seed",
     page_number: int = 1,
     on_text: Callable[[str], object] | None = None,
     **settings: Any,
 ) -> TaskAnswer[Any]:
     """Asks about one picture (or one clip, for events and moment), watches for endless repetition, parses and maps.
 
-    retries: how often a reply that repeats itself is asked for again, drawn another way. on_text gets the text as it
-    comes, of every try.
+    retry: what is done with a reply that repeats itself: `no`, `seed` (asked for again, drawn another way), or `crop`
+    (after that, about the two halves of the picture, for boxes and documents). on_text gets the text as it comes, of
+    every try.
     Raises: PromptError, MediaError, BackendError as the backend; OutputError when its family isn't known.
     """
     family = backend.family
@@ -272,28 +288,76 @@ def run_task(
     clip = clip_of(items[0], family, pixels) if wants == "video" else None
     screen = _seen(backend, family, items[0], pixels) if task == "actions" else None
     prompt = task_prompt(task, family, question, model=backend.name, tool=tool, screen=screen)
-    messages = _messages(prompt, items)
+    image = load_image(_source(items[0])) if retry == "crop" and task in ("boxes", "document") else None
 
-    tries: list[tuple[Answer, str | None]] = []
-    for number in range(retries + 1):
-        drawn = {} if number == 0 else {"temperature": 0.5, "seed": number}
-        guard = RepetitionGuard(_written_size(family, task, screen))
-        tries.append(_watched(backend.stream_chat(messages, **(settings | drawn)), guard, on_text))
-        if tries[-1][1] is None:
-            break
-    answer, stopped = next((t for t in tries if t[1] is None), max(tries, key=lambda t: len(t[0].text)))
-    warnings = [f"try {n}: {why}" for n, (_, why) in enumerate(tries, 1) if why is not None]
-    if stopped is None and not answer.text.strip() and answer.reasoning:
+    def ask(crop: Rect | None, drawn: dict[str, Any]) -> Stream:
+        shown = items if crop is None or image is None else [{**items[0], **_cropped(items[0], image, crop)}]
+        return backend.stream_chat(_messages(prompt, shown), **(settings | drawn))
+
+    watched = ask_watched(
+        ask,
+        retry=retry,
+        size=None if image is None else Size(image.height, image.width),
+        make_guard=lambda: RepetitionGuard(_written_size(family, task, screen)),
+        on_text=on_text,
+    )
+    answer, warnings = watched.answer, list(watched.notes)
+    if all(part.ended for part in watched.parts) and not answer.text.strip() and answer.reasoning:
         warnings.append("the answer ended while the model still thought: raise --max-new-tokens")
-    elif stopped is None and answer.finish_reason == "length":
+    elif answer.finish_reason == "length":
         warnings.append(f"the answer was cut after {answer.completion_tokens} tokens: raise --max-new-tokens")
     if task == "document" and _DOCUMENTS[family] is _UNTAUGHT_PAGE:
         warnings.append(f"{family} was not taught to write pages: expect no boxes")
-    picture = _picture(answer.media) if wants == "image" else None
-    result = _parsed(task, answer.text, family, picture, clip, backend.name, page_number)
-    return TaskAnswer(
-        task=task, answer=answer, result=result, picture=picture, clip=clip, warnings=tuple(warnings)
+    whole = None if image is None else Size(image.height, image.width)
+    parts = tuple(
+        TextPart(p.answer.text, _picture(p.answer.media, whole, p.crop) if wants == "image" else None)
+        for p in watched.parts
     )
+    results = [
+        _parsed(task, part.text, family, part.picture, clip, backend.name, page_number) for part in parts
+    ]
+    return TaskAnswer(
+        task=task,
+        answer=answer,
+        result=joined_results(results),
+        parts=parts,
+        clip=clip,
+        warnings=tuple(warnings),
+    )
+
+
+def _source(item: Mapping[str, Any]) -> Any:
+    source = item.get("image", item.get("image_url"))
+    return source["url"] if isinstance(source, Mapping) else source
+
+
+def cut(image: Image.Image, crop: Rect) -> Image.Image:
+    """A part of a picture, in whole pixels."""
+    return image.crop((int(crop.x1), int(crop.y1), int(crop.x2), int(crop.y2)))
+
+
+def _cropped(item: Mapping[str, Any], image: Image.Image, crop: Rect) -> dict[str, Any]:
+    part = cut(image, crop)
+    return {key: part for key in ("image", "image_url") if key in item} | {"type": "image"}
+
+
+def joined_results(results: Sequence[Any]) -> Any:
+    """One result of those of a picture's parts, which lie in the whole picture already."""
+    first, *more = results
+    if not more:
+        return first
+    told: dict[str, Any] = {
+        "warnings": tuple(dict.fromkeys(w for r in results for w in r.warnings)),
+        "repairs": tuple(dict.fromkeys(r for found in results for r in found.repairs)),
+        "reason": None if any(r.reason is None for r in results) else first.reason,
+        "suspected": next((r.suspected for r in results if r.suspected is not None), None),
+    }
+    if isinstance(first, Page):
+        return dataclasses.replace(first, blocks=tuple(b for page in results for b in page.blocks), **told)
+    items = [item for result in results for item in result.items]
+    _, twice = merge_overlapping([item for item in items if isinstance(item, Box)])
+    dropped = set(map(id, twice))
+    return dataclasses.replace(first, items=tuple(i for i in items if id(i) not in dropped), **told)
 
 
 def _messages(prompt: Prompt, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -311,52 +375,10 @@ def _written_size(family: Family, task: Task, screen: Size | None) -> Size | Non
     return Size(int(scale), int(scale)) if scale else screen
 
 
-def _watched(
-    stream: Stream, guard: RepetitionGuard, on_text: Callable[[str], object] | None
-) -> tuple[Answer, str | None]:
-    """(the answer, why it was stopped). A stopped one is cut to what came before it began to repeat."""
-    guards = {True: RepetitionGuard(), False: guard}  # thoughts go round in circles too
-    said: dict[bool, list[str]] = {True: [], False: []}
-    with stream:  # leaving it cancels the request
-        for text, thought in stream.pieces():
-            said[thought].append(text)
-            if on_text is not None and not thought:
-                on_text(text)
-            if guards[thought].feed(text):
-                break
-        else:
-            for watched in guards.values():
-                watched.finish()
-    stops = {thought: watched.stop for thought, watched in guards.items() if watched.stop is not None}
-    if stream.answer is None and not stops:
-        return stream.finish(), None  # says why there is no answer
-    answer = stream.answer or Answer(
-        text="",
-        finish_reason="repetition",
-        prompt_tokens=0,
-        visual_tokens=sum(size.visual_tokens for size in stream.media),
-        completion_tokens=0,
-        media=stream.media,
-    )
-    if not stops:
-        return answer, None
-    kept = {kind: "".join(texts) for kind, texts in said.items()}
-    for kind, stop in stops.items():
-        kept[kind] = kept[kind][: stop.keep]
-    where = "while thinking, " if True in stops else ""
-    reason = where + next(iter(stops.values())).reason
-    return dataclasses.replace(
-        answer, text=kept[False], reasoning=kept[True], finish_reason="repetition"
-    ), reason
-
-
 def _seen(backend: Backend, family: Family, item: Mapping[str, Any], pixels: MediaSettings) -> Size:
     """The size at which the backend will show a picture, worked out before asking."""
-    from qvl.inputs.image import load_image
-
-    source = item.get("image", item.get("image_url"))
     own = {k: v for k, v in item.items() if k in MediaSettings.__dataclass_fields__}
-    image = load_image(source["url"] if isinstance(source, Mapping) else source)
+    image = load_image(_source(item))
     limits = backend.limits
     limits = MediaSettings(**own).over(pixels).image_limits(limits) if limits else None
     return image_size(Size(image.height, image.width), family, limits).seen
@@ -374,8 +396,11 @@ def clip_of(item: Mapping[str, Any], family: Family, settings: MediaSettings) ->
     return Clip(duration=video.seconds, frame_times=video.times)
 
 
-def _picture(media: tuple[MediaSize, ...]) -> PictureMap | None:
-    return PictureMap(media[0].original, media[0].seen) if media else None
+def _picture(media: tuple[MediaSize, ...], whole: Size | None, crop: Rect | None) -> PictureMap | None:
+    if not media:
+        return None
+    original = media[0].original if crop is None or whole is None else whole
+    return PictureMap(original, media[0].seen, crop=crop)
 
 
 def _parsed(

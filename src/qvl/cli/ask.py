@@ -9,15 +9,19 @@ import typer
 
 if TYPE_CHECKING:
     from qvl.backends.answer import Answer
-    from qvl.backends.base import Backend
+    from qvl.backends.base import Stream
+    from qvl.backends.model import Model
+    from qvl.backends.retry import Retry
     from qvl.backends.tasks import Task, TaskAnswer
+    from qvl.outputs.mapping import Rect
 
 # Options that every verb with a model shares
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="A checkpoint folder, a hub id, or mini, the embedded one. With --endpoint: the served model's name.",
-        metavar="PATH|HUB_ID|mini|NAME",
+        help="A checkpoint folder, a hub id, mini (the embedded one), a hosted model such as qwen-vl-max, or a "
+        "server's address. With --endpoint: the served model's name.",
+        metavar="PATH|HUB_ID|mini|NAME|URL",
     ),
 ]
 EndpointOption = Annotated[
@@ -33,6 +37,33 @@ KeyOption = Annotated[
 HighResolutionOption = Annotated[
     bool, typer.Option("--high-resolution", help="Alibaba Model Studio's switch for large pictures.")
 ]
+RegionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of Alibaba Model Studio; the key belongs to it.", metavar="beijing|singapore|virginia"
+    ),
+]
+SpendOption = Annotated[
+    str | None,
+    typer.Option(help="No call that could bring the sum above this is made.", metavar="0.50|$2|3CNY"),
+]
+PricesOption = Annotated[
+    str | None, typer.Option(help="Prices of your own, as for qvl cost.", metavar="FILE.toml")
+]
+RetryOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What to do with a reply that repeats itself without end: nothing but stop it, draw it anew (seed), or "
+        "then ask about the halves of the picture too (crop).",
+        metavar="no|seed|crop",
+    ),
+]
+ThinkingOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--thinking/--no-thinking", help="For models that can do both; left out: as they do by themselves."
+    ),
+]
 
 
 def run(
@@ -47,6 +78,10 @@ def run(
     family: FamilyOption = None,
     api_key_env: KeyOption = None,
     high_resolution: HighResolutionOption = False,
+    region: RegionOption = None,
+    max_spend: SpendOption = None,
+    prices: PricesOption = None,
+    thinking: ThinkingOption = None,
     boxes: Annotated[
         bool, typer.Option("--boxes", help="Boxes and points, in pixels of the picture.")
     ] = False,
@@ -56,6 +91,7 @@ def run(
         bool, typer.Option("--actions", help="What to do on this screenshot; nothing is done.")
     ] = False,
     phone: Annotated[bool, typer.Option("--phone", help="--actions on a phone, not a computer.")] = False,
+    retry: RetryOption = None,
     draw: Annotated[
         str | None, typer.Option(help="The picture with what was found, to this file.", metavar="OUT.png")
     ] = None,
@@ -80,42 +116,42 @@ def run(
     """Ask a model about pictures or clips."""
     task = _one_task(boxes=boxes, document=document, events=events, actions=actions)
     _check_options(task, draw=draw, phone=phone, system=system)
+    retried = None if retry is None else _check_retry(retry)
     names, question = split_words(words or [], question_needed=task != "document")
     media = [open_media(name) for name in names]  # before torch is imported: a bad file is told at once
 
     import time
 
     began = time.perf_counter()
-    backend = open_model(model, endpoint, family, api_key_env, high_resolution)
+    backend = open_model(
+        model, endpoint, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
+        region=region, max_spend=max_spend, prices=prices,
+    )  # fmt: skip
     load_s = time.perf_counter() - began
-    if endpoint is not None:
+    if not hasattr(backend, "memory"):
         media = list(names)  # a server gets the files as they are
     settings: dict[str, Any] = dict(
-        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, max_pixels=max_pixels, fps=fps
-    )
-    peak_bytes: int | None
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, max_pixels=max_pixels, fps=fps,
+        thinking=thinking,
+    )  # fmt: skip
     if task is None:
-        stream = backend.stream(media, question, system=system, **settings)
-        for text, thought in stream.pieces():
-            out = sys.stderr if thought else sys.stdout
-            if show_thinking if thought else not as_json:
-                out.write(showable(text) if out.isatty() else text)
-                out.flush()
-        answer = stream.finish()
-        if show_thinking and answer.reasoning:
-            sys.stderr.write("\n")
-        if not as_json:
-            sys.stdout.write("\n")
-        peak_bytes = getattr(backend, "peak_memory_bytes", None)
+        if retried is None:
+            answer = _ask_streaming(
+                backend.stream(media, question, system=system, **settings), show_thinking, as_json
+            )
+        else:
+            answer, notes = _ask_watched(backend, media, question, system, retried, settings)
+            if show_thinking and answer.reasoning:
+                print(showable(answer.reasoning), file=sys.stderr)
+            if not as_json:
+                print(showable(answer.text) if sys.stdout.isatty() else answer.text)
+            for line in notes:
+                print(f"note: {line}", file=sys.stderr)
+        peak_bytes: int | None = getattr(backend, "peak_memory_bytes", None)
         if as_json:
             _print_json(described(backend.name, answer, load_s, peak_bytes))
         else:
-            for note in answer.notes:
-                print(f"note: {note}", file=sys.stderr)
-            if answer.reasoning and not answer.text.strip():
-                print("(the model still thought when it was cut; --max-new-tokens)", file=sys.stderr)
-            elif answer.finish_reason == "length":
-                print(f"(cut after {answer.completion_tokens} tokens; --max-new-tokens)", file=sys.stderr)
+            _tell_doubts(answer)
         if stats:
             print(statistics(answer, load_s, peak_bytes), file=sys.stderr)
         return 0
@@ -124,7 +160,13 @@ def run(
 
     tool: Any = "mobile_use" if phone else "computer_use"
     found = run_task(
-        backend, task, media, question, tool=tool, **{k: v for k, v in settings.items() if v is not None}
+        backend,
+        task,
+        media,
+        question,
+        tool=tool,
+        retry=retried or "seed",
+        **{k: v for k, v in settings.items() if v is not None},
     )
     peak_bytes = getattr(backend, "peak_memory_bytes", None)
     drawn: tuple[str, ...] = () if draw is None else draw_to(found, names[0], draw)
@@ -139,6 +181,63 @@ def run(
     if stats:
         print(statistics(found.answer, load_s, peak_bytes), file=sys.stderr)
     return 0 if found.reason is None else 1
+
+
+def _ask_streaming(stream: Stream, show_thinking: bool, quiet: bool) -> Answer:
+    """The answer to stdout as it comes, unless quiet; thoughts to stderr when they are wanted."""
+    for text, thought in stream.pieces():
+        out = sys.stderr if thought else sys.stdout
+        if show_thinking if thought else not quiet:
+            out.write(showable(text) if out.isatty() else text)
+            out.flush()
+    answer = stream.finish()
+    if show_thinking and answer.reasoning:
+        sys.stderr.write("\n")
+    if not quiet:
+        sys.stdout.write("\n")
+    return answer
+
+
+def _tell_doubts(answer: Answer) -> None:
+    for note in answer.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if answer.reasoning and not answer.text.strip():
+        print("(the model still thought when it was cut; --max-new-tokens)", file=sys.stderr)
+    elif answer.finish_reason == "length":
+        print(f"(cut after {answer.completion_tokens} tokens; --max-new-tokens)", file=sys.stderr)
+
+
+def _check_retry(name: str) -> Retry:
+    from qvl.backends.retry import check_retry
+
+    return check_retry(name)
+
+
+def _ask_watched(
+    backend: Model,
+    media: list[Any],
+    question: str,
+    system: str | None,
+    retry: Retry,
+    settings: dict[str, Any],
+) -> tuple[Answer, tuple[str, ...]]:
+    """(the answer, why earlier tries were stopped). Only a single picture is cut."""
+    from qvl.backends.answer import media_item
+    from qvl.backends.retry import ask_watched
+    from qvl.backends.tasks import cut
+    from qvl.inputs.geometry import Size
+    from qvl.inputs.image import load_image
+
+    single = retry == "crop" and len(media) == 1 and media_item(media[0])["type"] == "image"
+    image = load_image(media[0]) if single else None
+
+    def ask(crop: Rect | None, drawn: dict[str, Any]) -> Stream:
+        shown = media if crop is None or image is None else [cut(image, crop)]
+        return backend.stream(shown, question, system=system, **(settings | drawn))
+
+    size = None if image is None else Size(image.height, image.width)
+    watched = ask_watched(ask, retry=retry, size=size)
+    return watched.answer, watched.notes
 
 
 def _one_task(**asked: bool) -> Task | None:
@@ -164,19 +263,20 @@ def _check_options(task: Task | None, *, draw: str | None, phone: bool, system: 
 def open_model(
     model: str | None,
     endpoint: str | None,
-    family: str | None,
-    api_key_env: str | None,
-    high_resolution: bool,
-) -> Backend:
-    """The model that the shared options name. Raises: BackendError for options of a server without one."""
+    family: str | None = None,
+    api_key_env: str | None = None,
+    high_resolution: bool = False,
+    **options: Any,
+) -> Model:
+    """The model that the shared options name; options without a value are left out.
+
+    Raises: BackendError for options of a server without one.
+    """
     from qvl.backends.base import open_backend
 
-    options: dict[str, Any] = {"high_resolution": True} if high_resolution else {}
-    if high_resolution and endpoint is None:
-        from qvl.errors import BackendError
-
-        raise BackendError("--high-resolution is a switch of Alibaba Model Studio: give its --endpoint")
-    return open_backend(model, endpoint=endpoint, family=family, api_key_env=api_key_env, **options)
+    options |= {"family": family, "api_key_env": api_key_env, "high_resolution": high_resolution or None}
+    given = {name: value for name, value in options.items() if value is not None}
+    return open_backend(model, endpoint=endpoint, **given)
 
 
 def draw_to(found: TaskAnswer[Any], picture: str, path: str) -> tuple[str, ...]:
@@ -293,6 +393,7 @@ def described(model: str, answer: Answer, load_s: float, peak_bytes: int | None)
         "seconds": {"load": round(load_s, 4)} | {name: round(s, 4) for name, s in answer.seconds.items()},
         "decode_tokens_per_s": answer.decode_tokens_per_s and round(answer.decode_tokens_per_s, 2),
         "peak_memory_bytes": peak_bytes,
+        "cost": answer.cost and {"amount": answer.cost.amount, "currency": answer.cost.currency},
         "media": [
             {
                 "kind": size.kind,
@@ -306,7 +407,7 @@ def described(model: str, answer: Answer, load_s: float, peak_bytes: int | None)
 
 
 def statistics(answer: Answer, load_s: float, peak_bytes: int | None) -> str:
-    """Two lines for people; a server tells less than our own engine."""
+    """Two lines for people, and a third for what was paid; a server tells less than our own engine."""
     from qvl.units import format_bytes, format_seconds
 
     phases = {"load": load_s} | {
@@ -318,8 +419,10 @@ def statistics(answer: Answer, load_s: float, peak_bytes: int | None) -> str:
         parts.append(f"decode {'-' if rate is None else f'{rate:.1f}'} tok/s")
     if peak_bytes is not None:
         parts.append(f"peak memory {format_bytes(peak_bytes)}")
+    paid = "" if answer.cost is None else f"\ncost {answer.cost} by {answer.cost.source}"
     return (
         f"{answer.visual_tokens} visual + {max(0, answer.prompt_tokens - answer.visual_tokens)} text = "
         f"{answer.prompt_tokens} prompt tokens, {answer.completion_tokens} answer tokens, {answer.finish_reason}\n"
         + ", ".join(parts)
+        + paid
     )

@@ -14,6 +14,9 @@ from qvl.cli.ask import (
     HighResolutionOption,
     KeyOption,
     ModelOption,
+    PricesOption,
+    RegionOption,
+    SpendOption,
     open_media,
     open_model,
     tell,
@@ -35,6 +38,9 @@ def run(
     family: FamilyOption = None,
     api_key_env: KeyOption = None,
     high_resolution: HighResolutionOption = False,
+    region: RegionOption = None,
+    max_spend: SpendOption = None,
+    prices: PricesOption = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second shown to the model.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Frames are shrunk to this area.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.")] = None,
@@ -49,7 +55,10 @@ def run(
     open_media(clip)
     if frames is not None and not Path(frames).is_dir():
         raise PromptError(f"{frames}: no such folder; make it first")
-    backend = open_model(model, endpoint, family, api_key_env, high_resolution)
+    backend = open_model(
+        model, endpoint, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
+        region=region, max_spend=max_spend, prices=prices,
+    )  # fmt: skip
 
     from qvl.backends.tasks import run_task
 

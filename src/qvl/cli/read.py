@@ -17,12 +17,16 @@ from qvl.cli.ask import (
     HighResolutionOption,
     KeyOption,
     ModelOption,
+    PricesOption,
+    RegionOption,
+    RetryOption,
+    SpendOption,
     open_model,
     showable,
 )
 
 if TYPE_CHECKING:
-    from qvl.backends.base import Backend
+    from qvl.backends.model import Model
     from qvl.backends.pages import Journal, PageRef, ReadPage
     from qvl.outputs.documents import Page
 
@@ -51,6 +55,10 @@ def run(
     family: FamilyOption = None,
     api_key_env: KeyOption = None,
     high_resolution: HighResolutionOption = False,
+    region: RegionOption = None,
+    max_spend: SpendOption = None,
+    prices: PricesOption = None,
+    retry: RetryOption = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(help="Longest text of one page in tokens; left out: 4096, or half the context."),
@@ -59,6 +67,7 @@ def run(
 ) -> int:
     """Read pages: text, tables and formulas in reading order, with their places in the picture."""
     from qvl.backends.pages import Journal, fingerprint, list_pages, read_pages
+    from qvl.backends.retry import check_retry
     from qvl.errors import PromptError, QvlError
 
     form = _format(to, out)
@@ -67,15 +76,20 @@ def run(
     refs = list_pages(files, dpi, pages)
     _check_folder(out)
     _check_folder(draw)
-    backend = open_model(model, endpoint, family, api_key_env, high_resolution)
+    backend = open_model(
+        model, endpoint, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
+        region=region, max_spend=max_spend, prices=prices,
+    )  # fmt: skip
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens or _page_tokens(backend)}
     if max_pixels is not None:
         settings["max_pixels"] = max_pixels
+    if retry is not None:
+        settings["retry"] = check_retry(retry)
 
     journal: Journal | None = None
     if out is not None and len(refs) > 1:
         made_with = {
-            "files": fingerprint(files), "dpi": dpi, "model": backend.name, "endpoint": endpoint,
+            "files": fingerprint(files), "dpi": dpi, "model": backend.name, "endpoint": endpoint, "region": region,
             "family": backend.family, "high_resolution": high_resolution, **settings,
         }  # fmt: skip
         journal = Journal(f"{out}.partial", made_with)
@@ -107,6 +121,9 @@ def run(
         raise
     for line in notes:
         print(f"note: {line}", file=sys.stderr)
+    meter = getattr(backend, "meter", None)
+    if meter is not None:
+        print(f"cost {meter.spent} in {meter.num_calls} calls by {meter.spent.source}", file=sys.stderr)
     written = write_pages(done, form, out)
     if journal is not None and written:
         journal.remove()
@@ -115,7 +132,7 @@ def run(
     return 0 if written and any(page.blocks for page in done) else 1
 
 
-def _page_tokens(backend: Backend) -> int:
+def _page_tokens(backend: Model) -> int:
     """A dense page takes some 3,000 tokens; a small context keeps half of it for the picture."""
     known = getattr(backend, "memory", backend)  # our engine's plan, or what a server says of itself
     room: int | None = getattr(known, "max_model_len", None)

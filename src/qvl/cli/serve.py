@@ -72,9 +72,9 @@ def run(
     MediaReader(options.media)  # tells a wrong host now
     bound = bind(host, port)
 
-    import qvl
+    from qvl.backends.native import load
 
-    loaded = qvl.load(
+    loaded = load(
         model,
         dtype=dtype,
         kv_dtype=kv_dtype,

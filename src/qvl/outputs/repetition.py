@@ -328,12 +328,23 @@ class GuardedReply:
         return all(part.stop is None for part in self.parts)
 
 
+OVERLAP = 32  # pixels that both halves show, about a line of text
+
+
+def halves(size: Size) -> tuple[Rect, ...]:
+    """The two parts of a picture across its longer side; none of a picture too small to cut."""
+    if max(size) <= 2 * OVERLAP:
+        return ()
+    tall = size.height >= size.width
+    side = -(-max(size) // 2) + OVERLAP // 2
+    return tiles(size, Size(side, size.width) if tall else Size(size.height, side), 0)
+
+
 def ask_guarded(
     ask: Callable[[Attempt], Iterable[str]],
     size: Size | None = None,
     *,
     seeds: Iterable[int] = (0, 1),
-    overlap: int = 32,
     make_guard: Callable[[], RepetitionGuard] = RepetitionGuard,
 ) -> GuardedReply:
     """Asks until a reply ends by itself: with each seed, and then about the two halves of the picture (a model
@@ -356,12 +367,9 @@ def ask_guarded(
         if part.stop is None:
             return GuardedReply((part,), tuple(tried))
     whole = max(tried, key=lambda p: len(p.text)) if tried else None
-    if size is not None and max(size) > 2 * overlap:
-        tall = size.height >= size.width
-        half = Size(-(-size.height // 2) + overlap // 2, size.width) if tall else Size(
-            size.height, -(-size.width // 2) + overlap // 2
-        )  # fmt: skip
-        parts = tuple(attempt(Attempt(0, crop)) for crop in tiles(size, half, 0))
+    crops = halves(size) if size is not None else ()
+    if crops:
+        parts = tuple(attempt(Attempt(0, crop)) for crop in crops)
         if whole is None or any(p.stop is None for p in parts):
             return GuardedReply(parts, tuple(tried))
     return GuardedReply((whole,) if whole else (), tuple(tried))

@@ -27,8 +27,9 @@ def opens_thinking(prompt_end: str) -> bool:
 class ThinkSplitter:
     """Text goes in as it comes, pieces come out; what they are doesn't depend on how the text was cut.
 
-    opened: the prompt wrote `<think>`. closed: the thoughts came another way, what comes is the answer. Space around the thoughts and before the answer after them is left out; a
-    reply without thoughts passes as it is. Thoughts without an end stay thoughts: then there is no answer.
+    opened: the prompt wrote `<think>`. closed: the thoughts came another way, so this is the answer. Space around
+    the thoughts and before the answer after them is left out; a reply without thoughts passes as it is. Thoughts
+    without an end stay thoughts: then there is no answer.
     """
 
     def __init__(self, opened: bool = False, closed: bool = False):

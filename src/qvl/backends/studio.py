@@ -1,0 +1,110 @@
+"""Alibaba Cloud Model Studio: which of its addresses, which names it serves, and the most that one call can cost.
+
+Sources: regions and addresses, the provider's page on regions (13 February and 30 June 2026); thinking only over a
+stream, its page of error messages (23 June 2026); output limits, a third-party copy of its model cards (January 2026).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import httpx
+
+from qvl.catalog.prices import ApiPrice, PriceBook
+from qvl.errors import BackendError, CatalogError, nearest
+
+
+class Region(NamedTuple):
+    host: str
+    place: str  # the end of a price's `provider`
+
+
+# keys belong to one of them; newer accounts have an address of their own, which --endpoint takes
+REGIONS = {
+    "beijing": Region("dashscope.aliyuncs.com", "Beijing"),
+    "singapore": Region("dashscope-intl.aliyuncs.com", "Singapore"),
+    "virginia": Region("dashscope-us.aliyuncs.com", "Virginia"),
+}
+DEFAULT_REGION = "beijing"
+
+# tokens of one answer without the thoughts; the thoughts that go before it
+_OUTPUT_LIMITS = {"qwen-vl": 8_192, "qwen3-vl": 32_768}
+LONGEST_THOUGHT = 81_920
+
+_SNAPSHOT = re.compile(r"-(?:latest|us|\d{4}-\d{2}-\d{2}(?:-us)?)\Z")
+
+
+def check_region(name: str) -> str:
+    """Raises: BackendError with the known ones."""
+    known = name.strip().lower()
+    if known not in REGIONS:
+        raise BackendError(f"region {name!r}: {nearest(name, list(REGIONS))}")
+    return known
+
+
+def region_url(region: str) -> str:
+    return f"https://{REGIONS[check_region(region)].host}/compatible-mode/v1"
+
+
+def region_of(url: str) -> str | None:
+    """The region whose address this is; None for other addresses of the provider, and of others."""
+    host = httpx.URL(url).host
+    return next((name for name, region in REGIONS.items() if region.host == host), None)
+
+
+def stable_name(name: str) -> str:
+    """`qwen-vl-max-2025-08-13` and `qwen-vl-max-latest` → `qwen-vl-max`."""
+    return _SNAPSHOT.sub("", name.strip().lower())
+
+
+def hosted_name(text: str) -> str | None:
+    """The API's name of a hosted flagship, also of its dated snapshots; None for anything else."""
+    from qvl.catalog.models import find_model
+
+    try:
+        model = find_model(stable_name(text))
+    except CatalogError:
+        return None
+    return text.strip().lower() if model.hosted else None
+
+
+def image_rule_key(name: str) -> str | None:
+    """The rule by which a dated snapshot counts pictures; None where the stable name's own holds.
+
+    Source: the provider's page on vision of 12 November 2025, which names the first snapshots in squares of 32.
+    """
+    stable, date = stable_name(name), re.search(r"\d{4}-\d{2}-\d{2}", name)
+    if stable not in _FIRST_OF_32 or date is None:
+        return None
+    return "qwen-32" if date[0] >= _FIRST_OF_32[stable] else "qwen-28"
+
+
+_FIRST_OF_32 = {"qwen-vl-max": "2025-08-13", "qwen-vl-plus": "2025-07-10"}
+
+
+def find_price(book: PriceBook, model: str, region: str | None) -> ApiPrice | None:
+    """The current price of a model there; of an address in no region only the user's own record counts.
+
+    Older lists of the same region carry a variant and come last.
+    """
+    name = model.lower().rpartition("/")[2]
+    place = REGIONS[region].place if region else None
+    found = [
+        price
+        for price in book.api.values()
+        if price.name == name
+        and (price.source.key == "user" or (place is not None and price.provider.endswith(place)))
+    ]
+    own_first = sorted(found, key=lambda p: (p.source.key != "user", bool(p.variant)))
+    return own_first[0] if own_first else None
+
+
+def longest_output(model: str, body: Mapping[str, Any]) -> int:
+    """The most tokens that a request can be billed for as output: `max_tokens` bounds the answer, not the thoughts."""
+    kind = "qwen3-vl" if model.lower().startswith("qwen3") else "qwen-vl"
+    answer = int(body.get("max_tokens") or _OUTPUT_LIMITS[kind])
+    if body.get("enable_thinking") or "thinking" in model.lower():
+        answer += int(body.get("thinking_budget") or LONGEST_THOUGHT)
+    return answer

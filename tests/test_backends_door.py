@@ -1,0 +1,156 @@
+"""One door: `qvl.load` gives the same object for whatever is behind it, and that object does all there is to do."""
+
+import inspect
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import qvl
+from openai_server import openai_server, says, usage
+from qvl.backends import base
+from qvl.backends.base import Backend, Stream
+from qvl.backends.fake import FakeModel, FakeStream
+from qvl.backends.http import HttpModel, HttpStream
+from qvl.backends.model import Model
+from qvl.backends.native import AnswerStream, NativeModel
+from qvl.errors import PromptError
+from qvl.outputs.actions import Click
+from qvl.outputs.documents import Page
+
+BOX = '[{"bbox_2d": [28, 56, 140, 252], "label": "cat"}]'
+PAGE = '<h1 data-bbox="10 10 100 30">Title</h1><p data-bbox="10 40 200 60">Words.</p>'
+CALL = '<tool_call>{"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [50, 60]}}</tool_call>'
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (280, 280), "white").save(path)
+    return path
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with openai_server() as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", [NativeModel, HttpModel, FakeModel])
+def test_every_backend_is_a_model_and_asks_by_the_same_methods(kind):
+    assert issubclass(kind, Model)
+    wanted = [name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")]
+    assert set(wanted) >= {"ask", "stream", "chat", "stream_chat", "ask_many"}
+    for name in wanted:
+        parameters = inspect.signature(getattr(kind, name)).parameters
+        assert list(parameters) == list(inspect.signature(getattr(Backend, name)).parameters), name
+
+
+@pytest.mark.parametrize("kind", [AnswerStream, HttpStream, FakeStream])
+def test_streams_leave_their_ends_to_the_one_base_class(kind):
+    assert issubclass(kind, Stream)
+    assert {"__enter__", "__exit__", "__del__", "__next__", "finish", "close"} & set(vars(kind)) == set()
+
+
+def test_a_folder_is_our_own_engine(tiny_checkpoint):
+    assert isinstance(qvl.load(tiny_checkpoint), NativeModel)
+    assert isinstance(qvl.load(str(tiny_checkpoint)), NativeModel)
+
+
+def test_an_address_is_a_server(server):
+    from openai_server import reply
+
+    server.play(reply(200, {"data": [{"id": "Qwen/Qwen2.5-VL-7B-Instruct"}]}))
+    assert isinstance(qvl.load(server.url), HttpModel)
+
+
+def test_a_served_name_goes_with_an_endpoint(server):
+    model = qvl.load("Qwen/Qwen2.5-VL-7B-Instruct", endpoint=server.url)
+    assert (model.name, server.seen) == ("Qwen/Qwen2.5-VL-7B-Instruct", [])
+
+
+def test_nothing_named_is_the_embedded_model(monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "qvl.backends.native.load", lambda source, **options: opened.append((source, options))
+    )
+    base.open_backend()
+    base.open_backend("mini", max_num_seqs=2, dtype=None)
+    assert opened == [("mini", {}), ("mini", {"max_num_seqs": 2})]
+
+
+def test_boxes_are_in_pixels_of_the_picture(picture):
+    found = FakeModel(BOX).boxes(picture, "the cat")
+    assert [(b.label, tuple(map(round, b.rect))) for b in found.result] == [("cat", (28, 56, 140, 252))]
+
+
+def test_a_served_model_finds_boxes_by_the_same_words(server, picture):
+    server.play(says(BOX, counts=usage(300)))
+    found = qvl.load("Qwen/Qwen2.5-VL-7B-Instruct", endpoint=server.url).boxes(picture, "the cat")
+    assert [b.label for b in found.result] == ["cat"]
+
+
+def test_a_page_is_read_into_its_blocks(picture):
+    page = FakeModel(PAGE).page(picture).result
+    assert isinstance(page, Page)
+    assert page.text == "Title\nWords."
+
+
+def test_a_document_is_read_page_by_page(tmp_path):
+    path = tmp_path / "book.pdf"
+    pages = [Image.new("RGB", (140, 280), "white") for _ in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:], resolution=72)
+    read = FakeModel(PAGE).read(path, pages="2-3")
+    assert [(r.page.number, r.page.text) for r in read] == [(2, "Title\nWords."), (3, "Title\nWords.")]
+
+
+def test_several_files_are_one_document(picture):
+    assert [r.page.number for r in FakeModel(PAGE).read([picture, picture])] == [1, 2]
+
+
+def test_moments_and_events_are_in_seconds():
+    frames = [Image.new("RGB", (56, 56))] * 8
+    clip = {"type": "video", "video": frames, "sample_fps": 2.0}
+    model = FakeModel("The event happens in 00:01.00 - 00:02.50.")
+    for found in (model.find_moment(clip, "a ball"), model.events(clip, "What happens?")):
+        assert [(e.start, e.end) for e in found.result] == [(1.0, 2.5)]
+
+
+def test_actions_are_on_the_real_screen(picture):
+    found = FakeModel(CALL).actions(picture, "Press OK.")
+    assert found.result.items == (Click(50.0, 60.0),)
+
+
+def test_actions_on_a_phone_are_asked_for_as_such(picture):
+    model = FakeModel("none")
+    model.actions(picture, "Press OK.", tool="mobile_use")
+    assert "mobile_use" in model.calls[0].system
+
+
+def test_settings_reach_the_model(picture):
+    model = FakeModel(BOX)
+    model.boxes(picture, "the cat", max_new_tokens=99)
+    assert model.calls[0].settings == {"max_new_tokens": 99}
+
+
+def test_one_picture_may_be_given_bare(picture):
+    model = FakeModel("a")
+    array = np.zeros((56, 56, 3), dtype=np.uint8)
+    for media in (picture, [picture], str(picture), array, (array,)):
+        assert model.ask(media, "?").text == "a"
+        assert len(model.calls[-1].media) == 1
+
+
+def test_a_closed_stream_has_no_answer(picture):
+    stream = FakeModel("a\nb\n").stream(picture, "?")
+    assert next(stream) == "a\n"
+    stream.close()
+    with pytest.raises(PromptError, match="closed"):
+        stream.finish()
+
+
+def test_leaving_the_block_closes_the_stream(picture):
+    with FakeModel("a\nb\n").stream(picture, "?") as stream:
+        assert next(stream) == "a\n"
+    assert list(stream) == []
