@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "choose": ("qvl.cli.choose", "which model, precision, engine and hardware, and why"),
     "chat": ("qvl.cli.chat", "talk with a model about pictures in the terminal"),
     "serve": ("qvl.cli.serve", "serve a model behind the OpenAI API"),
+    "bench": ("qvl.cli.bench", "put an OpenAI-compatible endpoint under load"),
     "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),
     "check": ("qvl.cli.check", "what is wrong with a checkpoint folder, without loading it"),
     "convert": ("qvl.cli.convert", "a checkpoint under the tensor names that another engine expects"),

@@ -1,0 +1,216 @@
+"""`qvl bench serve URL`: how any OpenAI-compatible endpoint holds under load, with pictures drawn here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import httpx
+
+    from qvl.evaluate.load_requests import Workload
+    from qvl.evaluate.load_test import Arrivals, LoadResult, Outcome
+
+KINDS = ("serve",)
+
+
+def run(
+    kind: Annotated[str, typer.Argument(help="What to measure: serve, an endpoint.", metavar="serve")],
+    url: Annotated[str, typer.Argument(help="The endpoint, such as http://127.0.0.1:8000.")],
+    model: Annotated[
+        str | None, typer.Option(help="Its name there; the only one served if left out.")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="Size of each request's picture; again for several to draw from.", metavar="WxH"),
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option(help="Words of text in each request, about a token each.")
+    ] = 32,
+    answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="All answers that long; qvl and vLLM know how.")
+    ] = False,
+    requests: Annotated[int, typer.Option("-n", "--requests", help="How many.")] = 100,
+    warmup: Annotated[int, typer.Option(help="Requests before, one by one, that don't count.", min=0)] = 1,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Requests under way at most: 8; no limit with --rate.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second on average, at random times (Poisson).")
+    ] = None,
+    repeat_pictures: Annotated[
+        bool, typer.Option("--repeat-pictures", help="The same picture of a size again and again.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of sizes, words, pictures and arrival times.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds for one request.", min=0.001)] = 300.0,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the key; OPENAI_API_KEY.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write the distributions to this picture.")] = None,
+) -> int:
+    """Put an OpenAI-compatible endpoint under load: latencies, throughput, errors. Ctrl-C shows what there is."""
+    import asyncio
+
+    from qvl.errors import nearest
+    from qvl.evaluate.load_plot import check_plot, save_plot
+    from qvl.evaluate.load_requests import LoadError, Workload, parse_size
+    from qvl.evaluate.load_test import Arrivals
+
+    if kind not in KINDS:
+        raise LoadError(f"no benchmark {kind!r}; {nearest(kind, KINDS)}")
+    workload = Workload(
+        num_requests=requests,
+        images=tuple(parse_size(size) for size in image or ()),
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+        ignore_eos=ignore_eos,
+        repeat_pictures=repeat_pictures,
+        seed=seed,
+    )
+    limit = 8 if concurrency is None and rate is None else concurrency
+    arrivals = Arrivals(concurrency=limit, rate=rate, seed=seed)
+    if warmup < 0:
+        raise LoadError(f"--warmup {warmup}: needs at least 0")
+    if plot is not None:
+        check_plot(plot)
+    result = asyncio.run(_measure(url, model, workload, arrivals, warmup, timeout, api_key_env))
+    if plot is not None:
+        save_plot(result, plot)
+    if as_json:
+        from qvl.cli.tables import print_json
+
+        print_json(result.as_dict())
+    else:
+        _print(result)
+    if result.interrupted:
+        return 130
+    return 0 if result.good else 1
+
+
+async def _measure(
+    url: str,
+    model: str | None,
+    workload: Workload,
+    arrivals: Arrivals,
+    warmup: int,
+    timeout_s: float,
+    api_key_env: str | None,
+) -> LoadResult:
+    import dataclasses
+
+    import httpx
+
+    from qvl.backends.endpoint import base_url, is_model_studio, read_key
+    from qvl.evaluate.load_requests import LoadError, request_bodies
+    from qvl.evaluate.load_test import LoadResult, put_under_load
+
+    base = base_url(url)
+    key = read_key(api_key_env, is_model_studio(base))
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(headers=headers, timeout=timeout_s, limits=limits) as client:
+        name = model or await _only_model(client, base)
+        path = f"{base}/chat/completions"
+        total = dataclasses.replace(workload, num_requests=warmup + workload.num_requests)
+        bodies = list(request_bodies(total, name))
+        one = dataclasses.replace(arrivals, concurrency=1, rate=None)
+        first, stopped = await put_under_load(client, path, bodies[:warmup], one, timeout_s=timeout_s)
+        if first and all(o.error is not None for o in first):
+            raise LoadError(f"{base}: the first request failed: {first[0].error}: {first[0].message}")
+        outcomes: list[Outcome] = []
+        if not stopped:
+            outcomes, stopped = await put_under_load(
+                client,
+                path,
+                bodies[warmup:],
+                arrivals,
+                timeout_s=timeout_s,
+                ended=_progress(workload.num_requests),
+            )
+    details = {
+        "workload": dataclasses.asdict(workload)
+        | {"images": [f"{size.width}x{size.height}" for size in workload.images]},
+        "arrivals": dataclasses.asdict(arrivals),
+        "warmup": warmup,
+    }
+    return LoadResult(
+        url=base,
+        model=name,
+        outcomes=tuple(outcomes),
+        planned=workload.num_requests,
+        interrupted=stopped,
+        details=details,
+    )
+
+
+async def _only_model(client: httpx.AsyncClient, base: str) -> str:
+    import httpx
+
+    from qvl.evaluate.load_requests import LoadError
+
+    try:
+        reply = await client.get(f"{base}/models")
+        names = [str(entry["id"]) for entry in reply.json()["data"]]
+    except httpx.HTTPError as e:
+        raise LoadError(f"{base}: can't be reached ({e or type(e).__name__}); is the server up?") from e
+    except (ValueError, TypeError, KeyError) as e:
+        raise LoadError(
+            f"{base}/models answered {reply.status_code} and lists no models: give --model"
+        ) from e
+    if len(names) != 1:
+        raise LoadError(f"{base} serves {len(names)} models: say which with --model ({', '.join(names[:8])})")
+    return names[0]
+
+
+def _progress(planned: int) -> Callable[[Outcome], None]:
+    """Counts on a terminal's stderr; says nothing elsewhere."""
+    count = 0
+
+    def ended(_: Outcome) -> None:
+        nonlocal count
+        count += 1
+        if sys.stderr.isatty():
+            print(f"\r{count} of {planned}", end="" if count < planned else "\r", file=sys.stderr, flush=True)
+
+    return ended
+
+
+def _print(result: LoadResult) -> None:
+    from qvl.cli.tables import console, table
+    from qvl.evaluate.load_test import summary
+
+    out = console()
+    workload, arrivals = result.details["workload"], result.details["arrivals"]
+    pictures = " or ".join(workload["images"]) or "none"
+    if workload["images"]:
+        pictures += ", the same again" if workload["repeat_pictures"] else ", each another"
+    pace = f"at most {arrivals['concurrency']} at once" if arrivals["concurrency"] else "as they come"
+    if arrivals["rate"] is not None:
+        pace = f"{arrivals['rate']:g} a second on average, {pace}"
+    out.print(f"{result.model} at {result.url}", markup=False)
+    out.print(
+        f"{len(result.good)} of {result.planned} requests answered in {result.wall_s:.1f} s"
+        f"{' (interrupted)' if result.interrupted else ''}; {pace}; pictures: {pictures}",
+        markup=False,
+    )
+    rows = []
+    for name, seconds in result.series.items():
+        found = summary(seconds)
+        cells = [_ms(found[column]) for column in ("mean", "p50", "p90", "p99", "max")]
+        rows.append([name, *cells, f"{found['n']:,}"])
+    out.print(table(["milliseconds", "mean", "p50", "p90", "p99", "max", "n"], rows, right=range(1, 7)))
+    rates = "   ".join(f"{name} {value:,.2f}" for name, value in result.throughput.items())
+    out.print(f"per second: {rates}", markup=False)
+    if result.errors:
+        faults = [[kind, f"{count:,}", message] for kind, (count, message) in result.errors.items()]
+        out.print(table(["error", "n", "for example"], faults, right=[1]))
+
+
+def _ms(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
