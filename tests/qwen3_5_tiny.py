@@ -280,3 +280,45 @@ class Prompt:
 def prompts() -> Iterator[tuple[str, Prompt]]:
     for i, (name, parts) in enumerate(PROMPTS.items()):
         yield name, Prompt(parts, i)
+
+
+THINKING_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% else %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% else %}<think>\n{% endif %}{% endif %}"
+)
+
+
+def write_folder(folder: Path, name: str, tokenizer_folder: Path, thinking: bool = False) -> Path:
+    """A whole checkpoint folder, with the tokenizer of the tests' tiny checkpoint and its special tokens' ids."""
+    from safetensors.numpy import save_file
+
+    from conftest import TOKEN_ID, VOCAB_SIZE
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config_json(name)
+    config["text_config"]["vocab_size"] = VOCAB_SIZE
+    for key, token in (
+        ("image_token_id", "<|image_pad|>"),
+        ("video_token_id", "<|video_pad|>"),
+        ("vision_start_token_id", "<|vision_start|>"),
+        ("vision_end_token_id", "<|vision_end|>"),
+    ):
+        config[key] = TOKEN_ID[token]
+    config["eos_token_id"] = TOKEN_ID["<|im_end|>"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(tensors(config), folder / "model.safetensors", metadata={"format": "pt"})
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / file).write_bytes((tokenizer_folder / file).read_bytes())
+    if thinking:
+        (folder / "chat_template.jinja").write_text(THINKING_TEMPLATE, encoding="utf-8")
+    sizes = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+    limits = {"size": {"shortest_edge": 1024, "longest_edge": 1 << 20}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(sizes | limits), encoding="utf-8")
+    return folder

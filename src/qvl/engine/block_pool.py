@@ -1,4 +1,4 @@
-"""Which KV blocks are whose. Knows integers only: no tensors, no tokens, no requests.
+"""Which KV blocks and which states are whose. Knows integers only: no tensors, no tokens, no requests.
 
 A block is in exactly one of three states:
 
@@ -13,6 +13,38 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from heapq import heappop, heappush
+
+
+class SlotPool:
+    """A fixed number of slots, each free or one running sequence's. The lowest free one is next, so that sequences
+    that run together tend to be neighbours.
+    """
+
+    def __init__(self, num_slots: int):
+        assert num_slots > 0
+        self.num_slots = num_slots
+        self._free = list(range(num_slots))  # a heap
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_used(self) -> int:
+        return self.num_slots - self.num_free
+
+    def allocate(self) -> int:
+        assert self._free, f"all {self.num_slots} slots are used"
+        return heappop(self._free)
+
+    def free(self, slot: int) -> None:
+        assert slot not in self._free, f"slot {slot} freed twice"
+        heappush(self._free, slot)
+
+    def check(self, owners: Sequence[int]) -> None:
+        """Asserts that every slot is free or in `owners`, and only once."""
+        assert sorted([*self._free, *owners]) == list(range(self.num_slots)), (self._free, owners)
 
 
 class BlockPool:

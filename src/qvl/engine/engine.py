@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from qvl.engine.block_pool import BlockPool
+from qvl.engine.block_pool import BlockPool, SlotPool
 from qvl.engine.encoder import Abandoned, Encoder
 from qvl.engine.feature_cache import FeatureCache
 from qvl.engine.generation_config import GenerationDefaults
@@ -26,6 +26,7 @@ from qvl.engine.prefix import Visual
 from qvl.engine.runner import Runner
 from qvl.engine.sampling import Constraint, Logprob, Sampler, SamplingParams
 from qvl.engine.scheduler import Chunk, Scheduler, Sequence, Step
+from qvl.engine.state import StateStore
 from qvl.engine.stopping import StopText
 from qvl.errors import CapacityError, QvlError
 from qvl.plan.engines import encoder_bytes_per_token
@@ -40,6 +41,10 @@ log = logging.getLogger(__name__)
 FEATURES_WAIT_S = 0.02  # how late a newcomer may be seen while there is nothing but a picture to encode
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+NO_PREFIX_REUSE = (
+    "prompts that begin alike are computed each from its start: this model's linear-attention layers keep one state, "
+    "of a sequence's end, and none of the places where another prompt could go on"
+)
 KV_TORCH_DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -163,6 +168,11 @@ class Engine:
         self._clock = clock
         self._pool = BlockPool(memory.num_blocks, memory.block_size)
         self._features = FeatureCache(memory.feature_bytes)
+        hybrid = len(text.full_attention_layers) < text.num_hidden_layers
+        assert not hybrid or memory.num_states, (
+            "the memory plan has no states for the linear-attention layers"
+        )
+        self.notes = (NO_PREFIX_REUSE,) if hybrid and options.prefix_caching else ()
         self._scheduler = Scheduler(
             self._pool,
             self._features,
@@ -170,7 +180,8 @@ class Engine:
             max_num_seqs=options.max_num_seqs,
             max_encoded_tokens=options.max_encoded_tokens,
             feature_bytes_per_token=encoder_bytes_per_token(model.config, model.dtype.itemsize),
-            prefix_caching=options.prefix_caching,
+            prefix_caching=options.prefix_caching and not hybrid,
+            slots=SlotPool(memory.num_states) if hybrid else None,
         )
         store = KVStore(
             text.full_attention_layers,
@@ -181,7 +192,10 @@ class Engine:
             dtype=KV_TORCH_DTYPES[memory.kv_dtype],
             device=model.device,
         )
-        self._runner = Runner(model, store, self._features, min(len(tokenizer), text.vocab_size))
+        states = (
+            StateStore(text, memory.num_states, dtype=model.dtype, device=model.device) if hybrid else None
+        )
+        self._runner = Runner(model, store, self._features, min(len(tokenizer), text.vocab_size), states)
         self._encoder = Encoder(model, background=None if options.interleave else False)
         self._job: _Job | None = None
         self._pace = Pace(options.max_num_batched_tokens)

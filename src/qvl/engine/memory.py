@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from qvl.catalog.config import ModelConfig
 from qvl.errors import CapacityError, ConfigError
-from qvl.plan.memory import KvDtype, Precision, kv_bytes_per_token, num_kv_blocks, weight_bytes
+from qvl.plan.memory import (
+    KvDtype,
+    Precision,
+    kv_bytes_per_token,
+    num_kv_blocks,
+    state_bytes,
+    weight_bytes,
+)
 from qvl.units import MiB, format_bytes, format_count
 
 # Part of the memory left beside the weights that KV may take unless told: the system and other programs share a
@@ -28,19 +35,23 @@ class EngineMemory:
     num_blocks: int
     max_model_len: int
     kv_dtype: KvDtype
+    num_states: int = 0  # sequences that may run at once, in a model with linear-attention layers
+    states_bytes: int = 0  # num_states * state_bytes
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.feature_bytes
+        return self.weights_bytes + self.kv_bytes + self.states_bytes + self.feature_bytes
 
     @property
     def num_kv_tokens(self) -> int:
         return self.num_blocks * self.block_size
 
     def __str__(self) -> str:
+        states = f"states {format_bytes(self.states_bytes)} ({self.num_states} sequences) + "
         return (
             f"weights {format_bytes(self.weights_bytes)} + KV {format_bytes(self.kv_bytes)} "
-            f"({format_count(self.num_kv_tokens)} tokens in {self.kv_dtype}) + features up to "
+            f"({format_count(self.num_kv_tokens)} tokens in {self.kv_dtype}) + "
+            f"{states if self.num_states else ''}features up to "
             f"{format_bytes(self.feature_bytes)} = {format_bytes(self.total_bytes)} of "
             f"{format_bytes(self.available_bytes)} free; max_model_len {self.max_model_len}"
         )
@@ -66,13 +77,22 @@ def plan_memory(
     """
     weights = weight_bytes(config, precision).total
     per_block = block_size * kv_bytes_per_token(config, kv_dtype)
+    per_state = state_bytes(config, precision)
+    states = max_num_seqs * per_state
     left = available_bytes - weights - feature_bytes
+    if states and states >= left > 0:
+        raise CapacityError(
+            f"{max_num_seqs} sequences at once need {format_bytes(states)} of state, {format_bytes(left)} are left "
+            f"beside weights of {format_bytes(weights)}: lower max_num_seqs to {max(1, left // (2 * per_state))}"
+        )
+    left -= states
     if kv_bytes is None:
         kv_bytes = max(0, int(left * DEFAULT_KV_SHARE.get(device, DEFAULT_KV_SHARE["cpu"])))
     elif kv_bytes > left:
         raise CapacityError(
-            f"needs {format_bytes(weights + feature_bytes + kv_bytes)} (weights {format_bytes(weights)}, features "
-            f"{format_bytes(feature_bytes)}, KV {format_bytes(kv_bytes)}), {format_bytes(available_bytes)} free: "
+            f"needs {format_bytes(weights + feature_bytes + states + kv_bytes)} (weights {format_bytes(weights)}, "
+            f"features {format_bytes(feature_bytes)}, {f'states {format_bytes(states)}, ' if states else ''}KV "
+            f"{format_bytes(kv_bytes)}), {format_bytes(available_bytes)} free: "
             f"give at most {format_bytes(max(0, left))} to KV, or take a smaller model"
         )
     affordable = num_kv_blocks(kv_bytes, block_size, kv_bytes_per_token(config, kv_dtype))
@@ -110,4 +130,6 @@ def plan_memory(
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         kv_dtype=kv_dtype,
+        num_states=max_num_seqs if states else 0,
+        states_bytes=states,
     )

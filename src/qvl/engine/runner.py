@@ -15,19 +15,31 @@ from torch import Tensor
 from qvl.engine.feature_cache import FeatureCache
 from qvl.engine.kv import KVStore, PagedAttention, Span
 from qvl.engine.scheduler import Chunk, Step, overlapping
+from qvl.engine.state import HybridAttention, StateStore
 
 if TYPE_CHECKING:
     from qvl.inputs.processor import ModelInputs
+    from qvl.models.attention import Attend
     from qvl.models.base import VisionLanguageModel
 
 
 class Runner:
-    """Owns the KV, reads the features. Decides nothing."""
+    """Owns the KV and the states, reads the features. Decides nothing."""
 
-    def __init__(self, model: VisionLanguageModel, store: KVStore, features: FeatureCache, num_words: int):
-        """num_words: rows of the vocabulary that are tokens; the rest is padding and never drawn."""
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        store: KVStore,
+        features: FeatureCache,
+        num_words: int,
+        states: StateStore | None = None,
+    ):
+        """num_words: rows of the vocabulary that are tokens; the rest is padding and never drawn.
+        states: of a model with linear-attention layers.
+        """
         self.model = model
         self.store = store
+        self.states = states
         self.features = features
         self.num_words = num_words
 
@@ -49,9 +61,7 @@ class Runner:
         positions_3T = torch.cat(
             [chunk_positions(c, inputs[c.sequence.request_id]) for c in step.chunks], dim=1
         )
-        attend = PagedAttention(
-            self.store, [Span(row, c.count, c.start, c.sequence.blocks) for c, row in zip(step.chunks, rows)]
-        )
+        attend = self._attend(step, rows)
         hidden_TD = self.model.decode(hidden_TD, positions_3T.to(device), attend)
         last_rows = [row + chunk.count - 1 for chunk, row in zip(step.chunks, rows) if chunk.samples]
         if not last_rows:
@@ -59,6 +69,14 @@ class Runner:
         logits_SV = self.model.logits(hidden_TD[torch.tensor(last_rows, device=device)]).float()
         logits_SV[:, self.num_words :] = float("-inf")
         return logits_SV
+
+    def _attend(self, step: Step, rows: Sequence[int]) -> Attend:
+        spans = [Span(row, c.count, c.start, c.sequence.blocks) for c, row in zip(step.chunks, rows)]
+        attention = PagedAttention(self.store, spans)
+        if self.states is None:
+            return attention
+        slots = [c.sequence.slot for c in step.chunks if c.sequence.slot is not None]
+        return HybridAttention(attention, self.states, spans, slots)
 
     def _feature_rows(self, step: Step, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Which rows of the step are media: (first row, features) of each part of a visual that a chunk covers."""

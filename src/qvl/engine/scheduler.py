@@ -17,7 +17,7 @@ from bisect import insort
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from qvl.engine.block_pool import BlockPool
+from qvl.engine.block_pool import BlockPool, SlotPool
 from qvl.engine.feature_cache import FeatureCache
 from qvl.engine.prefix import ROOT, Visual, block_key
 
@@ -33,6 +33,7 @@ class Sequence:
     arrival: int = 0
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    slot: int | None = None  # of its state, while it runs, in models with linear-attention layers
     keys: list[bytes] = field(default_factory=list)  # of the full blocks, as far as they were needed
     num_published: int = 0  # blocks already in the prefix index
     pinned: set[str] = field(default_factory=set)  # names of the features it holds in the cache
@@ -104,7 +105,9 @@ class Scheduler:
         max_encoded_tokens: int,
         feature_bytes_per_token: int,
         prefix_caching: bool = True,
+        slots: SlotPool | None = None,
     ):
+        """slots: one state a running sequence, for models whose layers have some."""
         assert min(max_num_batched_tokens, max_num_seqs, max_encoded_tokens) > 0
         self.pool = pool
         self.features = features
@@ -112,7 +115,9 @@ class Scheduler:
         self.max_num_seqs = max_num_seqs
         self.max_encoded_tokens = max_encoded_tokens  # visual tokens a step; one larger visual goes alone
         self.feature_bytes_per_token = feature_bytes_per_token
+        assert slots is None or not prefix_caching, "a prefix's KV is of no use without the state at its end"
         self.prefix_caching = prefix_caching
+        self.slots = slots
         self.running: list[Sequence] = []  # by arrival
         self.waiting: list[Sequence] = []  # by arrival
         self.encoding: tuple[str, ...] = ()  # features of the job, pinned by it
@@ -216,6 +221,9 @@ class Scheduler:
         self.pool.free(sequence.blocks)
         sequence.blocks = []
         sequence.num_computed = sequence.num_published = 0
+        if self.slots is not None and sequence.slot is not None:
+            self.slots.free(sequence.slot)
+        sequence.slot = None
         for name in sequence.pinned:
             self.features.unpin(name)
         sequence.pinned = set()
@@ -226,6 +234,8 @@ class Scheduler:
         The last token is always computed, since its logits are wanted. One block is left over for each running
         sequence, so that who comes in is not thrown out again by the next growth.
         """
+        if self.slots is not None and not self.slots.num_free:
+            return False
         size = self.pool.block_size
         known: list[int] = []
         if self.prefix_caching:
@@ -237,6 +247,8 @@ class Scheduler:
             self.pool.free(known)
             return False
         sequence.blocks = known + self.pool.allocate(missing, after=known[-1] if known else None)
+        if self.slots is not None:
+            sequence.slot = self.slots.allocate()
         sequence.num_computed = len(known) * size
         sequence.num_published = len(known)
         if sequence.num_preemptions == 0:
@@ -295,6 +307,10 @@ class Scheduler:
         """Asserts what must hold between steps; for tests."""
         self.pool.check([sequence.blocks for sequence in self.running])
         self.features.check()
+        if self.slots is not None:
+            self.slots.check([s.slot for s in self.running if s.slot is not None])
+        assert all((s.slot is not None) == (self.slots is not None) for s in self.running)
+        assert all(s.slot is None for s in self.waiting)
         assert all(not sequence.blocks and not sequence.pinned for sequence in self.waiting)
         arrivals = [sequence.arrival for sequence in self.running + self.waiting]
         assert arrivals == sorted(set(arrivals)), "a younger sequence runs while an older one waits"
