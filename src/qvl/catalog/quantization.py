@@ -87,6 +87,11 @@ class Scheme:
             self.scale_name: Part((rows, columns) if any(self.block) else (1,), _SIXTEEN),
         }
 
+    def fused_parts(self, name: str, shape: tuple[int, ...]) -> dict[str, Part]:
+        """All experts' matrices in one FP8 tensor (E, rows, columns) with a grid of scales for each."""
+        grid = tuple(ceil(side / step) if step else 1 for side, step in zip(shape[1:], self.block))
+        return {name: Part(shape, ("F8_E4M3",)), f"{name}_scale_inv": Part((shape[0], *grid), _SIXTEEN)}
+
     def misfit(self, out_features: int, in_features: int) -> str | None:
         """Why an out x in linear can't be stored this way, or None."""
         if self.format in ("awq", "gptq") and out_features * self.bits % 32:

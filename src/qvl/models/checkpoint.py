@@ -73,12 +73,11 @@ def load_model(
     assert wanted is not None
     with torch.device("meta"):
         model = build(config)
-    layers = quantized_layers(model, folder)
-    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    for name in layers:
-        del shapes[f"{name}.weight"]
-    parts = {f"{name}.{part}": spec for name, layer in layers.items() for part, spec in layer.parts.items()}
     entries = read_headers(folder)
+    layers = quantized_layers(model, folder, entries)
+    replaced = {f"{name}.{part}" for name, layer in layers.items() for part in layer.replaces}
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if n not in replaced}
+    parts = {f"{name}.{part}": spec for name, layer in layers.items() for part, spec in layer.parts.items()}
     experts = expert_places(config.text, shapes, entries)  # those stored one by one
     fused_shapes = {at.fused: shapes.pop(at.fused) for at in experts.values() if at.fused in shapes}
     shapes |= {name: single_shape(config.text, at) for name, at in experts.items()}
@@ -336,9 +335,7 @@ def _read_quantized(
                 if entry.file == file:
                     tensor = opened.get_tensor(entry.stored_name)
                     tensors[part] = tensor.clone() if copy else tensor
-    linear = model.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    return make_layer(name, linear, layer, tensors)
+    return make_layer(name, model.get_submodule(name), layer, tensors)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -135,6 +135,10 @@ def _compare(subject: Subject, table: TensorTable, found: dict[str, StoredTensor
         del shapes[f"{name}.weight"]
         parts |= {f"{name}.{part}": spec for part, spec in scheme.parts(out, inn).items()}
         parts.setdefault(f"{name}.bias", Part((out,), _PLAIN, required=False))
+    for name in [n for n in shapes if f"{n}_scale_inv" in found]:
+        scheme = subject.quantization.scheme_of(name) if subject.quantization else None
+        if scheme is not None:
+            parts |= scheme.fused_parts(name, shapes.pop(name))
     experts = _single_experts(found)
     shapes = {name: shape for name, shape in shapes.items() if name not in experts}
     tied = subject.config.text.tie_word_embeddings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from qvl.catalog.quantization import Part, Scheme, read_quantization
 from qvl.errors import CheckpointError
+from qvl.models.moe import Experts
 from qvl.models.quantized import reader
+from qvl.models.quantized.experts import expert_parts, expert_shapes, make_experts
 
 if TYPE_CHECKING:
     from qvl.models.base import VisionLanguageModel
@@ -19,15 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """`parts`: last part of a tensor's name → what it must look like. The bias of a layer that has one in the
-    network is a plain tensor and not among them."""
+    """`parts`: a tensor's name after the layer's → what it must look like. The bias of a layer that has one in
+    the network is a plain tensor and not among them. `replaces`: parameters of the network that fall away.
+    """
 
     scheme: Scheme
     parts: Mapping[str, Part]
+    replaces: tuple[str, ...] = ("weight",)
 
 
-def quantized_layers(model: VisionLanguageModel, where: str | Path) -> dict[str, QuantizedLayer]:
-    """By canonical name; empty for a plain checkpoint.
+def quantized_layers(
+    model: VisionLanguageModel, where: str | Path, stored: Container[str] = ()
+) -> dict[str, QuantizedLayer]:
+    """By canonical name; empty for a plain checkpoint. `stored`: canonical names in the files, which tell whether
+    experts are fused.
 
     Raises: ConfigError for a quantization_config that can't be read; CheckpointError naming the layers whose
     sizes it doesn't fit.
@@ -38,6 +45,16 @@ def quantized_layers(model: VisionLanguageModel, where: str | Path) -> dict[str,
     found: dict[str, QuantizedLayer] = {}
     misfits = []
     for name, module in model.named_modules():
+        if isinstance(module, Experts) and (scheme := quantization.scheme_of(f"{name}.down_proj")):
+            shapes = expert_shapes(module)
+            misfits += [
+                f"{name}: {why}"
+                for part in ("gate_proj", "down_proj")
+                if (why := scheme.misfit(*shapes[part]))
+            ]
+            parts = expert_parts(scheme, module, name, stored)
+            found[name] = QuantizedLayer(scheme, parts, ("gate_up_proj", "down_proj"))
+            continue
         scheme = quantization.scheme_of(name) if isinstance(module, nn.Linear) else None
         if scheme is None:
             continue
@@ -60,16 +77,25 @@ def quantized_layers(model: VisionLanguageModel, where: str | Path) -> dict[str,
 
 
 def make_layer(
-    name: str, linear: nn.Linear, layer: QuantizedLayer, tensors: Mapping[str, Tensor]
+    name: str, plain: nn.Module, layer: QuantizedLayer, tensors: Mapping[str, Tensor]
 ) -> nn.Module:
-    """The layer that replaces `linear`, which gives its bias. Raises: CheckpointError with the layer's name."""
-    tensors = dict(tensors)
+    """What replaces `plain`, a linear layer, which gives its bias, or a mixture's experts.
+
+    Raises: CheckpointError with the layer's name.
+    """
+    try:
+        if isinstance(plain, Experts):
+            return make_experts(layer.scheme, plain, tensors)
+        assert isinstance(plain, nn.Linear)
+        return _make_linear(plain, layer, dict(tensors))
+    except CheckpointError as e:
+        raise CheckpointError(f"{name}: {e}") from e
+
+
+def _make_linear(linear: nn.Linear, layer: QuantizedLayer, tensors: dict[str, Tensor]) -> nn.Module:
     bias = tensors.pop("bias", None)
     if linear.bias is not None:
         bias = linear.bias.detach()
     elif bias is not None and not bias.any():
         bias = None
-    try:
-        return reader(layer.scheme)(layer.scheme, tensors, bias)
-    except CheckpointError as e:
-        raise CheckpointError(f"{name}: {e}") from e
+    return reader(layer.scheme)(layer.scheme, tensors, bias)

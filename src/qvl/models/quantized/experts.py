@@ -1,0 +1,94 @@
+"""A mixture's experts from quantised tensors: each expert's matrices are quantised layers of their own.
+
+    one by one   ….experts.0.gate_proj.qweight, ….experts.0.up_proj.qweight, …     every format
+    fused        ….experts.gate_up_proj (E, D, 2 I) and gate_up_proj_scale_inv     FP8 in blocks; inputs first for
+                 ….experts.down_proj (E, I, D) and down_proj_scale_inv             Qwen3-VL, outputs first in Qwen3.5
+
+Legend: T packed tokens, E experts, D width, I inner width of one expert.
+No released file of these was at hand: both layouts are taken from readers of other projects (transformers 5.19's
+fused FP8 experts, vLLM's expert names).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvl.catalog.quantization import Part, Scheme
+from qvl.models.moe import Experts
+from qvl.models.quantized import reader
+from qvl.models.quantized.fp8 import Fp8Linear
+
+_SINGLE = ("gate_proj", "up_proj", "down_proj")
+_FUSED = ("gate_up_proj", "down_proj")
+
+
+class QuantizedExperts(nn.Module):
+    """Stands where `moe.Experts` stood. `inner` has one module that gives gate and up together, or one for each."""
+
+    def __init__(self, inner: list[list[nn.Module]], down: list[nn.Module]):
+        super().__init__()
+        self.inner = nn.ModuleList(nn.ModuleList(parts) for parts in inner)
+        self.down = nn.ModuleList(down)
+
+    def forward(self, hidden_TD: Tensor, expert: int) -> Tensor:
+        parts = [part(hidden_TD) for part in cast(nn.ModuleList, self.inner[expert])]
+        gate_TI, up_TI = parts if len(parts) == 2 else parts[0].chunk(2, dim=-1)
+        return self.down[expert](up_TI * F.silu(gate_TI))
+
+
+def expert_shapes(experts: Experts) -> dict[str, tuple[int, int]]:
+    """(out, in) of one expert's matrices, single and fused."""
+    shape = experts.down_proj.shape
+    inner, width = (shape[1], shape[2]) if experts.inputs_first else (shape[2], shape[1])
+    one = (inner, width)
+    return {"gate_proj": one, "up_proj": one, "down_proj": (width, inner), "gate_up_proj": (2 * inner, width)}
+
+
+def expert_parts(scheme: Scheme, experts: Experts, at: str, stored: Container[str]) -> dict[str, Part]:
+    """What must be in the file, by name after `at`."""
+    shapes, parts = expert_shapes(experts), dict[str, Part]()
+    if scheme.format == "fp8" and f"{at}.gate_up_proj" in stored:
+        for name in _FUSED:
+            parts |= scheme.fused_parts(name, tuple(getattr(experts, name).shape))
+        return parts
+    for expert in range(experts.down_proj.shape[0]):
+        for name in _SINGLE:
+            for part, spec in scheme.parts(*shapes[name]).items():
+                parts[f"{expert}.{name}.{part}"] = spec
+    return parts
+
+
+def make_experts(scheme: Scheme, experts: Experts, tensors: Mapping[str, Tensor]) -> QuantizedExperts:
+    """Raises: CheckpointError for contents that can't be."""
+    count = experts.down_proj.shape[0]
+    if "gate_up_proj" in tensors:
+        fused = {name: (tensors[name], tensors[f"{name}_scale_inv"]) for name in _FUSED}
+        inner: list[list[nn.Module]] = [
+            [_fused(scheme, experts, *fused["gate_up_proj"], expert)] for expert in range(count)
+        ]
+        down = [_fused(scheme, experts, *fused["down_proj"], expert) for expert in range(count)]
+        return QuantizedExperts(inner, list(down))
+
+    def single(expert: int, name: str) -> nn.Module:
+        at = f"{expert}.{name}."
+        parts = {key.removeprefix(at): t for key, t in tensors.items() if key.startswith(at)}
+        return reader(scheme)(scheme, parts, None)
+
+    return QuantizedExperts(
+        [[single(e, "gate_proj"), single(e, "up_proj")] for e in range(count)],
+        [single(e, "down_proj") for e in range(count)],
+    )
+
+
+def _fused(scheme: Scheme, experts: Experts, weight: Tensor, scales: Tensor, expert: int) -> nn.Module:
+    matrix, grid, block = weight[expert], scales[expert], scheme.block
+    if experts.inputs_first:
+        # bytes are moved, not numbers: FP8 has few operations of its own
+        matrix = matrix.view(torch.uint8).T.contiguous().view(torch.float8_e4m3fn)
+        grid, block = grid.T.contiguous(), (block[1], block[0])
+    return Fp8Linear(matrix, grid, block)
