@@ -32,6 +32,7 @@ from qvl.models import build
 from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import expert_places, put_expert, single_shape
 from qvl.models.names import published_names, to_canonical
+from qvl.models.quantized.int4_matmul import on_device
 from qvl.models.quantized.layers import QuantizedLayer, make_layer, quantized_layers
 from qvl.units import MiB, format_bytes
 
@@ -92,7 +93,7 @@ def load_model(
         for name, tensor in fused.items():
             _set_parameter(model, name, tensor)
         for name, layer in layers.items():
-            model.set_submodule(name, _read_quantized(model, name, layer, entries, copy).to(place))
+            model.set_submodule(name, on_device(_read_quantized(model, name, layer, entries, copy), place))
     except RuntimeError as e:  # torch's word for a full device, and for a full host
         if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e):
             raise
