@@ -85,6 +85,8 @@ def run(
     server = Server(Service(loaded, options))
     shown = f"[{host}]" if ":" in host else host
     print(f"memory: {loaded.memory}", file=sys.stderr)
+    for note in loaded.engine.notes:
+        print(f"note: {note}", file=sys.stderr)
     if key is None and host not in ("127.0.0.1", "localhost", "::1"):
         print(f"qvl serve: {host} may be reached by others, and no --api-key is set", file=sys.stderr)
     print(f"{options.model_name} at http://{shown}:{bound.getsockname()[1]}/v1", file=sys.stderr, flush=True)
