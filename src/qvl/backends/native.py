@@ -22,7 +22,7 @@ import torch
 from qvl.backends.answer import Answer, MediaSize, conversation
 from qvl.backends.base import Stream
 from qvl.backends.model import Model, as_list
-from qvl.catalog.config import Family, read_config
+from qvl.catalog.config import Family, ModelConfig, read_config
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
 from qvl.engine.generation_config import GenerationDefaults, read_generation_config
 from qvl.engine.memory import DEFAULT_FEATURE_BYTES, EngineMemory, plan_memory
@@ -33,7 +33,7 @@ from qvl.inputs.processor import ModelInputs, Processor
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import find_checkpoint, load_model
 from qvl.outputs.thinking import Piece, ThinkSplitter, joined, opens_thinking
-from qvl.plan.memory import KvDtype, Precision
+from qvl.plan.memory import KvDtype, Precision, stored_precision
 
 MINI_FOLDER = Path(__file__).parent.parent / "mini"
 DEFAULT_MAX_NEW_TOKENS = 1024  # when neither the caller nor the checkpoint says
@@ -63,7 +63,8 @@ def load(
 ) -> NativeModel:
     """A model ready to answer, from a checkpoint folder, a hub id, or `mini`, the embedded one.
 
-    dtype: auto (as stored; fp16 becomes fp32 on a CPU), fp32, bf16, fp16. device: auto, cpu, cuda, cuda:N.
+    dtype: auto (as stored; fp16 becomes fp32 on a CPU, bf16 beside quantised layers), fp32, bf16, fp16. device: auto,
+    cpu, cuda, cuda:N.
     kv_dtype: auto (as the activations), fp32, bf16, fp16, fp8. Sizes in bytes; None is worked out from what is free.
     Memory is planned before anything is allocated: `model.memory`.
     Raises: CheckpointError, ConfigError, CapacityError.
@@ -71,7 +72,7 @@ def load(
     folder = find_checkpoint(_source_folder(source), revision)
     config = read_config(folder)
     place = _device(device)
-    wanted = _dtype(dtype, config.dtype, place)
+    wanted = _dtype(dtype, config, place)
     kv = _SHORT[wanted] if kv_dtype == "auto" else kv_dtype
     if kv not in KV_TORCH_DTYPES:
         raise ConfigError(f"kv_dtype {kv_dtype!r}: known: auto, {', '.join(KV_TORCH_DTYPES)}")
@@ -82,7 +83,7 @@ def load(
     kv_name: KvDtype = kv  # type: ignore[assignment]
     memory = plan_memory(
         config,
-        precision=_SHORT[wanted],
+        precision=_precision(config, wanted),
         kv_dtype=kv_name,
         available_bytes=available_bytes(place),
         device=place.type,
@@ -127,10 +128,23 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, stored: str, device: torch.device) -> torch.dtype:
+def _precision(config: ModelConfig, dtype: torch.dtype) -> Precision:
+    """What the weights are planned as: quantised layers as they are stored."""
+    if config.quantization is None:
+        return _SHORT[dtype]
+    if config.quantization.get("bits") in (2, 3):  # GPTQ's are held as 4-bit codes
+        return "gptq-int4"
+    return stored_precision(config)
+
+
+def _dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
+    """fp16 is slow on CPUs: plain weights become fp32, which holds them; what quantisers left in fp16 becomes bf16,
+    so that it stays as small as planned."""
     if name == "auto":
-        found = getattr(torch, stored, torch.bfloat16)
-        return torch.float32 if found == torch.float16 and device.type == "cpu" else found
+        found = getattr(torch, config.dtype, torch.bfloat16)
+        if found != torch.float16 or device.type != "cpu":
+            return found
+        return torch.float32 if config.quantization is None else torch.bfloat16
     name = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(name, name)
     if name not in _TORCH:
         raise ConfigError(f"dtype {name!r}: known: auto, {', '.join(_TORCH)}")
