@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "training"))
 
 import synth_mix
 import train_mini
-from targets import CELL, GLYPH_CLASS, IGNORE, dense_targets
+from targets import CELL, COLOUR_CLASS, GLYPH_CLASS, IGNORE, SHAPE_CLASS, dense_targets
 
 from qvl.inputs.processor import Processor
 from qvl.models.checkpoint import load_model
@@ -80,6 +80,15 @@ def test_lessons_draw_from_training_seeds_and_later_stages_hold_the_test_level()
             assert all(s.seed in TRAIN_SEEDS for s in samples if hasattr(s, "seed"))
     assert {"sheet", "read1", "field1"} <= seen
     assert synth_mix.shares(1.0)[[x.kind for x in synth_mix.LESSONS].index("find")] == 0
+
+
+def test_what_a_question_asks_for_is_known_by_kind_and_colour():
+    what = synth_mix.what_is_asked
+    assert what("Locate the red cross.") == (SHAPE_CLASS["cross"], COLOUR_CLASS["red"])
+    assert what("How many crosses do you see?") == (SHAPE_CLASS["cross"], 0)
+    assert what("Count the pink shapes.") == (0, COLOUR_CLASS["pink"])
+    assert what("How many shapes are there?") == (0, 0)
+    assert what("What is the total?") is None
 
 
 @pytest.mark.parametrize("kind", ["find", "count", "field", "chart", "screen"])

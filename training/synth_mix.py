@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from targets import COLOUR_CLASS, SHAPE_CLASS
 from tokenizer import SPECIAL, build  # noqa: F401  (SPECIAL is part of this module's interface)
 
 from qvl.inputs.positions import VisualBlock, mrope_positions
@@ -124,11 +125,15 @@ def sheet(rng: random.Random, level: float, lines: int | None = None) -> Sheet:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a picture and its answer; `box` where the answer is a box, in pixels."""
+    """A question about a picture and its answer.
+
+    `box`: where the answer is a box, in pixels. `what`: classes of the kind and the colour asked for, 0 = any.
+    """
 
     question: str
     answer: str
     box: tuple[int, int, int, int] | None = None
+    what: tuple[int, int] | None = None
 
 
 def questions_of(sample, rng: random.Random, most: int) -> list[Asked]:
@@ -136,14 +141,29 @@ def questions_of(sample, rng: random.Random, most: int) -> list[Asked]:
 
     The tower's work and the picture's tokens are paid once, so a picture teaches several times for little more.
     """
-    own = Asked(sample.question, sample.answer, _answer_box(sample))
+    own = Asked(sample.question, sample.answer, _answer_box(sample), what_is_asked(sample.question))
     others = {"find": _find, "count": _count, "field": _field, "chart": _chart, "screen": _screen}
     kind = getattr(sample, "kind", "sheet")
     if most < 2 or kind not in others:
         return [own]
-    more = [a for a in others[kind](sample, rng) if a.answer != own.answer or kind in ("count", "field")]
+    more = [
+        replace(a, what=what_is_asked(a.question))
+        for a in others[kind](sample, rng)
+        if a.answer != own.answer or kind in ("count", "field")
+    ]
     rng.shuffle(more)
     return [own, *more[: most - 1]]
+
+
+def what_is_asked(question: str) -> tuple[int, int] | None:
+    """The shape's kind and colour that the question names. None when it speaks of no shapes."""
+    words = question.lower().replace("crosses", "cross").rstrip("?.").split()
+    words = [w if w in SHAPE_CLASS or w in COLOUR_CLASS else w.removesuffix("s") for w in words]
+    kinds = [SHAPE_CLASS[w] for w in words if w in SHAPE_CLASS]
+    colours = [COLOUR_CLASS[w] for w in words if w in COLOUR_CLASS]
+    if not kinds and "shape" not in words:
+        return None
+    return (kinds[0] if kinds else 0), (colours[0] if colours else 0)
 
 
 def _answer_box(sample) -> tuple[int, int, int, int] | None:
@@ -277,9 +297,9 @@ LESSONS = (
     Lesson("field", 0, 18, (1, 1, 0, 0, 0, 0)),
     Lesson("field", 1, 7, (0, 2, 4, 4, 4.5, 5), questions=4),
     Lesson("find", 0, 14, (2, 0, 0, 0, 0, 0)),
-    Lesson("find", 1, 8, (0, 2, 5, 5, 5, 5), questions=3),
+    Lesson("find", 1, 8, (0, 2, 8, 8, 7, 6), questions=3),
     Lesson("count", 0, 18, (1, 0, 0, 0, 0, 0)),
-    Lesson("count", 1, 8, (0, 1.5, 4, 4, 4, 4), questions=6),
+    Lesson("count", 1, 8, (0, 1.5, 5, 5, 5, 5), questions=6),
     Lesson("chart", 1, 7, (0, 0, 0.4, 0.4, 0.4, 0.4), questions=4),
     Lesson("screen", 1, 6, (0, 0, 0.4, 0.4, 0.4, 0.4), questions=3),
     Lesson("pair", 1, 10, (0, 0, 0.4, 0.4, 0.4, 0.4)),

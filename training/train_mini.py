@@ -97,6 +97,8 @@ def mini_config(vocab_size: int, ids: dict[str, int]) -> dict:
 
 
 NUM_BINS, BIN = 48, 5.0  # classes of a coordinate, pixels in each
+BEGINNING = 8  # tokens of an answer at which the look-up is supervised
+NO_BOX = (-1, -1, -1, -1)
 
 
 def bin_loss(logits: torch.Tensor, pixels_N4: torch.Tensor) -> torch.Tensor:
@@ -271,7 +273,7 @@ class Collator:
         Each question starts at the position after the pictures, as if it were the only one.
         """
         turns = [
-            [(self.turn(a.question), [*self.encode(a.answer), self.ids["<|im_end|>"]], a.box) for a in asked]
+            [(self.turn(a.question), [*self.encode(a.answer), self.ids["<|im_end|>"]], a) for a in asked]
             for _, _, asked in rows
         ]
         lengths = [len(o) + sum(len(t) + len(a) for t, a, _ in ts) for (o, _, _), ts in zip(rows, turns)]
@@ -281,24 +283,28 @@ class Collator:
         mask = np.zeros((len(rows), length), bool)  # positions whose NEXT token is the answer's
         branch = np.full((len(rows), length), 99, np.int64)
         pos = np.zeros((3, len(rows), length), np.int32)
-        number, box = [], []  # of each masked position, in order: its question's number in the batch, its box
+        # of each masked position, in order: its question's number in the batch, the box and the shape asked for
+        number, box, what = [], [], []
         asked_so_far = 0
         for b, ((opening, blocks, _), row) in enumerate(zip(rows, turns)):
             n = len(opening)
             ids[b, :n], branch[b, :n] = opening, 0
             pos[:, b, :n] = synth_mix.positions_of(opening, blocks, (self.image_pad, self.video_pad))
             after = pos[:, b, :n].max() + 1
-            for k, (turn, answer, place) in enumerate(row, 1):
+            for k, (turn, answer, a) in enumerate(row, 1):
                 m = len(turn) + len(answer)
                 ids[b, n : n + m], branch[b, n : n + m] = turn + answer, k
                 pos[:, b, n : n + m] = after + np.arange(m)
                 mask[b, n + len(turn) - 1 : n + m - 1] = True
                 number += [asked_so_far] * len(answer)
-                box += [place or (-1, -1, -1, -1)] * len(answer)
+                # only where an answer begins: further on it can be read off the answer itself
+                begins = min(len(answer), BEGINNING)
+                box += [a.box or NO_BOX] * begins + [NO_BOX] * (len(answer) - begins)
+                what += [a.what or (-1, -1)] * begins + [(-1, -1)] * (len(answer) - begins)
                 asked_so_far += 1
                 n += m
         out = {"ids": ids, "mask": mask, "pos": pos, "branch": branch, "number": np.array(number)}
-        return out | {"answer_box": np.array(box, np.float32)}
+        return out | {"answer_box": np.array(box, np.float32), "what": np.array(what)}
 
 
 def batches(tokenizer_file: str, progress, seed: int):
@@ -351,7 +357,7 @@ class Step(nn.Module):
         middle, late = len(layers) // 2, len(layers) - 2
         hooks = [
             layers[i].register_forward_hook(lambda _m, _i, o, i=i: states.__setitem__(i, o))
-            for i in (middle, late)
+            for i in (1, middle, late)
         ]
         hidden = model.decode(hidden, b["pos"].view(3, -1), BranchAttention(b["branch"]))
         for hook in hooks:
@@ -368,6 +374,14 @@ class Step(nn.Module):
             )
             seen["token"] = right.float().mean().item()
             seen["exact"] = (wrong == 0).float().mean().item()
+        named = b["what"][:, 0] >= 0
+        if named.any():
+            known = self.heads["asked_what"](states[1][where[named]]).float()
+            kind, colour = known.split([len(SHAPE_CLASS) + 1, len(COLOUR_CLASS) + 1], dim=-1)
+            what = b["what"][named]
+            out = F.cross_entropy(kind, what[:, 0]) + F.cross_entropy(colour, what[:, 1])
+            loss = loss + out
+            seen["what"] = out.item()
         boxed = b["answer_box"][:, 0] >= 0
         if boxed.any():
             for name, layer in (("middle", middle), ("late", late)):
@@ -489,6 +503,9 @@ def train(rank: int, a: argparse.Namespace) -> None:
     heads = nn.ModuleDict({"tower": DenseHeads(256, False), "middle": DenseHeads(256, True)})
     for name in ("middle", "late"):  # what an answer's tokens know of the box that is asked for
         heads[f"asked_{name}"] = nn.Sequential(nn.RMSNorm(256), nn.Linear(256, 4 * NUM_BINS))
+    heads["asked_what"] = nn.Sequential(
+        nn.RMSNorm(256), nn.Linear(256, len(SHAPE_CLASS) + len(COLOUR_CLASS) + 2)
+    )
     heads.to(a.device)
     num_parameters = sum(x.numel() for x in model.parameters())
     say(f"mini: {num_parameters:,} parameters, {num_parameters * 2 / 1e6:.1f} MB in bf16", flush=True)
