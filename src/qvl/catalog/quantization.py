@@ -124,10 +124,12 @@ class Quantization:
 def spellings(module: str) -> tuple[str, ...]:
     """The names one module has in published files and configs, the network's own first.
 
-    The flat layout, the nested one, and transformers' own module tree since 4.52 are the same two.
+    The flat layout, the nested one (transformers' own module tree since 4.52), and the first generation's.
     """
     if module.startswith("visual."):
-        return module, f"model.{module}"
+        return module, f"model.{module}", f"transformer.{module}"
+    if module.startswith("model.h."):
+        return module, f"transformer.{module.removeprefix('model.')}"
     if module.startswith("model."):
         return module, f"model.language_model.{module.removeprefix('model.')}"
     return (module,)
@@ -242,7 +244,7 @@ def _read_gptq(config: Mapping[str, Any]) -> Quantization:
     """`dynamic`: pattern → changed settings; a pattern that starts with "-:" leaves its modules unquantised."""
     version = _choice(config, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
     head = bool(config.get("lm_head"))
-    inside = [name for block in config.get("modules_in_block_to_quantize") or [] for name in block]
+    inside = _block_names(config.get("modules_in_block_to_quantize"))
 
     def scheme(settings: Mapping[str, Any]) -> Scheme:
         return Scheme(
@@ -256,7 +258,10 @@ def _read_gptq(config: Mapping[str, Any]) -> Quantization:
 
     usual = scheme(config)
     dynamic: list[tuple[str, Scheme | None]] = []
-    for key, changed in (config.get("dynamic") or {}).items():
+    rules = config.get("dynamic") or {}
+    if not isinstance(rules, Mapping) or not all(isinstance(r, Mapping) for r in rules.values() if r):
+        raise ConfigError(f"quantization_config: dynamic must map patterns to settings, is {rules!r}")
+    for key, changed in rules.items():
         pattern = "re:" + key.removeprefix("-:").removeprefix("+:")
         _check_pattern(pattern)
         dynamic.append((pattern, None if key.startswith("-:") else scheme({**config, **(changed or {})})))
@@ -269,6 +274,18 @@ def _read_gptq(config: Mapping[str, Any]) -> Quantization:
         return next((found for pattern, found in dynamic if matches(pattern, module)), usual)
 
     return Quantization("gptq", _names(config, "modules_to_not_convert"), scheme_of)
+
+
+def _block_names(listed: Any) -> list[str]:
+    """modules_in_block_to_quantize: a list of names or of lists of names; quantisers wrote both."""
+    names = []
+    for part in listed if isinstance(listed, list) else [] if listed is None else [listed]:
+        names += part if isinstance(part, list) else [part]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"quantization_config: modules_in_block_to_quantize must be lists of names, is {listed!r}"
+        )
+    return names
 
 
 def _read_fp8(config: Mapping[str, Any]) -> Quantization:
@@ -352,7 +369,9 @@ def _compressed_scheme(name: str, group: Mapping[str, Any], config: Mapping[str,
     if layout == "float-quantized" and (kind, bits) == ("float", 8):
         if strategy == "block":
             block = weights.get("block_structure")
-            if not (isinstance(block, list) and len(block) == 2 and all(type(b) is int for b in block)):
+            if not (
+                isinstance(block, list) and len(block) == 2 and all(type(b) is int and b > 0 for b in block)
+            ):
                 raise refusal
             return Scheme("fp8", bits=8, block=(block[0], block[1]))
         if strategy in ("channel", "tensor"):
