@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,6 @@ class Encoder:
         """background: None says yes on a CPU."""
         self._model = model
         self._background = model.device.type == "cpu" if background is None else background
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qvl-tower")
         self._job: Future[list[Tensor]] | None = None
         self._abandoned = False
         self._shared = False  # whether a step runs beside it
@@ -51,21 +50,23 @@ class Encoder:
         """Whether `result` would return without waiting."""
         return self._job is not None and self._job.done()
 
-    def start(self, media: Sequence[MediaSpan]) -> None:
-        """Begins to encode: all media packed in one pass of the tower."""
+    def start(self, media: Sequence[MediaSpan], *, shared: bool = False) -> None:
+        """Begins to encode: all media packed in one pass of the tower. shared: a step runs beside its beginning."""
         assert self._job is None
-        self._abandoned = self._shared = False
+        self._abandoned, self._shared = False, shared
         self._num_threads = torch.get_num_threads()
+        job: Future[list[Tensor]] = Future()
+        self._job = job
         if self._background:
-            self._job = self._thread.submit(self._encode, media)
-            return
-        self._job = Future()
-        try:
-            self._job.set_result(self._features(media))
-        except Exception as e:
-            self._job.set_exception(e)
+            # a thread for each job: OpenMP's threads under one that idles would still count against the steps', whose
+            # barriers then sleep instead of spinning, which made each token of the embedded model half as slow again
+            threading.Thread(target=self._encode, args=(job, media), name="qvl-tower").start()
+        else:
+            self._run(job, media)
 
     def wait(self, seconds: float) -> None:
+        """Until the job has ended, at most so long; it may have all cores meanwhile."""
+        self._shared = False
         if self._job is not None:
             wait([self._job], seconds)
 
@@ -91,20 +92,27 @@ class Encoder:
             yield
         finally:
             torch.set_num_threads(self._num_threads)
-            self._shared = False
 
     # On the encoder's thread
 
-    def _encode(self, media: Sequence[MediaSpan]) -> list[Tensor]:
+    def _encode(self, job: Future[list[Tensor]], media: Sequence[MediaSpan]) -> None:
+        with before_each_block(self._model.visual, self._between_blocks):
+            self._take_cores()
+            self._run(job, media)
+        torch.set_num_threads(self._num_threads)  # what new threads begin with
+
+    def _run(self, job: Future[list[Tensor]], media: Sequence[MediaSpan]) -> None:
         try:
-            with before_each_block(self._model.visual, self._between_blocks):
-                return self._features(media)
-        finally:
-            torch.set_num_threads(self._num_threads)  # also what new threads begin with
+            job.set_result(self._features(media))
+        except Exception as e:
+            job.set_exception(e)
 
     def _between_blocks(self) -> None:
         if self._abandoned:
             raise Abandoned
+        self._take_cores()
+
+    def _take_cores(self) -> None:
         torch.set_num_threads(max(1, self._num_threads // 2) if self._shared else self._num_threads)
 
     @torch.inference_mode()

@@ -334,7 +334,7 @@ class Engine:
                 frozenset(sequence.request_id for sequence, _ in step.encode),
                 began,
             )
-            self._encoder.start(media)
+            self._encoder.start(media, shared=bool(step.chunks))
         return step
 
     def _started(self, sequences: Iterable[Sequence]) -> float:
