@@ -30,7 +30,7 @@ from qvl.models.attention import CausalAttention, State, runs
 from qvl.models.base import VisionLanguageModel, initialize
 from qvl.models.checkpoint import load_model, save_model
 from qvl.models.decoder import mrope_axes
-from qvl.models.delta_net import GatedDeltaNet, chunked_delta_rule, recurrent_delta_rule
+from qvl.models.delta_net import GatedDeltaNet, chunked_delta_rule, delta_rule, recurrent_delta_rule
 from qvl.models.layers import CenteredRMSNorm, RMSNorm, apply_rope
 from qvl.models.moe import Experts, MixtureOfExperts
 from qvl.plan.parameters import parameter_counts
@@ -441,3 +441,30 @@ def test_deepstack_in_a_config_is_refused() -> None:
     config["vision_config"]["deepstack_visual_indexes"] = [0]
     with pytest.raises(ConfigError, match=r"Qwen3\.5 has no DeepStack"):
         read_config(config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 2, 33])
+def test_the_convolution_equals_conv1d(dtype: torch.dtype, length: int) -> None:
+    layer, _ = layer_and_rows()
+    layer = layer.to(dtype)
+    window = torch.randn(2, length + 2, sum(layer.widths), generator=torch.Generator().manual_seed(0)).to(
+        dtype
+    )
+    expected = layer.conv1d(window.transpose(1, 2)).transpose(1, 2)
+    assert expected.shape[1] == length
+    torch.testing.assert_close(layer.convolve(window), expected)
+
+
+@pytest.mark.parametrize("length", [1, 2, 64, 129, 300])
+def test_the_faster_form_equals_the_recurrence_at_every_length(length: int) -> None:
+    """One token, less than a chunk, whole chunks, and more than are taken at once."""
+    *rows, memory = drawn(2, length, 2, 4, 3)
+    for got, expected in zip(delta_rule(memory, *rows), recurrent_delta_rule(*rows, memory), strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_kept_state_holds_no_more_than_itself() -> None:
+    layer, rows = layer_and_rows(length=40)
+    for tensor in layer.scan(None, *rows)[1]:
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

@@ -29,18 +29,21 @@ CHUNK = (
 def recurrent_delta_rule(
     q_BLVK: Tensor, k_BLVK: Tensor, v_BLVH: Tensor, g_BLV: Tensor, beta_BLV: Tensor, memory_BVKH: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule as it is written above, token by token: for decoding, and as the oracle of the chunked form.
+    """The rule token by token: for decoding, and as the oracle of the chunked form.
 
+    Decoding is reading and writing these matrices, so k and q read the old one together: what q finds in the new
+    one is what it finds in the old, and q·k times the change.
     All fp32. Returns: o_BLVH and the matrices after the last token.
     """
     outputs = []
     for t in range(q_BLVK.shape[1]):
-        q_BV1K, k_BV1K = q_BLVK[:, t, :, None], k_BLVK[:, t, :, None]
-        memory_BVKH = memory_BVKH * g_BLV[:, t, :, None, None].exp()
-        found_BV1H = k_BV1K @ memory_BVKH
-        change_BV1H = beta_BLV[:, t, :, None, None] * (v_BLVH[:, t, :, None] - found_BV1H)
-        memory_BVKH = memory_BVKH + k_BV1K.mT * change_BV1H
-        outputs.append((q_BV1K @ memory_BVKH)[:, :, 0])
+        k_BV1K, q_BV1K = k_BLVK[:, t, :, None], q_BLVK[:, t, :, None]
+        keep_BV11 = g_BLV[:, t, :, None, None].exp()
+        found_BV2H = torch.cat((k_BV1K, q_BV1K), dim=2) @ memory_BVKH * keep_BV11
+        by_k_BV1H, by_q_BV1H = found_BV2H.split(1, dim=2)
+        change_BV1H = beta_BLV[:, t, :, None, None] * (v_BLVH[:, t, :, None] - by_k_BV1H)
+        memory_BVKH = torch.addcmul(memory_BVKH * keep_BV11, k_BV1K.mT, change_BV1H)
+        outputs.append((by_q_BV1H + (q_BV1K * k_BV1K).sum(-1, keepdim=True) * change_BV1H)[:, :, 0])
     return torch.stack(outputs, dim=1), memory_BVKH
 
 
@@ -93,6 +96,23 @@ def chunked_delta_rule(
         outputs.append(q[:, :, m] @ memory_BVKH + within_II[:, :, m] @ written_IH)
         memory_BVKH = forget[:, :, m] * memory_BVKH + k_to_end[:, :, m] @ written_IH
     return torch.cat(outputs, dim=2)[:, :, :length].transpose(1, 2), memory_BVKH
+
+
+def delta_rule(memory_BVKH: Tensor, *rows_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """The faster form for these q, k, v, g, beta: the recurrence for one token, chunks for more.
+
+    On a CPU few chunks at once: what lies between the products then stays in its cache (2,048 tokens of 16 heads on
+    two cores: 143 ms in pieces of 64 or 128 tokens, 390 in pieces of 256 or more). A GPU takes all at once.
+    """
+    if rows_BL[0].shape[1] == 1:
+        return recurrent_delta_rule(*rows_BL, memory_BVKH)
+    if memory_BVKH.device.type != "cpu":
+        return chunked_delta_rule(*rows_BL, memory_BVKH)
+    outputs = []
+    for piece in zip(*(x.split(2 * CHUNK, dim=1) for x in rows_BL), strict=True):
+        o_BLVH, memory_BVKH = chunked_delta_rule(*piece, memory_BVKH)
+        outputs.append(o_BLVH)
+    return torch.cat(outputs, dim=1), memory_BVKH
 
 
 def unit_length(x: Tensor) -> Tensor:
@@ -163,12 +183,18 @@ class GatedDeltaNet(nn.Module):
         )
         shared = self.num_heads // self.num_key_heads  # neighbouring value heads have one key head
         q_BLVK, k_BLVK = (unit_length(x).repeat_interleave(shared, dim=2) for x in (q_BLVK, k_BLVK))
-        rule = recurrent_delta_rule if length == 1 else chunked_delta_rule
-        o_BLVH, memory_BVKH = rule(
-            q_BLVK * self.key_dim**-0.5, k_BLVK, v_BLVH, g_BLV, beta_BLV.float(), state.memory
+        o_BLVH, memory_BVKH = delta_rule(
+            state.memory, q_BLVK * self.key_dim**-0.5, k_BLVK, v_BLVH, g_BLV, beta_BLV.float()
         )
-        return o_BLVH.to(qkv_BLC.dtype), State(window_BLC[:, length:], memory_BVKH)
+        # a copy, since a view would keep the whole window for as long as the state
+        return o_BLVH.to(qkv_BLC.dtype), State(window_BLC[:, length:].clone(), memory_BVKH)
 
     def convolve(self, window_BLC: Tensor) -> Tensor:
-        """Causal depthwise convolution; the first R rows of the window are only looked back at."""
-        return self.conv1d(window_BLC.transpose(1, 2)).transpose(1, 2)
+        """Causal depthwise convolution; the first R rows of the window are only looked back at.
+
+        Run as pictures one row high: these have a kernel for channels that lie together, and the result is the same
+        to the bit. 512 tokens of 6,144 channels on two CPU cores, fp32: 0.7 ms, as conv1d 20 to 45.
+        """
+        picture_BC1L = window_BLC.transpose(1, 2)[:, :, None]
+        weight = self.conv1d.weight[:, :, None]
+        return F.conv2d(picture_BC1L, weight, groups=weight.shape[0])[:, :, 0].transpose(1, 2)
