@@ -13,7 +13,7 @@ from qvl.catalog.engines import engines, find_engine, parse_version
 from qvl.catalog.models import config_of, models, resolve
 from qvl.errors import CapacityError, CatalogError, PlanError
 from qvl.plan.fit import fit
-from qvl.plan.launch import NO_HOST, LaunchRequest, plan_launch
+from qvl.plan.launch import NO_HOST, WRITERS, LaunchRequest, plan_launch
 from qvl.plan.memory import PRECISIONS
 from qvl.plan.request import FitRequest
 from qvl.plan.workload import Image, Video, Workload
@@ -415,3 +415,43 @@ def test_every_request_ends_in_a_command_or_a_refusal(model, gpu, precision, eng
     names = [f.name for f in plan.flags if f.name.startswith("--")]
     assert len(names) == len(set(names))
     assert shlex.split(shlex.join(plan.command)) == list(plan.command)
+
+
+def test_sglang_without_pictures_allows_none_and_keeps_its_tower():
+    # 0.5.23 refuses --language-model-only for every architecture of this family
+    plan = launch(engine="sglang", work={"images": ()})
+    assert plan.flag("--language-model-only") is None
+    assert value(plan, "--limit-mm-data-per-request") == {"image": 0, "video": 0}
+    assert any("tower all the same" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("host", ["", "a b", "0.0.0.0;id", "host\nrun", "$(id)", "`id`"])
+def test_a_host_that_a_shell_would_read_otherwise_is_refused(host):
+    with pytest.raises(PlanError, match="give an address or a name"):
+        launch(host=host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "[fe80::1%eth0]", "gpu-7.example.org"])
+def test_addresses_and_names_are_hosts(host):
+    assert launch(host=host).flag("--host") == host
+
+
+@pytest.mark.parametrize("source", ["-rf", "model\nrun: id", "a\tb", "x\x1b[31m"])
+def test_a_source_that_breaks_out_of_its_line_is_refused(source):
+    with pytest.raises(PlanError, match="give a folder or a hub id"):
+        launch(source=source)
+
+
+def test_a_gguf_file_is_loaded_as_it_is_named():
+    plan = launch(engine="llama.cpp", source="mine-Q4_K_M.gguf")
+    assert plan.flag("--model") == "mine-Q4_K_M.gguf"
+    assert plan.flag("--mmproj") == "mmproj-mine-F16.gguf"
+
+
+def test_llama_cpp_does_not_take_an_awq_checkpoint_for_its_own():
+    with pytest.raises(PlanError, match=r"GGUF files, Qwen/Qwen2\.5-VL-7B-Instruct-AWQ is awq"):
+        launch("qwen2.5-vl-7b-awq", engine="llama.cpp")
+
+
+def test_every_engine_of_the_catalogue_has_a_writer():
+    assert set(WRITERS) == set(engines())

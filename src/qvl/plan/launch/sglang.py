@@ -42,14 +42,15 @@ class SglangFlags(FlagWriter):
             self.add("--kv-cache-dtype", "fp8_e4m3", "as asked: half the KV bytes")
         if not request.hardware.device.has_bf16:
             self.add("--dtype", "half", f"{request.hardware.device.title} has no bf16")
-        if self.text_only and self.has("--language-model-only"):
-            self.add("--language-model-only", None, "no pictures are planned: the tower is not loaded")
-        if not self.text_only and self.has("--limit-mm-data-per-request"):
+        if self.has("--limit-mm-data-per-request"):
             self.add(
                 "--limit-mm-data-per-request",
                 compact({"image": self.num_images, "video": self.num_videos}),
                 "as planned; more in one request is refused",
             )
+        if self.text_only:
+            # 0.5.23 refuses --language-model-only for every architecture of this family
+            self.notes.append("SGLang loads the vision tower all the same")
         if not self.text_only and self.has("--mm-process-config"):
             _, high, reason = self.pixel_cap()
             if high is not None and self.request.workload.images:
