@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -126,7 +126,8 @@ class ModelConfig:
     vision_end_token_id: int
     eos_token_ids: tuple[int, ...] = ()
     dtype: str = "bfloat16"  # how the file says it is stored
-    quantization: Mapping[str, Any] | None = None  # quantization_config as published
+    # quantization_config as published; a mapping has no hash, equality still minds it
+    quantization: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:

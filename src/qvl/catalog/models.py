@@ -237,14 +237,19 @@ def config_of(model: Model | str) -> Any:
 
     Raises: CatalogError for hosted models and for sizes whose config nobody here has seen.
     """
-    from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
-
     if isinstance(model, str):
         model = find_model(model)
     if not model.shape:
         why = "it is hosted, its shape is not public" if model.hosted else "its config.json was not seen"
         raise CatalogError(f"{model.name} has no shape here: {why}; --config takes a local config.json")
-    size = _shapes()["sizes"][model.shape]
+    return _config(model.shape)
+
+
+@cache
+def _config(shape: str) -> Any:
+    from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
+
+    size = _shapes()["sizes"][shape]
     family = _shapes()["families"][size["family"]]
     text = {**family["text"], **size["text"]}
     vision = {"out_hidden_size": text["hidden_size"], **family["vision"], **size["vision"]}

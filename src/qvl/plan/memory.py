@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 from typing import Any, Literal, get_args
 
@@ -143,6 +144,7 @@ def bytes_per_value(precision: str) -> int:
 # Weights
 
 
+@cache  # choose asks for the same few hundreds of times
 def weight_bytes(config: ModelConfig, precision: Precision, shards: Shards = ONE) -> WeightBytes:
     """Exact bytes on the busiest GPU. Tower, merger, embeddings, head and norms stay in 16 bits (fp32: 32),
     except in llama.cpp's formats, which also quantise the table and the head."""

@@ -10,7 +10,7 @@ Source: reference modules of transformers 4.57.6 / 5.23; generation 1 from its r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -81,15 +81,9 @@ class ParameterCounts:
         return self.total - self.idle_experts
 
 
-def parameter_counts(config: ModelConfig) -> ParameterCounts:
-    """By part. Remembered by shape: a plan asks some dozens of times for one model."""
-    return _counts(
-        replace(config, quantization=None)
-    )  # a mapping, which has no hash; counts don't depend on it
-
-
 @cache
-def _counts(config: ModelConfig) -> ParameterCounts:
+def parameter_counts(config: ModelConfig) -> ParameterCounts:
+    """By part. Remembered: a plan asks some dozens of times for one model."""
     text = config.text
     table = text.vocab_size * text.hidden_size
     linears = language_linears(text)
@@ -129,6 +123,7 @@ def delta_net_dims(text: TextConfig) -> tuple[int, int]:
     )
 
 
+@cache
 def language_linears(text: TextConfig) -> tuple[LinearShape, ...]:
     """Every linear of the decoder layers; the head is not among them."""
     d, layers = text.hidden_size, text.num_hidden_layers
@@ -191,6 +186,7 @@ def _language_extras(text: TextConfig) -> int:
 # Vision
 
 
+@cache
 def vision_linears(config: ModelConfig, part: Part = "tower") -> tuple[LinearShape, ...]:
     """Linears of the tower, its merger or its DeepStack mergers; never quantised by published checkpoints.
 

@@ -229,10 +229,7 @@ def _nearest_size(
     if model.num_parameters is None or not pairs:
         return list(pairs)
     mine = model.num_parameters
-
-    def ratio(name: str) -> float:
-        other = find_model(name).num_parameters or mine
-        return max(other, mine) / min(other, mine)
-
-    closest = min(ratio(p[0]) for p in pairs)
-    return [p for p in pairs if ratio(p[0]) <= closest * 1.2]
+    sizes = {name: find_model(name).num_parameters or mine for name in {p[0] for p in pairs}}
+    ratio = {name: max(other, mine) / min(other, mine) for name, other in sizes.items()}
+    closest = min(ratio.values())
+    return [p for p in pairs if ratio[p[0]] <= closest * 1.2]

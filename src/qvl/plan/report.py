@@ -204,7 +204,7 @@ def guide_needs(row: GuideRow) -> tuple[float, float, float]:
         request_for(row.model, engine="vllm", precision=row.precision, workload=COMFORTABLE), changes=False
     )
     comfortable = (served.total_bytes - served.terms["cuda_graphs"]) / 0.9
-    weights = weight_bytes(request.config, row.precision).total  # type: ignore[arg-type]
+    weights = weight_bytes(request.config, row.precision).total
     return weights / GiB, fit(request, changes=False).total_bytes / GiB, comfortable / GiB
 
 
