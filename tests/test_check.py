@@ -252,6 +252,13 @@ def test_6_missing_zero_points_are_named(plain: Path) -> None:
     assert "1 tensors are missing: model.layers.1.mlp.up_proj.qzeros" in found.what
 
 
+def test_act_order_is_told(plain: Path) -> None:
+    assert "act-order" not in rules(check(quantise(plain, "gptq")))
+    shutil.rmtree(plain.parent / "gptq")
+    found = only(check(quantise(plain, "gptq", config={"desc_act": True})), "act-order")
+    assert (found.level, "vLLM 0.32 refuses it" in found.what) == ("warning", True)
+
+
 @pytest.mark.parametrize("kind", ["awq", "gptq"])
 def test_7_bfloat16_under_float16_kernels_is_told(kind: str, plain: Path) -> None:
     folder = quantise(plain, kind)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import quantized_writers as writers
 from models_reference import SPECIAL
 from qvl.catalog.config import ModelConfig, read_config
+from qvl.catalog.config_write import config_dict
+from qvl.catalog.quantization import read_quantization
+from qvl.catalog.tensors import tensor_table
 from qvl.catalog.weight_files import read_weight_file
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel, initialize
@@ -118,3 +126,62 @@ def test_odd_sizes_are_padded_to_whole_tiles_and_never_by_more(plain: Path, tmp_
     layer = QuantizedLinear.from_codes(codes.to(torch.uint8), 4, parts["weight_scale"], group_size=96)
     assert torch.equal(layer.dequantize(), expected)
     assert layer.num_bytes == 48 * 96 // 2 + 48 * 2  # 40 rows are three tiles of 16
+
+
+def wide_checkpoint(folder: Path, precision: str) -> int:
+    """A file of 12 layers with arbitrary codes; returns the weights of its largest layer."""
+    config = replace(
+        CONFIG,
+        text=replace(
+            CONFIG.text, hidden_size=512, intermediate_size=2048, num_hidden_layers=12, head_dim=128,
+            mrope_section=(16, 24, 24),
+        ),
+        vision=replace(CONFIG.vision, out_hidden_size=512),
+        quantization=LAYOUTS[precision][1],
+        dtype="float16",
+    )  # fmt: skip
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config_dict(config)))
+    table, quantization = tensor_table(config), read_quantization(config.quantization)
+    assert quantization is not None
+    tensors = {n: torch.ones(shape, dtype=torch.float16) for n, shape in table.shapes.items()}
+    for name, (out, inn) in table.linears.items():
+        scheme = quantization.scheme_of(name)
+        if scheme is None:
+            continue
+        del tensors[f"{name}.weight"]
+        for part, spec in scheme.parts(out, inn).items():
+            kind = {"I32": torch.int32, "F16": torch.float16, "F8_E4M3": torch.uint8, "I8": torch.int8}[
+                spec.dtypes[0]
+            ]
+            filled = torch.randint(0, 100, spec.shape).to(kind)
+            tensors[f"{name}.{part}"] = filled.view(torch.float8_e4m3fn) if kind == torch.uint8 else filled
+    save_file(tensors, folder / "model.safetensors")
+    return 512 * 2048
+
+
+@pytest.mark.parametrize("precision", ["awq", "fp8"])
+def test_loading_takes_the_weights_and_a_few_bytes_for_each_weight_of_one_layer(
+    precision: str, tmp_path: Path
+) -> None:
+    largest = wide_checkpoint(tmp_path / "q", precision)
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+        "from models_reference import peak_growth; from test_models_quantized_memory import held_bytes; "
+        f"from qvl.models.checkpoint import load_model; where = {str(tmp_path / 'q')!r}; "
+        "load_model(where, copy=True); growth = peak_growth(); peak = growth.__enter__(); "
+        "model = load_model(where, copy=True); growth.__exit__(None, None, None); print(peak[0], held_bytes(model))"
+    )
+    # the allocator gives back at once what is freed, so that only what is alive counts
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    peak, held = map(int, done.stdout.split())
+    assert held > 20 * 10**6
+    assert peak < held * 1.02 + 8 * largest

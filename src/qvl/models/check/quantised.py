@@ -68,6 +68,7 @@ def findings(subject: Subject) -> Iterator[Finding]:
     yield from _spelling(subject)
     yield from _fused(found)
     yield from _dtypes(subject, found)
+    yield from _act_order(subject)
     yield from _zero_points(subject, found)
 
 
@@ -204,6 +205,17 @@ def _dtypes(subject: Subject, found: Mapping[str, StoredTensor]) -> Iterator[Fin
             'cards) take float16 only and stop with "bfloat16 is not supported for quantization method"',
             "serve with --dtype float16"
             + (", and save the scales as float16" if scales else ", or say float16 as torch_dtype"),
+        )
+
+
+def _act_order(subject: Subject) -> Iterator[Finding]:
+    quantization = subject.config.quantization or {}
+    if quantization.get("quant_method") == "gptq" and quantization.get("desc_act"):
+        yield Finding(
+            "warning",
+            "act-order",
+            "desc_act is true: groups are scattered over the inputs, which costs speed, and vLLM 0.32 refuses it",
+            "quantise again with desc_act false or static groups; qvl reads it as it is",
         )
 
 
