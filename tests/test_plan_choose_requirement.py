@@ -137,3 +137,9 @@ def test_what_the_user_did_not_say_is_told():
     assert any("256" in a for a in assumed)
     _, assumed = usual_workload((find_task("video"),), ("100x100",), (), 10, 20, 1, None, None)
     assert assumed == ()
+
+
+def test_hardware_of_ones_own_and_renting_alone_contradict_each_other():
+    with pytest.raises(PlanError, match=r"--gpu and --where rent contradict"):
+        require(hardware=parse_hardware("rtx4090"), where=("rent",))
+    assert require(hardware=parse_hardware("rtx4090"), where=("own", "rent")).hardware

@@ -193,7 +193,6 @@ def test_nothing_fits_means_no_changes():
 def test_a_checkpoints_name_sets_the_precision():
     assert request_for("Qwen/Qwen2.5-VL-7B-Instruct-AWQ").precision == "awq"
     assert fit(request_for("qwen2.5-vl-7b")).setup.precision == "bf16"
-    assert request_for("qwen2.5-vl-7b-awq", precision="int4").precision == "int4"
 
 
 def test_unknown_and_hosted_models_are_refused():
@@ -220,3 +219,14 @@ def test_json_has_the_fixed_names():
 def test_a_contradiction_is_an_error_not_a_verdict():
     with pytest.raises(PlanError, match="pictures only"):
         fit(replace(ask("Qwen-VL"), workload=Workload(videos=(Video(10),))))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "gptq-int4"])
+def test_a_quantised_name_and_another_precision_contradict_each_other(precision):
+    with pytest.raises(PlanError, match=f"is awq, --precision says {precision}"):
+        request_for("qwen2.5-vl-7b-awq", precision=precision)
+
+
+def test_a_quantised_name_may_say_its_precision_twice():
+    assert request_for("qwen2.5-vl-7b-awq", precision="awq").precision == "awq"
+    assert request_for("Qwen/Qwen2.5-VL-7B-Instruct", precision="int8").precision == "int8"

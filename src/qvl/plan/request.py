@@ -219,8 +219,13 @@ def request_for(model: str, **fields: Any) -> FitRequest:
     from qvl.catalog.models import resolve as resolve_name
 
     found, checkpoint = resolve_name(model)
-    if checkpoint is not None and not fields.get("precision"):
-        fields["precision"] = checkpoint.precision
+    if checkpoint is not None:
+        asked = fields.get("precision") or checkpoint.precision
+        if checkpoint.precision not in ("bf16", asked):
+            raise PlanError(
+                f"{model} is {checkpoint.precision}, --precision says {asked}: drop one, or name the model itself"
+            )
+        fields["precision"] = asked
     return FitRequest(config=config_of(found), name=found.name, **fields)
 
 

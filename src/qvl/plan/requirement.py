@@ -107,7 +107,11 @@ class Requirement:
             raise both("--precision", "--where api", "the provider chooses its precision")
         if self.where == ("own",) and not self.hardware:
             raise PlanError("--where own needs --gpu: which hardware is it?")
-        if self.where == ("rent",) and self.hardware and self.budget_per_month == 0:
+        if self.where == ("rent",) and self.hardware:
+            raise both(
+                "--gpu", "--where rent", "--gpu is what you have; rented machines are looked for without it"
+            )
+        if self.where == ("rent",) and self.budget_per_month == 0:
             raise both("--where rent", "--budget 0", "rent costs money")
         if self.budget_per_month == 0 and not self.hardware:
             raise both("--budget 0", "no --gpu", "an API and a rented GPU both cost money")
