@@ -251,6 +251,9 @@ def test_metrics_count_what_happened(server, client):
     assert after["vllm:time_to_first_token_seconds_count"] == 1
     assert after["vllm:inter_token_latency_seconds_count"] == 3
     assert after["vllm:prompt_tokens_total"] > 10
+    assert after["vllm:request_prefill_time_seconds_count"] == 1
+    parts = [f"vllm:request_{part}_time_seconds_sum" for part in ("queue", "prefill", "decode")]
+    assert 0 < sum(after[part] for part in parts) <= after["vllm:e2e_request_latency_seconds_sum"]
 
 
 _COUNTED = (
@@ -259,7 +262,28 @@ _COUNTED = (
     "vllm:time_to_first_token_seconds_count",
     "vllm:inter_token_latency_seconds_count",
     "vllm:prompt_tokens_total",
+    "vllm:request_prefill_time_seconds_count",
+    "vllm:request_queue_time_seconds_sum",
+    "vllm:request_prefill_time_seconds_sum",
+    "vllm:request_decode_time_seconds_sum",
+    "vllm:e2e_request_latency_seconds_sum",
 )
+
+# The names that vLLM 0.32 gives these, https://docs.vllm.ai/en/v0.32.0/usage/metrics/
+VLLM_NAMES = frozenset(
+    """num_requests_running num_requests_waiting kv_cache_usage_perc prompt_tokens_total generation_tokens_total
+    prefix_cache_queries_total prefix_cache_hits_total num_preemptions_total request_success_total
+    time_to_first_token_seconds inter_token_latency_seconds e2e_request_latency_seconds request_queue_time_seconds
+    request_prefill_time_seconds request_decode_time_seconds""".split()
+)
+
+
+def test_every_metric_under_vllms_prefix_is_one_of_vllms(server):
+    typed = {
+        line.split()[2] for line in server.get("/metrics").text.splitlines() if line.startswith("# TYPE")
+    }
+    assert {name.removeprefix("vllm:") for name in typed if name.startswith("vllm:")} == VLLM_NAMES
+    assert all(name.startswith(("vllm:", "qvl:")) for name in typed)
 
 
 def test_every_metric_has_help_and_type_and_parses(server):

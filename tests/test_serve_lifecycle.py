@@ -56,6 +56,64 @@ def test_a_client_that_leaves_frees_its_blocks_at_once(model, stream):
         assert server.metric("vllm:request_success_total") >= 1
 
 
+class Gate:
+    """Holds the vision tower before its first block until it is opened."""
+
+    def __init__(self, model):
+        self.reached, self.opened = threading.Event(), threading.Event()
+        model.model.visual.blocks[0].register_forward_pre_hook(self._wait)
+
+    def _wait(self, *_):
+        self.reached.set()
+        assert self.opened.wait(30)
+
+
+def test_a_client_that_leaves_while_its_picture_is_in_the_tower_frees_its_blocks_at_once(model):
+    gate = Gate(model)
+    with live(model) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(request_bytes(server, **LONG))
+            assert gate.reached.wait(20)
+            assert model.engine.num_used_blocks > 0
+        until(lambda: model.engine.num_used_blocks == 0)
+        assert not gate.opened.is_set()
+        gate.opened.set()
+        server.wait_until_idle()
+        assert model.engine.stats.num_encoded_visuals == 0
+        assert server.chat(messages=asking("x", picture())).status_code == 200
+
+
+def test_others_are_answered_while_a_picture_is_in_the_tower(model):
+    gate, got = Gate(model), {}
+    with live(model) as server:
+        body = {"messages": asking("x", picture()), "max_tokens": 3}
+        late = threading.Thread(target=lambda: got.update(answer=server.chat(**body)))
+        late.start()
+        assert gate.reached.wait(20)
+        assert server.chat(max_tokens=5, ignore_eos=True).json()["usage"]["completion_tokens"] == 5
+        streamed = server.chat(max_tokens=5, stream=True).text
+        assert streamed.endswith("data: [DONE]\n\n")
+        assert "answer" not in got
+        gate.opened.set()
+        late.join()
+        assert got["answer"].status_code == 200
+        server.wait_until_idle()
+
+
+def test_sigterm_with_a_picture_in_the_tower_ends_in_time(model):
+    gate = Gate(model)
+    with live(model, grace_s=0.3) as server:
+        got = {}
+        body = {"messages": asking("x", picture()), "max_tokens": 3}
+        late = threading.Thread(target=lambda: got.update(answer=server.chat(**body)))
+        late.start()
+        assert gate.reached.wait(20)
+        server.server.handle_exit(15, None)
+        late.join(20)  # told after the grace, though the tower still stands
+        assert got["answer"].status_code == 503
+        gate.opened.set()
+
+
 def test_a_client_that_leaves_while_it_waits_never_runs(model):
     with live(model) as server, httpx.Client(timeout=60) as client:
         busy = [threading.Thread(target=server.chat, kwargs=LONG | {"max_tokens": 300}) for _ in range(2)]

@@ -41,6 +41,8 @@ class Metrics:
         self.inter_token_s = Histogram()
         self.e2e_s = Histogram()
         self.queue_s = Histogram()
+        self.prefill_s = Histogram()
+        self.decode_s = Histogram()
         self.finished: dict[str, int] = defaultdict(int)  # finish_reason → answers
         self.refused: dict[int, int] = defaultdict(int)  # HTTP status → requests
         self.visual_tokens = 0
@@ -80,6 +82,8 @@ class Metrics:
             ("vllm:inter_token_latency_seconds", self.inter_token_s),
             ("vllm:e2e_request_latency_seconds", self.e2e_s),
             ("vllm:request_queue_time_seconds", self.queue_s),
+            ("vllm:request_prefill_time_seconds", self.prefill_s),
+            ("vllm:request_decode_time_seconds", self.decode_s),
         ):
             write(name, "histogram", histogram.samples(name, self._labels))
         return "\n".join(lines) + "\n"
@@ -99,6 +103,8 @@ _HELP = {
     "vllm:inter_token_latency_seconds": "Between two tokens of an answer.",
     "vllm:e2e_request_latency_seconds": "From a request's arrival to its end.",
     "vllm:request_queue_time_seconds": "From the engine's hands to the first step.",
+    "vllm:request_prefill_time_seconds": "From the first step to the first token, pictures included.",
+    "vllm:request_decode_time_seconds": "From the first token to the last.",
     "qvl:visual_tokens_total": "Prompt tokens that stand for pictures and videos.",
     "qvl:encoded_visuals_total": "Pictures and videos that went through the vision tower.",
     "qvl:kv_blocks": "KV blocks there are.",

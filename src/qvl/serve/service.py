@@ -316,6 +316,8 @@ class Flight:
             metrics.e2e_s.observe(now - self._arrived)
             if event.usage is not None:
                 metrics.queue_s.observe(event.usage.queue_s)
+                metrics.prefill_s.observe(event.usage.vision_s + event.usage.prefill_s)
+                metrics.decode_s.observe(event.usage.decode_s)
                 metrics.preemptions += event.usage.num_preemptions
 
     def close(self) -> None:
