@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.catalog.quantization import Scheme
-from qvl.units import MiB
 
-_CHUNK = 16 * MiB  # weights that are widened at once, so that a layer never exists in 16 bits as a whole
+_CHUNK = 1 << 19  # weights that are widened at once: they stay in the cache until they are multiplied
 
 
 class Fp8Linear(nn.Module):
@@ -56,13 +55,38 @@ class Fp8Linear(nn.Module):
         return weight_OI * scales_OC.repeat_interleave(across, 1)[:, : self.in_features]
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks = max(1, _CHUNK // (self.block[0] * self.in_features))
-        step = self.block[0] * blocks
+        step = self.block[0] * max(1, _CHUNK // (self.block[0] * self.in_features))
         y = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype, device=x.device)
         for start in range(0, self.out_features, step):
             rows = slice(start, min(start + step, self.out_features))
-            y[..., rows] = F.linear(x, self.dequantize(rows).to(x.dtype))
+            y[..., rows] = F.linear(x, self._widened(rows, x.dtype))
         return y if self.bias is None else y + self.bias.to(x.dtype)
+
+    def _widened(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        """`dequantize(rows).to(dtype)`, over ten times as fast on a CPU, where PyTorch converts FP8 one by one.
+
+        e4m3's bits, moved to where fp16 has its sign, exponent and mantissa, are 2 ** -8 of the number:
+            s eeee mmm  →  s 0eeee mmm0000000
+        """
+        if self.weight.device.type != "cpu":
+            return self.dequantize(rows).to(dtype)
+        bits_OI = self.weight[rows].view(torch.int8).to(torch.int16)  # the sign fills the upper byte
+        bits_OI.bitwise_left_shift_(7).bitwise_and_(~0x4000)
+        small_OI = bits_OI.view(torch.float16)
+        (down, across), count = self.block, rows.stop - rows.start
+        first = rows.start // down
+        scales_RI = self.scales[first : first - (-count // down)].float() * 2**8
+        if scales_RI.shape[1] > 1:
+            scales_RI = scales_RI.repeat_interleave(across, 1)[:, : self.in_features]
+        weight_OI = torch.empty(count, self.in_features, dtype=dtype)
+        whole = count // down * down  # the last block of rows may be short
+        blocks = (whole // down, down, self.in_features)
+        torch.mul(
+            small_OI[:whole].view(blocks), scales_RI[: blocks[0], None], out=weight_OI[:whole].view(blocks)
+        )
+        if whole < count:
+            torch.mul(small_OI[whole:], scales_RI[-1], out=weight_OI[whole:])
+        return weight_OI
 
 
 def read(scheme: Scheme, parts: Mapping[str, Tensor], bias: Tensor | None) -> Fp8Linear:
