@@ -83,11 +83,12 @@ def main() -> None:
         for interleave in (True, False):
             found = one_run(model, pictures, args.every, args.tokens, interleave)
             gaps = sorted(found["gaps"])
+            firsts = ", ".join(f"{seconds:.2f}" for seconds in found["ttft"])
             p50, p90, p99 = (1e3 * percentile(gaps, p) for p in (50, 90, 99))
             print(
                 f"run {number + 1}, interleaving {'on ' if interleave else 'off'}: between tokens of the stream "
                 f"p50 {p50:.1f} p90 {p90:.1f} p99 {p99:.1f} most {1e3 * gaps[-1]:.1f} ms (n {len(gaps)}); "
-                f"pictures' first token {', '.join(f'{seconds:.2f}' for seconds in found['ttft'])} s; all in {found['wall']:.1f} s",
+                f"pictures' first token {firsts} s; all in {found['wall']:.1f} s",
                 flush=True,
             )
     print(
