@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "serve": ("qvl.cli.serve", "serve a model behind the OpenAI API"),
     "bench": ("qvl.cli.bench", "put an OpenAI-compatible endpoint under load"),
     "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),
+    "doctor": ("qvl.cli.doctor", "examine a model or a server with pictures whose outcome is known"),
     "check": ("qvl.cli.check", "what is wrong with a checkpoint folder, without loading it"),
     "convert": ("qvl.cli.convert", "a checkpoint under the tensor names that another engine expects"),
 }

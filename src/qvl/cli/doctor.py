@@ -1,0 +1,254 @@
+"""`qvl doctor`: the golden test of an endpoint. Exit 0 when nothing failed, 1 when a probe failed, 2 for bad input."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qvl.cli.ask import EndpointOption, FamilyOption, HighResolutionOption, KeyOption, ModelOption
+
+if TYPE_CHECKING:
+    from qvl.backends.base import Backend
+    from qvl.doctor import Baseline, Patient, Report
+    from qvl.doctor.run import Result
+    from qvl.doctor.standard import Standard
+    from qvl.inputs.geometry import PixelLimits
+
+
+def run(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[BASELINE]",
+            help="With --baseline: a file (.json) or a name; left out, the model's name.",
+        ),
+    ] = None,
+    model: ModelOption = None,
+    endpoint: EndpointOption = None,
+    family: FamilyOption = None,
+    api_key_env: KeyOption = None,
+    high_resolution: HighResolutionOption = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The same weights, loaded here to compare answers with.", metavar="PATH|HUB_ID|mini"
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Keep these answers, or compare with kept ones.", metavar="save|compare"),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only these; may be repeated.", metavar="PROBE|THEME|LEVEL")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="All but these; may be repeated.", metavar="PROBE|THEME|LEVEL")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="What the server was started with, where it doesn't say.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Other pictures and questions; 0 by default.")] = None,
+    report: Annotated[str | None, typer.Option(help="A page with the evidence.", metavar="OUT.html")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object in place of the table.")] = False,
+    list_probes: Annotated[bool, typer.Option("--list", help="The probes, without running them.")] = False,
+) -> int:
+    """Examine a model or a server: pictures and questions whose outcome is known."""
+    from qvl.doctor.run import chosen
+
+    probes = chosen(only or (), skip or ())
+    if list_probes:
+        _print_list(probes, as_json)
+        return 0
+    _check(baseline, name, reference, seed)
+    kept = _kept(name, model) if baseline == "compare" else None
+
+    from qvl.cli.ask import open_model
+    from qvl.doctor import Patient, examine
+
+    backend = open_model(
+        model, endpoint, family=family, api_key_env=api_key_env, high_resolution=high_resolution
+    )
+    limits = _limits(backend, max_pixels)
+    notes: list[str] = []
+    standard: Standard | None
+    if kept is not None:
+        _belongs(kept, backend)
+        standard = kept
+    elif baseline == "save":
+        standard = None
+    else:
+        standard = _standard(backend, endpoint, reference, limits, notes)
+    number = kept.seed if kept is not None else getattr(standard, "seed", 0) if seed is None else seed
+    if seed is not None and standard is not None and getattr(standard, "seed", seed) != seed:
+        standard = None  # a baseline knows only its own questions
+        notes.append(f"the stored baseline has other questions than seed {seed}: nothing is compared")
+    patient = Patient(backend, seed=number, standard=standard, limits=limits)
+    done = examine(patient, probes, None if as_json else _progress)
+    if report is not None:
+        from qvl.doctor.page import write_html
+
+        write_html(done, report)
+    if baseline == "save":
+        notes.append(_save(patient, done, name))
+    if as_json:
+        from qvl.cli.tables import print_json
+
+        print_json({**done.to_dict(), "notes": notes})
+    else:
+        _print(done)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        if report is not None:
+            print(f"report: {report}", file=sys.stderr)
+    return 0 if done.ok else 1
+
+
+def _check(baseline: str | None, name: str | None, reference: str | None, seed: int | None) -> None:
+    from qvl.errors import PromptError
+
+    if baseline not in (None, "save", "compare"):
+        raise PromptError(f"--baseline {baseline!r}: known: save, compare")
+    if name is not None and baseline is None:
+        raise PromptError(f"{name!r} names a baseline: say --baseline save or --baseline compare")
+    if baseline is not None and reference is not None:
+        raise PromptError(
+            "--reference and --baseline exclude each other: answers are compared with one of them"
+        )
+    if seed is not None and not 0 <= seed < 50_000:
+        raise PromptError(f"--seed {seed}: must be from 0 to 49,999")
+    if seed is not None and baseline == "compare":
+        raise PromptError("--seed goes with --baseline save: comparing takes the baseline's own")
+
+
+def _kept(name: str | None, model: str | None) -> Baseline:
+    """The baseline to compare with, read before anything is loaded. Raises: BaselineError."""
+    from qvl.doctor.baseline import Baseline, baseline_path, name_of
+
+    return Baseline.read(baseline_path(name or name_of(model or "mini")))
+
+
+def _limits(backend: Backend, max_pixels: int | None) -> PixelLimits | None:
+    """Raises: PromptError for a family without limits, MediaError for a limit that can't be."""
+    from dataclasses import replace
+
+    if max_pixels is None:
+        return None
+    if backend.limits is None:
+        from qvl.errors import PromptError
+
+        raise PromptError("--max-pixels: the model's family isn't known; say it with --family")
+    low = min(backend.limits.min_pixels, max_pixels)
+    return replace(backend.limits, min_pixels=low, max_pixels=max_pixels)
+
+
+def _belongs(kept: Baseline, backend: Backend) -> None:
+    """Raises: BaselineError for a baseline of another family, or of weights that are no longer embedded."""
+    from qvl.doctor.baseline import BaselineError, embedded_weights
+
+    if kept.family is not None and backend.family is not None and kept.family != backend.family:
+        raise BaselineError(f"the baseline is of a {kept.family}, the model is a {backend.family}")
+    if kept.weights is not None and kept.weights != embedded_weights():
+        raise BaselineError(
+            f"the baseline of {kept.made} is of other weights than the embedded model has now: make it again with "
+            "qvl doctor --baseline save"
+        )
+
+
+def _standard(
+    backend: Backend,
+    endpoint: str | None,
+    reference: str | None,
+    limits: PixelLimits | None,
+    notes: list[str],
+) -> Standard | None:
+    """What to compare with where nobody said it: the embedded model for a server of it, or a stored baseline."""
+    from qvl.backends.tasks import is_plain
+    from qvl.doctor.baseline import Baseline, BaselineError, baseline_path, name_of
+    from qvl.doctor.standard import Reference
+
+    if reference is None and endpoint is not None and is_plain(backend.name):
+        reference = "mini"
+    if reference is not None:
+        from qvl.backends.base import open_backend
+
+        return Reference(open_backend(reference), limits or backend.limits)
+    path = baseline_path(name_of(backend.name))
+    if not path.exists():
+        return None
+    try:
+        kept = Baseline.read(path)
+        _belongs(kept, backend)
+    except BaselineError as e:
+        notes.append(f"no comparison: {e}")
+        return None
+    return kept
+
+
+def _save(patient: Patient, done: Report, name: str | None) -> str:
+    """Asks what is left of the compared questions, writes them, and says where."""
+    import time
+
+    from qvl.doctor.baseline import Baseline, baseline_path, embedded_weights, name_of
+    from qvl.doctor.sets import SETS, asked
+
+    replies = {item.question.name: reply for name in SETS for item, reply in asked(patient, name)}
+    embedded = patient.name == "mini" and hasattr(patient.backend, "memory")
+    kept = Baseline(
+        model=patient.name,
+        family=patient.family,
+        seed=patient.seed,
+        made=time.strftime("%Y-%m-%d"),
+        replies=replies,
+        weights=embedded_weights() if embedded else None,
+    )
+    path = baseline_path(name or name_of(patient.name), writing=True)
+    kept.write(path)
+    warning = "" if done.ok else f"; {len(done.failed)} probes failed, so it may keep a fault"
+    return f"baseline of {len(replies)} answers in {path}{warning}"
+
+
+def _progress(result: Result) -> None:
+    """One line that is overwritten, for people who wait."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{result.probe.name}: {result.finding.status}")
+        sys.stderr.flush()
+
+
+def _print(done: Report) -> None:
+    from qvl.cli.ask import showable
+    from qvl.cli.tables import console, table
+    from qvl.doctor.run import cause_text
+
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    out = console()
+    rows: list[tuple[str, str, str]] = []
+    for theme in dict.fromkeys(result.probe.theme for result in done.results):
+        rows.append((theme.upper(), "", ""))
+        for result in (r for r in done.results if r.probe.theme == theme):
+            finding = result.finding
+            rows.append((result.probe.name, finding.status, showable(finding.evidence)))
+    out.print(table(["probe", "status", "evidence"], rows, whole=(0, 1)))
+    for result in done.failed:
+        out.print(f"\n{result.probe.name} failed: {result.probe.shows}", markup=False, style="bold")
+        for cause in result.probe.causes:
+            out.print(f"  maybe: {cause_text(cause)}", markup=False)
+    compared = f"compared with {done.standard}" if done.standard else "compared with nothing"
+    out.print(
+        f"\n{done.model} ({done.family or 'family unknown'}): {done.counts}; {done.num_asked} questions in "
+        f"{done.seconds:.0f} s, {compared}.",
+        markup=False,
+    )
+
+
+def _print_list(probes: Any, as_json: bool) -> None:
+    from qvl.cli.tables import console, print_json, table
+
+    if as_json:
+        print_json([{"name": p.name, "theme": p.theme, "level": p.level, "shows": p.shows} for p in probes])
+        return
+    console().print(
+        table(["probe", "theme", "level", "shows"], [(p.name, p.theme, p.level, p.shows) for p in probes])
+    )

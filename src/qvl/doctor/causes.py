@@ -1,0 +1,117 @@
+"""Likely causes of what a probe finds, each with the thread or version in which it was met.
+
+A cause is a lead and no verdict: versions move, and the same symptom has many roots. Read at `CHECKED`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHECKED = "2026-08"  # when the threads were read
+
+
+@dataclass(frozen=True)
+class Cause:
+    what: str
+    where: tuple[str, ...] = ()  # threads as owner/repository#number, or versions
+    do: str = ""
+
+
+CAUSES: dict[str, Cause] = {
+    "window-mask": Cause(
+        "the window attention of the vision tower runs with the wrong mask; small pictures hide it",
+        ("vllm-project/vllm#15122", "vllm-project/vllm#15197", "vLLM 0.8.0 and 0.8.1"),
+        "vLLM 0.8.2 or later (#15200), or 0.7.3",
+    ),
+    "attention-kernel": Cause(
+        "wrong sequence lengths reach the tower's attention kernel",
+        ("sgl-project/sglang#11458", "sgl-project/sglang#12261", "vllm-project/vllm#30250 (tensor parallel)"),
+        "try another attention backend, or one GPU, and ask again",
+    ),
+    "pixels-ignored": Cause(
+        "min_pixels or max_pixels of the server isn't applied: each version spells it differently",
+        ("vllm-project/vllm#15364 (transformers 4.50)", "vllm-project/vllm#13143", "vllm-project/vllm#27981"),
+        "qvl launch writes the spelling of your version; tell the doctor the server's own limit with --max-pixels",
+    ),
+    "double-resize": Cause(
+        "something before the model scales pictures a second time",
+        ("QwenLM/Qwen3-VL#676", "ggml-org/llama.cpp#16880 (pictures that aren't square)"),
+        "send pictures at the size that the model will see",
+    ),
+    "box-space": Cause(
+        "the numbers mean another picture: pixels of the resized one in Qwen2.5-VL, parts of 1000 in the others",
+        ("QwenLM/Qwen3-VL#866", "QwenLM/Qwen3-VL#721", "QwenLM/Qwen3-VL#1035"),
+        "say the family with --family; check that nothing scales pictures on the way",
+    ),
+    "picture-order": Cause(
+        "pictures of one message reach the model in another order, or one of them twice",
+        ("vllm-project/vllm#14662", "vllm-project/vllm#28230"),
+        "ask about one picture at a time until it is mended",
+    ),
+    "mrope": Cause(
+        "the three-axis positions are lost or shifted: text positions for pictures, or a wrong offset after them",
+        ("huggingface/transformers#38056", "huggingface/transformers#40136"),
+        "compare with another version of the engine or of transformers",
+    ),
+    "video-time": Cause(
+        "seconds between frames are fixed at 1, or cut to whole seconds",
+        (
+            "QwenLM/Qwen3-VL#798",
+            "QwenLM/Qwen3-VL#1031",
+            "vllm-project/vllm#27104",
+            "transformers 4.52 to 5.16 cut them",
+        ),
+        "sample at 2 frames a second, where whole seconds are right",
+    ),
+    "video-frames": Cause(
+        "frames are dropped, repeated or sampled at another rate",
+        ("QwenLM/Qwen3-VL#1381", "QwenLM/Qwen3-VL#752"),
+        "set the server's frame limits (media-io-kwargs in vLLM), or send fewer frames",
+    ),
+    "mixed-media": Cause(
+        "features of a clip and a picture are merged in the wrong order, or one kind is dropped"
+    ),
+    "cache-text-only": Cause(
+        "a prefix cache takes pictures of one size for equal, because their placeholders are",
+        (),
+        "switch prefix caching off to see whether that is it",
+    ),
+    "language-only": Cause(
+        "the vision tower isn't loaded, or pictures are dropped before the model",
+        ("vLLM with --language-model-only", "conversions of Qwen3-VL for OpenVINO that work for text alone"),
+        "load the tower (mmproj file in llama.cpp)",
+    ),
+    "template": Cause(
+        "the chat template drops or moves parts of the conversation",
+        (),
+        "compare the server's template with the checkpoint's chat_template",
+    ),
+    "context-cut": Cause(
+        "prompts beyond the context are cut without a word",
+        ("ollama/ollama#13084",),
+        "raise the context (num_ctx, --max-model-len), or send smaller pictures",
+    ),
+    "right-padding": Cause(
+        "prompts of a batch are padded on the right and the padding is attended to",
+        ("QwenLM/Qwen3-VL#759", "huggingface/transformers#36100"),
+        "pad on the left, or ask one by one",
+    ),
+    "batch-mask": Cause("requests that run together see each other, or share a mask"),
+    "stop-ignored": Cause("stop strings are taken and not kept, or only where they are whole tokens"),
+    "stream-pieces": Cause(
+        "pieces are lost or torn where characters take several tokens, or by a proxy that buffers"
+    ),
+    "sampling-defaults": Cause(
+        "sampling settings of generation_config.json are applied by one side only",
+        ("QwenLM/Qwen3-VL#535", "vllm-project/vllm#31963"),
+        "set temperature and penalties in each request",
+    ),
+    "wrong-weights": Cause(
+        "not the same weights: another checkpoint, quantised ones, or zero points or scales read wrongly",
+        ("vllm-project/vllm#23645 (W4A16 of llm-compressor)", "vllm-project/llm-compressor#1629"),
+        "for a quantised server compare with a baseline of its own, saved on a version known to be right",
+    ),
+    "media-checks": Cause(
+        "media aren't checked before they are decoded", (), "put limits on size and pixels in front"
+    ),
+}

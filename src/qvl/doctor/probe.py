@@ -1,0 +1,66 @@
+"""What a probe is and what it finds. Themes are one file each; `run.PROBES` lists them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from qvl.doctor.patient import Patient
+
+# measured: a number with nothing to hold it against; not supported: the endpoint gives nothing to tell by
+Status = Literal["passed", "failed", "measured", "not supported"]
+# plumbing holds for any weights; same compares with how the same weights answer elsewhere; skill with how well
+Level = Literal["plumbing", "same", "skill"]
+Theme = Literal[
+    "tokens and pixels", "sight", "places", "time", "text", "consistency", "safety", "same answers"
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Evidence to look at."""
+
+    caption: str
+    image: Image.Image
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """`evidence` is one or two sentences with the numbers; `numbers` holds them for machines."""
+
+    status: Status
+    evidence: str
+    numbers: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One question to an endpoint. `shows` says what passing proves; `causes` are keys of `causes.CAUSES`."""
+
+    name: str
+    theme: Theme
+    level: Level
+    shows: str
+    run: Callable[[Patient], Finding]
+    causes: tuple[str, ...] = ()
+
+
+def passed(evidence: str, **numbers: float | int | str | bool | None) -> Finding:
+    return Finding("passed", evidence, numbers)
+
+
+def failed(evidence: str, **numbers: float | int | str | bool | None) -> Finding:
+    return Finding("failed", evidence, numbers)
+
+
+def not_supported(evidence: str, **numbers: float | int | str | bool | None) -> Finding:
+    return Finding("not supported", evidence, numbers)
+
+
+def plumbing(name: str, theme: Theme, shows: str, run: Callable[[Patient], Finding], *causes: str) -> Probe:
+    return Probe(name, theme, "plumbing", shows, run, causes)
