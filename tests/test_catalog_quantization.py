@@ -88,7 +88,13 @@ def test_spellings_begin_with_the_networks_own_name() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["lm_head", "visual.merger.mlp.0", "model.layers.0.mlp.gate", "model.layers.0.mlp.shared_expert_gate"],
+    [
+        "lm_head",
+        "visual.merger.mlp.0",
+        "model.layers.0.mlp.gate",
+        "model.layers.0.mlp.shared_expert_gate",
+        "model.layers.0.linear_attn.in_proj_b",
+    ],
 )
 @pytest.mark.parametrize("config", KNOWN[:2], ids=["awq", "gptq"])
 def test_awq_and_gptq_leave_tower_head_and_routers_alone(config: dict[str, Any], module: str) -> None:

@@ -25,10 +25,11 @@ from qvl.catalog.config_write import config_dict
 from qvl.catalog.models import config_of
 from qvl.catalog.quantization import read_quantization
 from qvl.catalog.tensors import tensor_table
-from qvl.catalog.weight_files import read_weight_file
+from qvl.catalog.weight_files import StoredTensor, read_weight_file
 from qvl.cli.main import main
 from qvl.errors import CheckpointError
-from qvl.models.check import Finding, Report, check
+from qvl.models.check import Finding, Report, Subject, check
+from qvl.models.check.weights import tensor_findings
 from qvl.models.names import to_nested
 
 SPARED = ["lm_head", "visual"]
@@ -594,3 +595,22 @@ def test_checking_imports_no_torch(plain: Path) -> None:
         f"check(Path({str(folder)!r})); sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+def test_a_first_generation_file_is_compared_by_its_own_names(tmp_path: Path) -> None:
+    from qvl.models.names import LAYOUTS
+
+    if "qwen_vl" not in LAYOUTS:
+        pytest.skip("its names aren't mapped")
+    config = config_of("Qwen-VL-Chat")
+    names = [
+        n.replace("model.", "transformer.", 1).replace("visual.", "transformer.visual.", 1)
+        for n in tensor_table(config).shapes
+    ]
+    assert "transformer.h.0.attn.c_attn.weight" in names
+    subject = Subject(tmp_path, config, {})
+    for name, shape in zip(names, tensor_table(config).shapes.values()):
+        subject.tensors[name] = StoredTensor(tmp_path, name, "BF16", shape, 0, 0)
+    assert list(tensor_findings(subject)) == []
+    del subject.tensors["transformer.h.3.mlp.w1.weight"]
+    assert "model.h.3.mlp.w1.weight" in next(tensor_findings(subject)).what

@@ -20,7 +20,8 @@ from qvl.errors import ConfigError
 Format = Literal["awq", "gptq", "pack-quantized", "int-quantized", "fp8"]
 
 _SIXTEEN = ("F16", "BF16", "F32")
-_ROUTERS = ("mlp.gate", "mlp.shared_expert_gate", "mlp.router")
+# routers, and the narrow projections of linear attention, which the usual recipes spare too
+_SPARED = ("mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_a", "linear_attn.in_proj_b")
 
 
 class Part(NamedTuple):
@@ -225,7 +226,7 @@ def _group_size(value: int, where: str = "group_size") -> int:
 
 def _in_decoder(module: str) -> bool:
     """AWQ and GPTQ quantise the decoder's linears: neither the tower, nor the head, nor routers."""
-    return not (matches("visual", module) or module == "lm_head" or any(matches(r, module) for r in _ROUTERS))
+    return not (matches("visual", module) or module == "lm_head" or any(matches(n, module) for n in _SPARED))
 
 
 def _read_awq(config: Mapping[str, Any]) -> Quantization:

@@ -38,14 +38,17 @@ class _Table:
             self.shapes[f"{name}.bias"] = (size,)
 
 
-KNOWN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+KNOWN = ("qwen_vl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
 
 def tensor_table(config: ModelConfig) -> TensorTable:
-    """Raises: ConfigError for a family whose tensors aren't listed here (the first generation)."""
+    """Raises: ConfigError for a family whose tensors aren't listed here."""
     if config.family not in KNOWN:
         raise ConfigError(f"the tensors of {config.family} aren't listed; known: {', '.join(KNOWN)}")
     table, text = _Table(), config.text
+    if config.family == "qwen_vl":
+        _first_generation(table, config)
+        return TensorTable(table.shapes, table.linears)
     if config.family.startswith("qwen2"):
         _tower_2(table, config)
     else:
@@ -68,6 +71,47 @@ def tensor_table(config: ModelConfig) -> TensorTable:
     if not text.tie_word_embeddings:
         table.linear("lm_head", text.hidden_size, text.vocab_size)
     return TensorTable(table.shapes, table.linears)
+
+
+def _first_generation(table: _Table, config: ModelConfig) -> None:
+    text, vision = config.text, config.vision
+    width, out, queries = vision.hidden_size, vision.out_hidden_size, vision.num_queries
+    at = "visual"
+    table.shapes[f"{at}.positional_embedding"] = (vision.num_position_embeddings, width)
+    table.shapes[f"{at}.proj"] = (out, out)
+    table.shapes[f"{at}.conv1.weight"] = (width, vision.in_channels, vision.patch_size, vision.patch_size)
+    table.norm(f"{at}.ln_pre", width, True)
+    table.norm(f"{at}.ln_post", out, True)
+    for i in range(vision.depth):
+        block = f"{at}.transformer.resblocks.{i}"
+        table.norm(f"{block}.ln_1", width, True)
+        table.norm(f"{block}.ln_2", width, True)
+        table.linear(f"{block}.attn.in_proj", width, 3 * width, True)
+        table.linear(f"{block}.attn.out_proj", width, width, True)
+        table.linear(f"{block}.mlp.c_fc", width, vision.intermediate_size, True)
+        table.linear(f"{block}.mlp.c_proj", vision.intermediate_size, width, True)
+    pool = f"{at}.attn_pool"
+    table.shapes[f"{pool}.query"] = table.shapes[f"{pool}.pos_embed"] = (queries, out)
+    if width != out:
+        table.linear(f"{pool}.kv_proj", width, out)
+    table.shapes[f"{pool}.attn.in_proj_weight"] = (3 * out, out)
+    table.shapes[f"{pool}.attn.in_proj_bias"] = (3 * out,)
+    table.linear(f"{pool}.attn.out_proj", out, out, True)
+    table.norm(f"{pool}.ln_q", out, True)
+    table.norm(f"{pool}.ln_kv", out, True)
+    heads = text.num_attention_heads * text.head_dim
+    table.shapes["model.wte.weight"] = (text.vocab_size, text.hidden_size)
+    for i in range(text.num_hidden_layers):
+        at = f"model.h.{i}"
+        table.norm(f"{at}.ln_1", text.hidden_size)
+        table.norm(f"{at}.ln_2", text.hidden_size)
+        table.linear(f"{at}.attn.c_attn", text.hidden_size, 3 * heads, text.attention_bias)
+        table.linear(f"{at}.attn.c_proj", heads, text.hidden_size)
+        table.linear(f"{at}.mlp.w1", text.hidden_size, text.intermediate_size)
+        table.linear(f"{at}.mlp.w2", text.hidden_size, text.intermediate_size)
+        table.linear(f"{at}.mlp.c_proj", text.intermediate_size, text.hidden_size)
+    table.norm("model.ln_f", text.hidden_size)
+    table.linear("lm_head", text.hidden_size, text.vocab_size)
 
 
 def _attention(table: _Table, at: str, text: TextConfig) -> None:

@@ -74,7 +74,7 @@ def tensor_findings(subject: Subject) -> Iterator[Finding]:
         yield Finding("error", "wrapped-names", f'tensor names begin with "{wrapper}"', _WRAPPERS[wrapper])
         return
     yield from _layout(subject)
-    if subject.config.family not in KNOWN:
+    if subject.config.family not in KNOWN or subject.config.family not in LAYOUTS:
         yield Finding(
             "note", "names-unchecked", f"names of {subject.config.family} aren't checked", "load it instead"
         )
