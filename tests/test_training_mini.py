@@ -162,6 +162,16 @@ def test_bins_are_cheapest_at_the_true_coordinate():
     assert losses[1] - losses[0] > 0.5
 
 
+def test_each_digit_of_a_box_knows_the_coordinate_it_belongs_to():
+    collate = train_mini.Collator(str(MINI / "tokenizer.json"))
+    sample = make("find", 5, 1)
+    answer = collate.encode(sample.answer)
+    found = collate.coordinates(answer, tuple(sample.boxes[0][:4]))
+    written = [t for t, c in zip(map(collate.tokenizer.id_to_token, answer), found) if c >= 0]
+    assert "".join(written) == "".join(map(str, sample.boxes[0][:4]))
+    assert [c for c in dict.fromkeys(found) if c >= 0] == list(dict.fromkeys(sample.boxes[0][:4]))
+
+
 def test_capitals_and_digits_are_single_tokens():
     tokenizer = train_mini.Collator(str(MINI / "tokenizer.json")).tokenizer
     assert len(tokenizer.encode("AB3K9", add_special_tokens=False).ids) == 5

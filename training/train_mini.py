@@ -101,14 +101,14 @@ BEGINNING = 8  # tokens of an answer at which the look-up is supervised
 NO_BOX = (-1, -1, -1, -1)
 
 
-def bin_loss(logits: torch.Tensor, pixels_N4: torch.Tensor) -> torch.Tensor:
+def bin_loss(logits: torch.Tensor, pixels_NK: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of coordinates in bins of 5 pixels, each target spread over its neighbours.
 
     A number is written digit by digit: for the tens, nearness is no help and a regressed coordinate has to be
-    unfolded by the last layers. Classes lie ready for it. `logits`: (N, 4 * NUM_BINS).
+    unfolded by the last layers. Classes lie ready for it. `logits`: (N, K * NUM_BINS).
     """
-    logits = logits.view(*pixels_N4.shape, NUM_BINS).float()
-    at = (pixels_N4 / BIN - 0.5).unsqueeze(-1)
+    logits = logits.view(*pixels_NK.shape, NUM_BINS).float()
+    at = (pixels_NK / BIN - 0.5).unsqueeze(-1)
     spread = torch.exp(-0.5 * ((torch.arange(NUM_BINS) - at) / 0.7) ** 2)
     return F.cross_entropy(logits.flatten(0, 1), (spread / spread.sum(-1, keepdim=True)).flatten(0, 1))
 
@@ -284,7 +284,7 @@ class Collator:
         branch = np.full((len(rows), length), 99, np.int64)
         pos = np.zeros((3, len(rows), length), np.int32)
         # of each masked position, in order: its question's number in the batch, the box and the shape asked for
-        number, box, what = [], [], []
+        number, box, what, coordinate = [], [], [], []
         asked_so_far = 0
         for b, ((opening, blocks, _), row) in enumerate(zip(rows, turns)):
             n = len(opening)
@@ -301,10 +301,22 @@ class Collator:
                 begins = min(len(answer), BEGINNING)
                 box += [a.box or NO_BOX] * begins + [NO_BOX] * (len(answer) - begins)
                 what += [a.what or (-1, -1)] * begins + [(-1, -1)] * (len(answer) - begins)
+                coordinate += self.coordinates(answer, a.box) if a.box else [-1] * len(answer)
                 asked_so_far += 1
                 n += m
         out = {"ids": ids, "mask": mask, "pos": pos, "branch": branch, "number": np.array(number)}
-        return out | {"answer_box": np.array(box, np.float32), "what": np.array(what)}
+        out |= {"answer_box": np.array(box, np.float32), "what": np.array(what)}
+        return out | {"coordinate": np.array(coordinate, np.float32)}
+
+    def coordinates(self, answer: list[int], box: tuple[int, int, int, int]) -> list[int]:
+        """For each of the answer's tokens the coordinate it is a digit of, -1 for the rest."""
+        out, inside, k = [], False, 0
+        for text in map(self.tokenizer.id_to_token, answer):
+            digit = inside and text.isdigit() and k < 4
+            out.append(box[k] if digit else -1)
+            inside = inside or text.endswith(" [") or text == "Ġ["
+            k += inside and text == ","
+        return out
 
 
 def batches(tokenizer_file: str, progress, seed: int):
@@ -393,6 +405,13 @@ class Step(nn.Module):
                     off = (best - b["answer_box"][boxed]).abs()
                     seen[f"{name}.asked"] = out.item()
                     seen[f"{name}.pixels"] = off.mean().item()
+        written = b["coordinate"] >= 0
+        if written.any():
+            out = bin_loss(
+                self.heads["written"](states[late][where[written]]), b["coordinate"][written, None]
+            )
+            loss = loss + 0.5 * out
+            seen["late.written"] = out.item()
         if "t_glyph" in b:
             of_picture = {"tower": features, "middle": states[middle][(ids == self.image_pad)]}
             dense, more = self._dense(b, of_picture, dense_weight)
@@ -506,6 +525,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
     heads["asked_what"] = nn.Sequential(
         nn.RMSNorm(256), nn.Linear(256, len(SHAPE_CLASS) + len(COLOUR_CLASS) + 2)
     )
+    heads["written"] = nn.Sequential(nn.RMSNorm(256), nn.Linear(256, NUM_BINS))
     heads.to(a.device)
     num_parameters = sum(x.numel() for x in model.parameters())
     say(f"mini: {num_parameters:,} parameters, {num_parameters * 2 / 1e6:.1f} MB in bf16", flush=True)
