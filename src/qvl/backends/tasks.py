@@ -97,13 +97,17 @@ class TaskAnswer(Generic[R]):
 
     def to_dict(self) -> dict[str, Any]:
         """For json.dumps; coordinates are in pixels of the original picture, times in seconds."""
-        if isinstance(self.result, Page):
-            from qvl.outputs.export import to_dict
+        asking = [*self.warnings, *self.answer.notes]
+        return {"task": self.task, "asking": asking, **result_dict(self.result)}
 
-            result = to_dict(self.result)
-        else:
-            result = self.result.to_dict()
-        return {"task": self.task, "asking": [*self.warnings, *self.answer.notes], **result}
+
+def result_dict(result: Result) -> dict[str, Any]:
+    """For json.dumps; coordinates are in pixels of the original picture, times in seconds."""
+    if isinstance(result, Page):
+        from qvl.outputs.export import to_dict
+
+        return to_dict(result)
+    return result.to_dict()
 
 
 # ---------------------------------------------------------------------------------------------- the prompts
@@ -314,7 +318,7 @@ def run_task(
         for p in watched.parts
     )
     results = [
-        _parsed(task, part.text, family, part.picture, clip, backend.name, page_number) for part in parts
+        parse_reply(task, part.text, family, part.picture, clip, backend.name, page_number) for part in parts
     ]
     return TaskAnswer(
         task=task,
@@ -403,15 +407,16 @@ def _picture(media: tuple[MediaSize, ...], whole: Size | None, crop: Rect | None
     return PictureMap(original, media[0].seen, crop=crop)
 
 
-def _parsed(
+def parse_reply(
     task: Task,
     text: str,
     family: Family,
     picture: PictureMap | None,
     clip: Clip | None,
-    model: str,
-    page_number: int,
+    model: str = "",
+    page_number: int = 1,
 ) -> Result:
+    """A reply's text as the task's typed result, mapped to the picture. Raises: OutputError without its size."""
     if task == "boxes":
         return parse_boxes(text, family, picture)
     if task == "document":

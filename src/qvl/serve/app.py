@@ -19,6 +19,7 @@ from qvl.errors import QvlError
 from qvl.serve.chat import Completion, constraints_of, conversation_of, conversation_to_count, params_of
 from qvl.serve.guard import Guard
 from qvl.serve.metrics import CONTENT_TYPE
+from qvl.serve.parse import parser_of
 from qvl.serve.problems import Problem, problem_of, to_json, validation_problem
 from qvl.serve.schema import ChatRequest, TokenizeRequest
 from qvl.serve.service import Flight, Service
@@ -131,10 +132,11 @@ async def _launched(body: ChatRequest, service: Service, flight: Flight) -> Comp
     params = params_of(body)
     constraints = await constraints_of(body, service)
     inputs = await service.inputs(conversation_of(body))
+    parse = parser_of(body, inputs, service.model.family)
     # a grammar leaves no room for thoughts: what it forces is the answer
     thinks = service.model.opens_thinking(inputs) and constraints[0] is None
     await flight.launch(inputs, params, constraints)
-    return Completion(body, service, flight, thinks)
+    return Completion(body, service, flight, thinks, parse)
 
 
 def _check_model(name: str, service: Service) -> None:

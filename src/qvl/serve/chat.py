@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,8 @@ class _Choice:
     index: int
     reader: CallReader | None
     splitter: ThinkSplitter
+    parse: Callable[[str], dict[str, Any]] | None = None
+    text: list[str] = field(default_factory=list)  # of the answer, calls included
     reasoning: list[str] = field(default_factory=list)
     content: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
@@ -150,6 +152,7 @@ class _Choice:
             if piece.thought:
                 said.append(piece)
             else:
+                self.text.append(piece.text)
                 said += [piece.text] if self.reader is None else self.reader.push(piece.text)
         if ended and self.reader is not None:
             said += self.reader.finish()
@@ -166,11 +169,22 @@ class _Choice:
             self.finish_reason = "tool_calls" if self.calls and stopped else event.finish_reason
         return said
 
+    def parsed(self) -> dict[str, Any]:
+        """The extra field, where one was asked for."""
+        return {} if self.parse is None else {"qvl_parsed": self.parse("".join(self.text))}
+
 
 class Completion:
     """A request that runs, and the forms its answer is given in. thinks: its prompt has opened `<think>`."""
 
-    def __init__(self, request: ChatRequest, service: Service, flight: Flight, thinks: bool = False):
+    def __init__(
+        self,
+        request: ChatRequest,
+        service: Service,
+        flight: Flight,
+        thinks: bool = False,
+        parse: Callable[[str], dict[str, Any]] | None = None,
+    ):
         self._request = request
         self._flight = flight
         self._tokenizer = service.processor.tokenizer
@@ -179,7 +193,7 @@ class Completion:
         self._model = service.options.model_name
         names = [tool.function.name for tool in request.tools or []] if request.calls_tools else []
         self._choices = [
-            _Choice(i, CallReader(names) if names else None, ThinkSplitter(thinks))
+            _Choice(i, CallReader(names) if names else None, ThinkSplitter(thinks), parse)
             for i in range(request.n or 1)
         ]
         self._usage = {"prompt": 0, "completion": 0, "cached": 0, "visual": 0}
@@ -254,6 +268,7 @@ class Completion:
             "message": message,
             "logprobs": {"content": choice.logprobs, "refusal": None} if self._request.logprobs else None,
             "finish_reason": choice.finish_reason,
+            **choice.parsed(),
         }
 
     def _delta(self, choice: _Choice, piece: Said | Piece) -> dict[str, Any]:
@@ -275,6 +290,7 @@ class Completion:
             "delta": delta,
             "logprobs": {"content": list(logprobs), "refusal": None} if logprobs else None,
             "finish_reason": finish_reason,
+            **(choice.parsed() if finish_reason is not None else {}),
         }
         return _sse(self._frame([said]))
 
