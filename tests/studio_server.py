@@ -1,7 +1,7 @@
 """Alibaba Model Studio as its pages describe it, in a local server: keys, names, pictures, thinking, counts, refusals.
 
-Built from the provider's pages on vision (12 November 2025), on deep thinking and on error messages (23 June 2026), as
-docs/backends.md lists them; never run against the real service. It counts pictures by its own reading of the published
+Built from the provider's pages on vision (12 November 2025) and on error messages (23 June 2026), as docs/backends.md
+lists them; never run against the real service. It counts pictures by its own reading of the published
 rule, so that a slip in ours shows.
 """
 
