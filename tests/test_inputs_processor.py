@@ -382,8 +382,3 @@ def test_a_token_id_that_is_a_word_is_refused(folder):
 def test_a_folder_without_config_is_refused(folder):
     with pytest.raises(ConfigError, match=r"config\.json"):
         Processor.from_pretrained(folder)
-
-
-def test_the_first_generation_is_refused_and_not_fed_with_the_later_ones_patches(folder):
-    with pytest.raises(ConfigError, match="first generation"):
-        Processor.from_pretrained(folder, dataclasses.replace(config(folder), family="qwen_vl"))

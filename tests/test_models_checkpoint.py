@@ -239,7 +239,7 @@ def test_a_broken_index_is_refused_by_path(folder: Path, content: str) -> None:
     ("file", "advice"),
     [
         (None, "holds no"),
-        ("pytorch_model.bin", "convert them to safetensors"),
+        ("training.pt", "save the weights alone as safetensors"),
         ("model-q4.gguf", "llama.cpp"),
     ],
 )

@@ -86,6 +86,6 @@ def test_every_network_has_a_published_layout() -> None:
 def test_a_family_without_a_network_lists_those_with_one() -> None:
     from dataclasses import replace
 
-    config = replace(read_config(hub_config("Qwen2-VL-2B")), family="qwen_vl")
-    with pytest.raises(ConfigError, match=r"qwen_vl has no network here; known: .*qwen2_5_vl"):
+    config = replace(read_config(hub_config("Qwen2-VL-2B")), family="qwen9_vl")
+    with pytest.raises(ConfigError, match=r"qwen9_vl has no network here; known: qwen_vl, .*qwen2_5_vl"):
         build(config)

@@ -213,6 +213,9 @@ def _read_first(raw: Mapping[str, Any], where: str) -> ModelConfig:
         f"the tower gives features of {vision.out_hidden_size}, the text model takes {text.hidden_size}",
     )
     v.done()
+    # qwen.tiktoken has no room for special tokens: the code numbers them, and config.json says where <img> is.
+    # A chat ends at <|im_end|>, <|im_start|> or <|endoftext|>, in this order.
+    ends = (start - 212, start - 213, start - 214)
     eos = raw.get("eos_token_id")
     return ModelConfig(
         family="qwen_vl",
@@ -222,7 +225,7 @@ def _read_first(raw: Mapping[str, Any], where: str) -> ModelConfig:
         video_token_id=-1,  # no clips
         vision_start_token_id=start,
         vision_end_token_id=start + 1,
-        eos_token_ids=(eos,) if isinstance(eos, int) else (),
+        eos_token_ids=(eos,) if isinstance(eos, int) else ends,
         dtype=str(raw.get("torch_dtype") or "bfloat16"),
         quantization=_quantization(raw, where),
     )

@@ -8,6 +8,7 @@ from qvl.catalog.config import ModelConfig, TextConfig
 from qvl.errors import ConfigError
 
 _ARCHITECTURES = {
+    "qwen_vl": "QWenLMHeadModel",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
@@ -24,6 +25,8 @@ def config_dict(config: ModelConfig) -> dict[str, Any]:
     """
     if config.family not in _ARCHITECTURES:
         raise ConfigError(f"{config.family} configs are not written; known: {', '.join(_ARCHITECTURES)}")
+    if config.family == "qwen_vl":
+        return _written_first(config)
     nested = config.family.startswith("qwen3")
     text, vision = _written_text(config), _written_vision(config)
     eos = list(config.eos_token_ids)
@@ -145,6 +148,45 @@ def _written_vision(config: ModelConfig) -> dict[str, Any]:
         num_position_embeddings=vision.num_position_embeddings,
         deepstack_visual_indexes=list(vision.deepstack_visual_indexes),
     )
+
+
+def _written_first(config: ModelConfig) -> dict[str, Any]:
+    text, vision = config.text, config.vision
+    # the reader derives the ends of a chat from image_start_id, as no published file names them
+    eos = config.eos_token_ids[0] if len(config.eos_token_ids) == 1 else None
+    return {
+        "architectures": [_ARCHITECTURES[config.family]],
+        "model_type": "qwen",
+        "hidden_size": text.hidden_size,
+        "intermediate_size": 2 * text.intermediate_size,
+        "num_hidden_layers": text.num_hidden_layers,
+        "num_attention_heads": text.num_attention_heads,
+        "kv_channels": text.head_dim,
+        "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.max_position_embeddings,
+        "layer_norm_epsilon": text.rms_norm_eps,
+        "rotary_emb_base": _plain(text.rope_theta),
+        "rotary_pct": 1.0,
+        "seq_length": text.seq_length,
+        "use_dynamic_ntk": text.use_dynamic_ntk,
+        "use_logn_attn": text.use_logn_attn,
+        "no_bias": True,
+        "tie_word_embeddings": text.tie_word_embeddings,
+        "visual": {
+            "heads": vision.num_heads,
+            "image_size": vision.image_size,
+            "image_start_id": config.vision_start_token_id,
+            "layers": vision.depth,
+            "mlp_ratio": _ratio(vision.intermediate_size, vision.hidden_size),
+            "n_queries": vision.num_queries,
+            "output_dim": vision.out_hidden_size,
+            "patch_size": vision.patch_size,
+            "width": vision.hidden_size,
+        },
+        **({"eos_token_id": eos} if eos is not None else {}),
+        "torch_dtype": config.dtype,
+        **({"quantization_config": dict(config.quantization)} if config.quantization else {}),
+    }
 
 
 def _plain(x: float) -> float | int:

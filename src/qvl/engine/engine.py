@@ -22,7 +22,7 @@ from qvl.engine.generation_config import GenerationDefaults
 from qvl.engine.kv import KVStore
 from qvl.engine.memory import EngineMemory
 from qvl.engine.pace import Pace
-from qvl.engine.prefix import Visual
+from qvl.engine.prefix import Visual, prompt_root
 from qvl.engine.runner import Runner
 from qvl.engine.sampling import Constraint, Logprob, Sampler, SamplingParams
 from qvl.engine.scheduler import Chunk, Scheduler, Sequence, Step
@@ -239,7 +239,8 @@ class Engine:
         tokens = inputs.input_ids.tolist()
         request_id = self._num_submitted
         self._num_submitted += 1
-        sequence = Sequence(request_id, tokens, num_prompt, visuals_of(inputs))
+        root = prompt_root(inputs.height_lead)
+        sequence = Sequence(request_id, tokens, num_prompt, visuals_of(inputs), root=root)
         end_ids = set(params.stop_token_ids)
         if not params.ignore_eos:
             end_ids |= set(self.defaults.eos_token_ids or self.model.config.eos_token_ids)

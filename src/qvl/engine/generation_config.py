@@ -101,6 +101,8 @@ def read_generation_config(folder: str | Path, eos_token_ids: tuple[int, ...] = 
     }
     if not_honoured:
         log.warning("%s: not honoured: %s", path, ", ".join(f"{k}={v!r}" for k, v in not_honoured.items()))
+    if raw.get("chat_format") == "chatml":  # first generation: its code adds the ends of turns
+        ids = [*ids, *(i for i in eos_token_ids if i not in ids)]
     try:
         sampling = SamplingParams.of(settings)
     except PromptError as e:

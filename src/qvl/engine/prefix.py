@@ -33,6 +33,14 @@ class Visual:
 ROOT = b""
 
 
+def prompt_root(height_lead: int) -> bytes:
+    """What the name of a prompt's first block is made from: the KV of all its blocks depends on this.
+
+    First-generation prompts of different NTK stages turn their keys differently, so they share no blocks.
+    """
+    return struct.pack("<q", height_lead) if height_lead else ROOT
+
+
 def block_key(parent: bytes, tokens: Sequence[int], start: int, visuals: Sequence[Visual]) -> bytes:
     """The name of one full block: a hash chained over all blocks before it.
 

@@ -88,10 +88,14 @@ class Runner:
 
 
 def chunk_positions(chunk: Chunk, inputs: ModelInputs) -> Tensor:
-    """int64 (3, count): the prompt's own positions, then index + rope_delta on all three axes."""
+    """int64 (3, count): the prompt's own positions, then index + rope_delta on all three axes.
+
+    The height axis keeps the lead that it has in a prompt of the first generation.
+    """
     num_prompt = inputs.positions.shape[1]
     prompt_3T = torch.from_numpy(inputs.positions[:, chunk.start : min(chunk.end, num_prompt)])
     if chunk.end <= num_prompt:
         return prompt_3T
     answer_T = torch.arange(max(chunk.start, num_prompt), chunk.end) + inputs.rope_delta
-    return torch.cat([prompt_3T, answer_T.expand(3, -1)], dim=1)
+    answer_3T = torch.stack([answer_T, answer_T + inputs.height_lead, answer_T])
+    return torch.cat([prompt_3T, answer_3T], dim=1)

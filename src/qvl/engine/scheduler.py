@@ -39,6 +39,7 @@ class Sequence:
     pinned: set[str] = field(default_factory=set)  # names of the features it holds in the cache
     num_cached_tokens: int = 0  # found in the prefix cache at first admission
     num_preemptions: int = 0
+    root: bytes = ROOT  # what its first block's name is made from
 
     @property
     def num_remaining(self) -> int:
@@ -55,7 +56,7 @@ class Sequence:
         """The name of its index-th full block; names are made once, in order."""
         while len(self.keys) <= index:
             start = len(self.keys) * block_size
-            parent = self.keys[-1] if self.keys else ROOT
+            parent = self.keys[-1] if self.keys else self.root
             tokens = self.tokens[start : start + block_size]
             self.keys.append(block_key(parent, tokens, start, self.visuals))
         return self.keys[index]

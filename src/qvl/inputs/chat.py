@@ -193,13 +193,13 @@ class _Marks:
         return [(self.chars[int(p)], False) if i % 2 else (p, True) for i, p in enumerate(pieces)]
 
 
-def _hide_message(message: Message, marks: _Marks) -> dict[str, Any]:
+def _hide_message(message: Message, marks: _Marks, model_words: Sequence[str]) -> dict[str, Any]:
     """Only free text is marked: keys and roles were checked by read_messages and media items are its own.
 
-    What a model said itself, and what whoever runs it wrote as system text, may hold the words models
-    answer with (tool calls, boxes, thoughts); never the tokens that structure a prompt.
+    What roles in `model_words` say may hold the words models answer with (tool calls, boxes, thoughts); nobody's
+    words hold the tokens that structure a prompt.
     """
-    lenient = message["role"] in ("assistant", "system")
+    lenient = message["role"] in model_words
     hidden = dict(message)
     content = message["content"]
     if isinstance(content, str):
@@ -238,8 +238,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return env
 
 
+def _own_template(name: str) -> str:
+    return resources.files("qvl.inputs").joinpath(f"templates/{name}.jinja").read_text(encoding="utf-8")
+
+
 class ChatTemplate:
     """A jinja chat template, run in jinja's immutable sandbox."""
+
+    # who may use the words that models answer with: the model itself, and whoever runs it
+    model_words: tuple[str, ...] = ("assistant", "system")
 
     def __init__(self, source: str, where: str = "chat template", **constants: Any):
         """constants: variables of our own templates. Raises: ConfigError if it can't be parsed."""
@@ -254,9 +261,16 @@ class ChatTemplate:
     @classmethod
     def default(cls, family: str) -> ChatTemplate:
         """For checkpoints without one: ChatML, with a default system text up to Qwen2.5-VL."""
-        source = resources.files("qvl.inputs").joinpath("templates/chatml.jinja").read_text(encoding="utf-8")
-        system = "You are a helpful assistant." if family in ("qwen_vl", "qwen2_vl", "qwen2_5_vl") else ""
-        return cls(source, "the default template", default_system=system)
+        system = "You are a helpful assistant." if family in ("qwen2_vl", "qwen2_5_vl") else ""
+        return cls(_own_template("chatml"), "the default template", default_system=system)
+
+    @classmethod
+    def first_generation(cls, raw: bool = False) -> ChatTemplate:
+        """Of Qwen-VL-Chat, or with `raw` of the base Qwen-VL, which continues texts and holds no conversation."""
+        template = cls(_own_template("qwen_vl"), "the template of Qwen-VL", raw=raw)
+        # its users point at things the way it does: <ref>the dog</ref><box>(12,40),(310,588)</box>
+        template.model_words = ("assistant", "system", "user")
+        return template
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ChatTemplate | None:
@@ -309,7 +323,7 @@ class ChatTemplate:
                 f"{self.where}: takes no {', '.join(ignored)}, so giving it would change nothing"
             )
         marks = _Marks(tokenizer)
-        hidden = [_hide_message(message, marks) for message in messages]
+        hidden = [_hide_message(message, marks, self.model_words) for message in messages]
         if "tools" in given:
             given["tools"] = marks.hide(given["tools"], lenient=True)
         try:

@@ -30,6 +30,15 @@ class VisualBlock(NamedTuple):
     seconds_per_grid: float | None = None  # None: a picture
 
 
+def ntk_alpha(num_tokens: int, seq_length: int) -> int:
+    """How far the first generation stretches the rotary base of a prompt: 1 up to seq_length, then 3, 7, 15, …
+
+    One step for each doubling of the length. Source: modeling_qwen.py of Qwen-VL-Chat (dynamic NTK).
+    """
+    doublings = (-(-num_tokens // seq_length) - 1).bit_length()
+    return 2 ** (doublings + 1) - 1
+
+
 class Positions(NamedTuple):
     positions: np.ndarray  # int64 (3, T): rows are time, height, width
     rope_delta: int  # token i after the prompt is at i + rope_delta on all three axes
@@ -78,3 +87,18 @@ def mrope_positions(
     rest = num_tokens - cursor
     positions[:, cursor:] = np.arange(next_position, next_position + rest)
     return Positions(positions, next_position + rest - num_tokens)
+
+
+class StretchedPositions(NamedTuple):
+    positions: np.ndarray  # int64 (3, T): rows are time, height, width
+    height_lead: int  # token i after the prompt is at i on time and width, and at i + height_lead on height
+
+
+def first_generation_positions(num_tokens: int, seq_length: int = 0) -> StretchedPositions:
+    """One position a token, pictures' included. seq_length: where dynamic NTK begins; 0 is without it.
+
+    The prompt's NTK alpha holds for the answer too, so it comes along: the height axis leads the others by alpha - 1.
+    """
+    lead = ntk_alpha(num_tokens, seq_length) - 1 if seq_length else 0
+    index = np.arange(num_tokens, dtype=np.int64)
+    return StretchedPositions(np.stack([index, index + lead, index]), lead)

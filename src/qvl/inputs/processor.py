@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from qvl.catalog.config import Family, ModelConfig, read_config
-from qvl.errors import ConfigError, PromptError
-from qvl.inputs.chat import ChatTemplate, Kind, MediaItem, Message, read_messages
+from qvl.errors import ConfigError, MediaError, PromptError
+from qvl.inputs.chat import ROLES, ChatTemplate, Kind, MediaItem, Message, read_messages
 from qvl.inputs.geometry import (
     QWEN2_IMAGE,
     QWEN3_IMAGE,
@@ -33,7 +35,7 @@ from qvl.inputs.geometry import (
 )
 from qvl.inputs.image import DEFAULT_LIMITS, ImageLimits, load_image
 from qvl.inputs.patches import CLIP_MEAN, CLIP_STD, HALF, resize, to_patches
-from qvl.inputs.positions import VisualBlock, mrope_positions
+from qvl.inputs.positions import VisualBlock, first_generation_positions, mrope_positions
 from qvl.inputs.tokenizer import Tokenizer
 from qvl.inputs.video import load_video
 
@@ -62,6 +64,7 @@ class ModelInputs:
     input_ids: np.ndarray  # int64 (T,)
     positions: np.ndarray  # int64 (3, T)
     rope_delta: int
+    height_lead: int = 0  # first generation only, see positions.first_generation_positions
     media: tuple[MediaSpan, ...] = ()  # in prompt order
 
     @property
@@ -165,10 +168,15 @@ class Processor:
     std: tuple[float, ...] = CLIP_STD
     tokens_per_second: float = 0.0
     read_limits: ImageLimits = DEFAULT_LIMITS
+    # first generation only
+    num_queries: int = 0  # visual tokens of every picture, whatever its grid
+    ntk_length: int = 0  # prompts longer than this have another rotary base
 
     def __post_init__(self) -> None:
         for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             token_id = getattr(self, name)
+            if self.is_first and name == "video_token_id":
+                continue  # it has none
             if self.tokenizer.special_text(token_id) is None:
                 raise ConfigError(f"{name} is {token_id}, which is no special token of this tokenizer")
 
@@ -182,14 +190,10 @@ class Processor:
         """
         folder = Path(folder)
         config = config if config is not None else read_config(folder)
-        if config.family == "qwen_vl":
-            raise ConfigError(
-                f"{folder}: the first generation's 448x448 pictures and <img> prompts are not made yet"
-            )
         image_limits, video_limits, mean, std = read_preprocessor(folder, config)
         return cls(
             tokenizer=Tokenizer.from_pretrained(folder),
-            template=ChatTemplate.from_pretrained(folder) or ChatTemplate.default(config.family),
+            template=ChatTemplate.from_pretrained(folder) or _default_template(folder, config),
             family=config.family,
             image_limits=image_limits,
             video_limits=video_limits,
@@ -201,7 +205,14 @@ class Processor:
             vision_end_token_id=config.vision_end_token_id,
             tokens_per_second=config.vision.tokens_per_second,
             read_limits=read_limits,
+            num_queries=config.vision.num_queries,
+            ntk_length=config.text.seq_length if config.text.use_dynamic_ntk else 0,
         )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is Qwen-VL, to which every picture is one square of 256 tokens."""
+        return self.family == "qwen_vl"
 
     @property
     def time_as_text(self) -> bool:
@@ -241,12 +252,24 @@ class Processor:
         parts = self.template.render(
             clean, self.tokenizer, tools, add_generation_prompt, add_vision_id, template_variables
         )
-        ids = self.tokenizer.encode_parts(parts)
+        ids = self._encode(parts)
         self._check_placeholders(ids, items)  # before the media, whose decoding is the long part
         slots = [slot for number, item in enumerate(items) for slot in self._read_item(number, item, call)]
         if self.time_as_text and any(item.kind == "video" for item in items):
             ids = self.tokenizer.encode_parts(self._write_times(parts, slots))
         return self._assemble(ids, slots)
+
+    def _encode(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        if not self.is_first:
+            return self.tokenizer.encode_parts(parts)
+        # the first generation's code encodes what follows a turn's header apart from it, so that a text's leading
+        # line ends stay out of the header's
+        groups: list[list[tuple[str, bool]]] = [[]]
+        for text, trusted in parts:
+            first, *others = _AFTER_HEADER.split(text) if trusted else [text]
+            groups[-1].append((first, trusted))
+            groups += [[(piece, trusted)] for piece in others]
+        return [token_id for group in groups for token_id in self.tokenizer.encode_parts(group)]
 
     # -------------------------------------------------------------------------------------- placeholders
 
@@ -294,30 +317,48 @@ class Processor:
                 expanded.append(token_id)
                 continue
             slot = next(waiting)
-            count = visual_token_count(slot.grid, self.image_limits.merge_size)
+            count = self.num_queries or visual_token_count(slot.grid, self.image_limits.merge_size)
             media.append(MediaSpan(start=len(expanded), num_tokens=count, **vars(slot)))
             expanded += [token_id] * count
         assert next(waiting, None) is None, "every slot has its placeholder, checked by _check_placeholders"
+        input_ids = np.array(expanded, dtype=np.int64)
+        if self.is_first:
+            positions, lead = first_generation_positions(len(expanded), self.ntk_length)
+            return ModelInputs(
+                input_ids=input_ids, positions=positions, rope_delta=0, height_lead=lead, media=tuple(media)
+            )
         blocks = [VisualBlock(span.start, span.grid, span.seconds_per_grid) for span in media]
         positions, delta = mrope_positions(
             len(expanded), blocks, self.image_limits.merge_size, self.tokens_per_second
         )
-        return ModelInputs(
-            input_ids=np.array(expanded, dtype=np.int64),
-            positions=positions,
-            rope_delta=delta,
-            media=tuple(media),
-        )
+        return ModelInputs(input_ids=input_ids, positions=positions, rope_delta=delta, media=tuple(media))
 
     # ---------------------------------------------------------------------------------------------- media
+
+    def seen_size(self, original: Size, settings: MediaSettings = MediaSettings()) -> Size:
+        """The size at which a picture is shown to the model. Raises: MediaError for limits it can't be held to."""
+        if not self.is_first:
+            return smart_resize(*original, settings.image_limits(self.image_limits))
+        side = math.isqrt(self.image_limits.max_pixels)
+        low, high = settings.min_pixels or 0, settings.max_pixels or side * side
+        if not low <= side * side <= high:
+            raise MediaError(
+                f"Qwen-VL sees every picture at {side}x{side} = {side * side:,} pixels, which min_pixels {low:,} and "
+                f"max_pixels {high:,} leave out: leave the limits away, or take Qwen2-VL or later"
+            )
+        return Size(side, side)
+
+    def picture_tokens(self, original: Size, settings: MediaSettings = MediaSettings()) -> int:
+        """Visual tokens of a picture, before it is read. Raises: MediaError as seen_size."""
+        seen, factor = self.seen_size(original, settings), self.image_limits.factor
+        return self.num_queries or (seen.height // factor) * (seen.width // factor)
 
     def _read_item(self, number: int, item: MediaItem, call: MediaSettings) -> list[_Slot]:
         settings = MediaSettings(**item.settings).over(call)
         if item.kind == "image":
-            limits = settings.image_limits(self.image_limits)
             image = load_image(item.source, self.read_limits)
             original = Size(image.height, image.width)
-            seen = smart_resize(*original, limits)
+            seen = self.seen_size(original, settings)
             frames = np.asarray(resize(image, seen))[None]
             return [self._slot("image", number, frames, original)]
         video_limits = settings.video_limits(self.video_limits)
@@ -356,6 +397,20 @@ def _count(kinds: Sequence[str]) -> str:
     return ", ".join(kinds) if kinds else "no picture or video"
 
 
+# just behind the header of a turn; nobody's words can write <|im_start|>
+_AFTER_HEADER = re.compile("|".join(rf"(?<=<\|im_start\|>{role}\n)" for role in ROLES))
+
+
+def _default_template(folder: Path, config: ModelConfig) -> ChatTemplate:
+    if config.family != "qwen_vl":
+        return ChatTemplate.default(config.family)
+    generation, where = _read_json(folder / "generation_config.json")
+    chat_format = generation.get("chat_format", "chatml")
+    if chat_format not in ("chatml", "raw"):
+        raise ConfigError(f"{where}: chat_format {chat_format!r}; known: chatml, raw")
+    return ChatTemplate.first_generation(raw=chat_format == "raw")
+
+
 def _is_qwen3(family: str) -> bool:
     return family.startswith("qwen3")
 
@@ -381,6 +436,10 @@ def read_preprocessor(
     Reads preprocessor_config.json and video_preprocessor_config.json, or the processor_config.json that
     transformers 5 writes. Raises: ConfigError naming every unknown key.
     """
+    if config.family == "qwen_vl":  # its code holds these, no file does
+        area = config.vision.image_size**2
+        square = PixelLimits(area, area, config.vision.patch_size, merge_size=1, temporal_patch_size=1)
+        return square, default_video_limits(), CLIP_MEAN, CLIP_STD
     joint, joint_path = _read_json(folder / "processor_config.json")
     raw, where = _read_json(folder / "preprocessor_config.json")
     if not raw and isinstance(joint.get("image_processor"), dict):

@@ -50,7 +50,7 @@ def _byte_of_char() -> dict[str, int]:
 
 
 _BYTE_OF_CHAR = _byte_of_char()
-_CHAR_OF_BYTE = {byte: char for char, byte in _BYTE_OF_CHAR.items()}
+_CHAR_OF_BYTE = {byte: char for char, byte in _BYTE_OF_CHAR.items()}  # a table for str.translate
 
 
 class Tokenizer:
@@ -252,19 +252,17 @@ def _has_surrogate(text: str) -> bool:
 def _rank_backend(ranks: Mapping[bytes, int]) -> Backend:
     """A merging backend that gives what ranked byte pairs give: the lowest-ranked neighbours join first."""
 
-    def write(token: bytes) -> str:
-        return "".join(_CHAR_OF_BYTE[byte] for byte in token)
-
+    vocabulary = {token.decode("latin-1").translate(_CHAR_OF_BYTE): rank for token, rank in ranks.items()}
+    rank_of = vocabulary.get
     merges = []
-    for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
+    for token in sorted(vocabulary, key=vocabulary.__getitem__):
         # every split counts: by ranks alone, any two neighbours that spell a token may join
         splits = [(token[:i], token[i:]) for i in range(1, len(token))]
-        known = [(left, right) for left, right in splits if left in ranks and right in ranks]
-        known.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-        merges += [(write(left), write(right)) for left, right in known]
-    backend = Backend(
-        models.BPE({write(token): rank for token, rank in ranks.items()}, merges, ignore_merges=True)
-    )
+        known = [pair for pair in splits if pair[0] in vocabulary and pair[1] in vocabulary]
+        if len(known) > 1:
+            known.sort(key=lambda pair: (rank_of(pair[0]), rank_of(pair[1])))
+        merges += known
+    backend = Backend(models.BPE(vocabulary, merges, ignore_merges=True))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

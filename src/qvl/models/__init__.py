@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # family → where its network is; imported when used
 FAMILIES = {
+    "qwen_vl": "qvl.models.qwen_vl:QwenVL",
     "qwen2_vl": "qvl.models.qwen2_vl:Qwen2VL",
     "qwen2_5_vl": "qvl.models.qwen2_5_vl:Qwen25VL",
     "qwen3_vl": "qvl.models.qwen3_vl:Qwen3VL",

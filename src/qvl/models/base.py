@@ -7,6 +7,7 @@ Attribute names are the published tensor names (`visual.*`, `model.*`, `lm_head`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,14 @@ from qvl.models.vision import GridTHW
 
 
 class VisionLanguageModel(nn.Module):
-    """One vision tower, one decoder, one head. A generation brings its tower."""
+    """One vision tower, one decoder, one head. A generation brings its tower, and maybe a decoder."""
 
-    def __init__(self, config: ModelConfig, tower: nn.Module):
+    def __init__(self, config: ModelConfig, tower: nn.Module, decoder: nn.Module | None = None):
         super().__init__()
         self.config = config
         self.visual = tower
-        self.model = Decoder(config.text)
+        # embed_tokens, norm and a call as the shared one's
+        self.model: Any = Decoder(config.text) if decoder is None else decoder
         # a tied model stores no head: the embedding table is used for both
         tied = config.text.tie_word_embeddings
         self.lm_head = (
@@ -46,7 +48,8 @@ class VisionLanguageModel(nn.Module):
     def encode_media(self, patches_PV: Tensor, grids: Sequence[GridTHW]) -> Tensor:
         """Pictures and videos packed in prompt order, with their (t, h, w) in patches → features_TD.
 
-        Each medium gives t * h * w / merge² rows. Raises: MediaError when patches and grids don't match.
+        Each medium gives t * h * w / merge² rows, in the first generation num_queries.
+        Raises: MediaError when patches and grids don't match.
         Rows of a tower with DeepStack are wider than D: its extra features follow, each D wide.
         """
         return self.visual(patches_PV, grids)

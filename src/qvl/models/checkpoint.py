@@ -28,7 +28,7 @@ from qvl.catalog.config import read_config
 from qvl.catalog.config_write import config_dict
 from qvl.catalog.quantization import Part
 from qvl.errors import CapacityError, CheckpointError, nearest
-from qvl.models import build
+from qvl.models import build, pickled
 from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import expert_places, put_expert, single_shape
 from qvl.models.names import published_names, to_canonical
@@ -158,7 +158,10 @@ def _fetch(repo_id: str, revision: str | None) -> Path:
 
     what = f"{repo_id}@{revision}" if revision else repo_id
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=_HUB_FILES))
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=_HUB_FILES))
+        if not any(folder.glob("*.safetensors")):  # the first generation has no others
+            snapshot_download(repo_id, revision=revision, allow_patterns=[pickled.FILES])
+        return folder
     except hub.GatedRepoError as e:
         raise CheckpointError(f"{what}: gated; accept its terms on the hub, then set HF_TOKEN") from e
     except hub.RepositoryNotFoundError as e:
@@ -204,37 +207,49 @@ class TensorEntry:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those the index names, or the single one.
+    """The weight files of a folder: those an index names, or what lies there; safetensors before pickled ones.
 
     Raises: CheckpointError when there are none, or shards are missing.
     """
-    index = folder / _INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as e:
-            raise CheckpointError(f"{index}: is no weight index ({type(e).__name__}: {e})") from e
-        absent = [name for name in names if not (folder / name).is_file()]
-        if absent:
-            raise CheckpointError(
-                f"{folder}: {len(absent)} of {len(names)} weight files are missing: {_listed(absent)}; "
-                "fetch the checkpoint again"
-            )
-        return [folder / name for name in names]
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return files
+    for index, pattern in ((folder / _INDEX, "*.safetensors"), (folder / pickled.INDEX, pickled.FILES)):
+        if index.is_file():
+            return _indexed(index)
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files
     advice = "fetch the checkpoint again"
-    if list(folder.glob("*.bin")) or list(folder.glob("*.pt")) or list(folder.glob("*.pth")):
-        advice = "it has pickled weights, which can run code when read: convert them to safetensors"
+    if list(folder.glob("*.pt")) or list(folder.glob("*.pth")):
+        advice = (
+            "it has a training state, which can run code when read: save the weights alone as safetensors"
+        )
     elif list(folder.glob("*.gguf")):
         advice = "it has GGUF weights, which llama.cpp reads; take the safetensors checkpoint"
-    raise CheckpointError(f"{folder}: holds no *.safetensors; {advice}")
+    raise CheckpointError(f"{folder}: holds no *.safetensors and no {pickled.FILES}; {advice}")
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names. Raises: CheckpointError when it is none, or some are missing."""
+    folder = index.parent
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as e:
+        raise CheckpointError(f"{index}: is no weight index ({type(e).__name__}: {e})") from e
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise CheckpointError(
+            f"{folder}: {len(absent)} of {len(names)} weight files are missing: {_listed(absent)}; "
+            "fetch the checkpoint again"
+        )
+    return [folder / name for name in names]
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """A safetensors file whose every complaint becomes ours."""
+    """A weight file whose every complaint becomes ours."""
+    if file.suffix == ".bin":
+        with pickled.open_pickled(file) as tensors:
+            yield tensors
+        return
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             yield opened
