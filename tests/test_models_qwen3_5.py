@@ -150,9 +150,9 @@ class Cached(CausalAttention):
         return out[0]
 
 
-@pytest.mark.parametrize(("name", "label"), ALL)
-def test_sixty_four_greedy_tokens_are_the_references(models, name: str, label: str) -> None:
-    model, prompt, attend = models[name], PROMPTS[label], Cached()
+def greedy(model: VisionLanguageModel, prompt: tiny.Prompt, name: str, label: str) -> list[int]:
+    """64 tokens: the prompt at once, then one by one from the state it left."""
+    attend = Cached()
     out = model.decode(hidden(model, prompt), positions(prompt), attend)
     tokens: list[int] = []
     delta = int(golden(name, label, "delta"))
@@ -160,6 +160,12 @@ def test_sixty_four_greedy_tokens_are_the_references(models, name: str, label: s
         tokens.append(int(model.logits(out[-1:]).argmax()))
         place = torch.full((3, 1), len(prompt.ids) + len(tokens) - 1 + delta)
         out = model.decode(model.embed(torch.tensor(tokens[-1:])), place, attend)
+    return tokens
+
+
+@pytest.mark.parametrize(("name", "label"), ALL)
+def test_sixty_four_greedy_tokens_are_the_references(models, name: str, label: str) -> None:
+    tokens = greedy(models[name], PROMPTS[label], name, label)
     assert tokens == golden(name, label, "tokens").tolist()
     assert len(set(tokens)) > 3, "a network that repeats itself compares little"
 
