@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check mini score plan-report format clean
+.PHONY: demo test check mini score baseline plan-report format clean
 
 demo: $(VENV)/run.done
 	$(BIN)/qvl ask examples/receipt.png "What is the total?"
@@ -26,6 +26,10 @@ mini: $(VENV)/run.done
 # The embedded model's scores on pictures it never saw.
 score: $(VENV)/run.done
 	$(BIN)/qvl synth --score mini
+
+# The embedded model's answers, which qvl doctor compares with; after every change of its weights.
+baseline: $(VENV)/run.done
+	$(BIN)/qvl doctor --baseline save src/qvl/doctor/baselines/mini.json
 
 plan-report: $(VENV)/run.done
 	$(BIN)/python -m qvl.plan.report

@@ -109,6 +109,11 @@ def _samples(patient: Patient, name: str, kind: str, count: int, difficulty: int
     return [make(kind, first + i, difficulty) for i in range(count)]
 
 
+def _key(patient: Patient, name: str, number: int) -> str:
+    """With the seed in it: another seed's pictures are other questions."""
+    return f"{name}-{patient.seed}-{number}"
+
+
 def _picture(sample: Sample) -> Image.Image:
     """The one picture of a sample."""
     return sample.media[0]  # type: ignore[return-value]
@@ -122,7 +127,7 @@ def _briefly(patient: Patient, words: str) -> str:
 def _plain(kind: str, count: int, tokens: int = 16) -> Callable[[Patient, str], list[Item]]:
     def draw(patient: Patient, name: str) -> list[Item]:
         return [
-            Item(Question(f"{name}-{i}", s.media, _briefly(patient, s.question), tokens), s.answer)
+            Item(Question(_key(patient, name, i), s.media, _briefly(patient, s.question), tokens), s.answer)
             for i, s in enumerate(_samples(patient, name, kind, count))
         ]
 
@@ -148,7 +153,8 @@ def _on_sheet(
             sheet = on_paper([picture], height, width, [(left, top)])
             items.append(
                 Item(
-                    Question(f"{name}-{i}", (sheet,), _briefly(patient, "Read the text."), 16), sample.answer
+                    Question(_key(patient, name, i), (sheet,), _briefly(patient, "Read the text."), 16),
+                    sample.answer,
                 )
             )
         return items
@@ -173,7 +179,10 @@ def _draw_tiny(patient: Patient, name: str) -> list[Item]:
         scale = 12 / max(12, sample.extra["size"])
         small = picture.resize((round(picture.width * scale), round(picture.height * scale)))
         items.append(
-            Item(Question(f"{name}-{i}", (small,), _briefly(patient, sample.question), 16), sample.answer)
+            Item(
+                Question(_key(patient, name, i), (small,), _briefly(patient, sample.question), 16),
+                sample.answer,
+            )
         )
     return items
 
@@ -188,7 +197,7 @@ def _draw_boxes(patient: Patient, name: str) -> list[Item]:
         words = sample.question
         if patient.family is not None:
             words = task_prompt("boxes", patient.family, words, model=patient.name).question
-        question = Question(f"{name}-{i}", (picture.resize((width, height)),), words, 64)
+        question = Question(_key(patient, name, i), (picture.resize((width, height)),), words, 64)
         items.append(Item(question, truth))
     return items
 
@@ -201,7 +210,7 @@ def _draw_pairs(patient: Patient, name: str) -> list[Item]:
     for i, (a, b) in enumerate(zip(first, second)):
         which = int(rng.integers(0, 2))
         words = _briefly(patient, f"What does the {('first', 'second')[which]} picture say?")
-        question = Question(f"{name}-{i}", (*a.media, *b.media), words, 16)
+        question = Question(_key(patient, name, i), (*a.media, *b.media), words, 16)
         items.append(Item(question, (a.answer, b.answer)[which]))
     return items
 
@@ -215,7 +224,7 @@ def _draw_clips(patient: Patient, name: str) -> list[Item]:
         words = sample.question
         if not is_plain(patient.name):
             words += " Give the start and the end in seconds."
-        question = Question(f"{name}-{i}", (video(list(clip.frames), clip.fps),), words, 32)
+        question = Question(_key(patient, name, i), (video(list(clip.frames), clip.fps),), words, 32)
         items.append(
             Item(question, (sample.extra["start_seconds"], sample.extra["end_seconds"], clip.seconds))
         )
@@ -224,7 +233,7 @@ def _draw_clips(patient: Patient, name: str) -> list[Item]:
 
 def _draw_words(patient: Patient, name: str) -> list[Item]:
     asked = ("What is two and three?", "Name a colour.", "Count from one to five.", "Say the word yes.")
-    return [Item(Question(f"{name}-{i}", (), words, 12), "") for i, words in enumerate(asked)]
+    return [Item(Question(_key(patient, name, i), (), words, 12), "") for i, words in enumerate(asked)]
 
 
 def _no_score(patient: Patient, item: Item, text: str) -> float:
