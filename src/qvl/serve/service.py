@@ -20,7 +20,7 @@ from PIL import Image
 from qvl.engine.engine import Event
 from qvl.engine.loop import EngineLoop, Ticket
 from qvl.errors import CapacityError, MediaError, PromptError, QvlError
-from qvl.inputs.geometry import Size, smart_resize
+from qvl.inputs.geometry import Size
 from qvl.inputs.image import FORMATS, check_pixels
 from qvl.inputs.processor import MediaSettings, ModelInputs
 from qvl.serve.media import MediaReader
@@ -167,15 +167,14 @@ class Service:
     def _picture_tokens(self, data: bytes, item: dict[str, Any], settings: MediaSettings) -> int:
         """Visual tokens by the file's header alone, so that a bomb is refused before it is unpacked."""
         own = MediaSettings(**{k: v for k, v in item.items() if k in ("min_pixels", "max_pixels")})
-        limits = own.over(settings).image_limits(self.processor.image_limits)
+        limits = own.over(settings)
         try:
             with Image.open(BytesIO(data), formats=FORMATS) as image:
                 size = Size(image.height, image.width)
         except Exception:  # the processor says what is wrong with it
             return 0
         check_pixels(size.width, size.height, "a picture", self.processor.read_limits.max_pixels)
-        seen = smart_resize(*size, limits)
-        return (seen.height // limits.factor) * (seen.width // limits.factor)
+        return self.processor.picture_tokens(size, limits)
 
     def _process(self, conversation: Conversation) -> ModelInputs:
         messages, tools = conversation.messages, conversation.tools
