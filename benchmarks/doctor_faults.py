@@ -337,7 +337,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--fault", action="append", choices=[*FAULTS, *CONTROLS, "none"], help="only these")
-    parser.add_argument("--clean", type=int, default=20, help="clean runs, with seeds from 0")
+    parser.add_argument("--clean", type=int, default=20, help="clean runs, one a seed")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the clean runs")
     parser.add_argument("--seed", type=int, default=0, help="of the runs with faults")
     args = parser.parse_args()
     clean_model = qvl.load("mini")
@@ -362,7 +363,7 @@ def main() -> int:
     print(f"\n{sum(found)} of {len(found)} planted faults found.\n")
 
     alarms = 0
-    for seed in range(args.clean):
+    for seed in range(args.first_seed, args.first_seed + args.clean):
         options = CLEAN[seed % len(CLEAN)]
         report = examined(qvl.load("mini", **options), Reference(clean_model), seed)
         alarms += not report.ok
