@@ -3,7 +3,8 @@
 import pytest
 
 from qvl.catalog import config_of, find_model
-from qvl.catalog.models import ABILITIES, PRECISIONS, licences, models, regressions, resolve
+from qvl.catalog.engines import parse_version
+from qvl.catalog.models import ABILITIES, PRECISIONS, first_version, licences, models, regressions, resolve
 from qvl.errors import CatalogError
 from qvl.plan.parameters import parameter_counts
 
@@ -73,6 +74,40 @@ def test_names_people_use_find_the_model_and_the_precision(name, model, precisio
 def test_an_unknown_model_is_answered_with_the_nearest_names():
     with pytest.raises(CatalogError, match=r"qwen2.5-vl-8b.*qwen2.5-vl-7b"):
         find_model("qwen2.5-vl-8b")
+
+
+@pytest.mark.parametrize(
+    ("part", "first"), [("3b", "qwen2.5-vl-3b"), ("72B", "qwen2-vl-72b"), ("235b", "235b")]
+)
+def test_a_part_of_a_name_is_answered_with_the_names_that_hold_it(part, first):
+    with pytest.raises(CatalogError) as e:
+        find_model(part)
+    offered = str(e.value).partition("did you mean ")[2].rstrip("?").split(", ")
+    assert first in offered[0]
+    assert all(part.lower() in name for name in offered)
+
+
+@pytest.mark.parametrize(
+    ("asked", "engine", "first"),
+    [
+        ("qwen2_5_vl", "vllm", "0.7.2"),
+        ("qwen3_5", "transformers", "5.2"),
+        ("qwen3_vl", "llama.cpp", ""),  # any recent
+        ("qwen3_vl", "nobody", ""),
+        ("some_other", "vllm", ""),
+    ],
+)
+def test_the_first_version_of_a_family_is_a_number_or_nothing(asked, engine, first):
+    assert first_version(asked, engine) == first
+
+
+@pytest.mark.parametrize("model", SHAPED, ids=lambda m: m.name)
+def test_a_model_needs_no_earlier_version_than_its_family(model):
+    for engine in model.engines:
+        own, family = first_version(model, engine), first_version(model.family, engine)
+        assert bool(own) == bool(family)
+        if own:
+            assert parse_version(own) >= parse_version(family)
 
 
 def test_a_hosted_model_has_no_shape_and_says_why():

@@ -107,6 +107,7 @@ def test_report_and_plot_are_written(qvl, tmp_path):
         (["--task", "documents", "--budget", "100", "--where", "rent"], "--allow-stale"),
         (["--task", "documents", "--gpu", "l4", "--top", "0"], "--top 0"),
         (["--task", "documents", "--gpu", "l4", "--engine", "vlm"], "vlm"),
+        (["--task", "documents", "--gpu", "l4", "--engine", "sglang"], "qvl launch --engine sglang"),
         (["--task", "documents", "--max-age", "-1"], "-1"),
         (["--task", "documents", "--prices", "/nowhere.toml"], "nowhere"),
         (["--task", "documents", "--gpu", "l4", "--report", "/nowhere/r.html"], "can't be written"),
@@ -177,6 +178,12 @@ def test_a_wrong_answer_is_asked_again_with_the_reason():
     assert answers["volume"] == "1k/day"
     assert "documint" in asked[1]
     assert "rtx4090" in asked[3]
+
+
+def test_a_language_that_is_no_code_is_asked_again_at_once():
+    answers, asked = answers_of(["", "", "", "", "ko,eng", "ko,en", "", "", ""])
+    assert answers["languages"] == "ko,en"
+    assert "'eng'" in asked[5]
 
 
 def test_on_a_terminal_the_questions_lead_to_a_choice(qvl, monkeypatch):

@@ -91,6 +91,15 @@ def test_a_config_of_ones_own_is_launched_from_its_folder(capsys, tmp_path):
     assert json.loads(out)["command"][2] == str(tmp_path)
 
 
+def test_a_config_of_ones_own_is_refused_by_a_version_that_its_family_is_too_young_for(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(hub_config("Qwen2.5-VL-7B")))
+    code, out, err = run(
+        capsys, "launch", "--config", tmp_path, "--engine", "vllm@0.7.1", "--gpu", "l40s", *PAGE
+    )
+    assert (code, out) == (2, "")
+    assert "--engine vllm@0.7.2" in err
+
+
 def test_help_names_the_formats(capsys):
     code, out, _ = run(capsys, "launch", "--help")
     assert code == 0

@@ -198,9 +198,15 @@ def test_only_the_precisions_asked_for_are_planned():
 
 
 def test_an_engine_that_does_not_know_a_family_rules_it_out():
+    choice = pick(gpu="rtx4090", engine="llama.cpp")
+    assert reason(choice, "Qwen-VL-Chat").requirement == "engine"
+    assert all(c.engine == "llama.cpp" for c in choice.ranked)
+
+
+def test_our_own_engine_is_offered_for_every_generation_that_it_runs():
     choice = pick(gpu="rtx4090", engine="qvl")
-    assert reason(choice, "Qwen3-VL-8B-Instruct").requirement == "engine"
-    assert all(c.engine == "qvl" for c in choice.ranked)
+    families = {c.model.family for c in (*choice.ranked, *choice.unranked)}
+    assert {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"} <= families
 
 
 def test_apple_machines_get_llama_cpp():

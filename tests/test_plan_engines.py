@@ -393,8 +393,18 @@ def test_a_version_that_ignores_limits_reserves_for_the_worst():
     assert fault > 10 * terms(eight, engine="vllm@0.18", workload=work)["encoder_cache"]
 
 
-def test_a_local_config_of_no_catalogue_name_takes_any_version():
-    assert not resolve(FitRequest(config=SEVEN_B, name="some/folder", engine="vllm@0.1")).problems
+def test_a_local_config_needs_what_its_family_needs():
+    old = resolve(FitRequest(config=SEVEN_B, name="some/folder", engine="vllm@0.7.1"))
+    assert old.problems == ("vllm 0.7.1 does not know some/folder, which needs 0.7.2",)
+    assert not resolve(FitRequest(config=SEVEN_B, name="some/folder", engine="vllm@0.7.2")).problems
+    assert not resolve(
+        FitRequest(config=SEVEN_B, engine="vllm@0.1")
+    ).problems  # nobody's model: only arithmetic
+
+
+def test_sglang_is_sent_to_launch_and_to_the_formulas_it_shares():
+    with pytest.raises(PlanError, match=r"--engine vllm.*qvl launch --engine sglang"):
+        resolve(FitRequest(config=SEVEN_B, engine="sglang"))
 
 
 # what is left open is filled in

@@ -180,6 +180,22 @@ def test_lost_checkpointing_is_offered_back():
     assert "--checkpointing" in options(request)
 
 
+def test_an_engine_too_old_for_the_model_gets_the_first_that_knows_it():
+    request = request_for("qwen2.5-vl-7b", engine="transformers@4.45", hardware=parse_hardware("rtx4090"))
+    (change,) = fit(request).changes
+    assert change.option == "--engine transformers@4.49"
+    assert fits(change.request)
+
+
+def test_an_engine_too_old_on_a_card_too_small_gets_both_changes_together():
+    request = request_for("qwen2.5-vl-7b", engine="transformers@4.45", hardware=parse_hardware("rtx3060"))
+    result = fit(request)
+    assert result.changes
+    for change in result.changes:
+        assert change.option.startswith("--engine transformers@4.49 --")
+        assert fits(change.request)
+
+
 def test_nothing_fits_means_no_changes():
     request = ask("Qwen3.5-397B-A17B", "rtx3060", engine="train-full")
     result = fit(request)

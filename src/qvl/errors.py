@@ -68,13 +68,19 @@ def missing_extra(error: ModuleNotFoundError) -> QvlError | None:
 
 
 def nearest(name: str, known: "list[str] | tuple[str, ...]", count: int = 3) -> str:
-    """A phrase for error messages: the known names closest to `name`, or all of them when few."""
+    """A phrase for error messages: the known names that contain `name` or come closest, or all when few."""
     import difflib
+    import re
 
     if len(known) <= 8:
         return "known: " + ", ".join(known)
     lowered = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), list(lowered), n=count, cutoff=0.4)
+    asked = name.lower()
+    # a part of a name, such as 3b, is closest to none by its letters: whole words first, then the shortest
+    word = re.compile(rf"(?<![a-z0-9]){re.escape(asked)}(?![a-z0-9])")
+    inside = sorted((k for k in lowered if asked and asked in k), key=lambda k: (not word.search(k), len(k)))
+    close = difflib.get_close_matches(asked, list(lowered), n=count, cutoff=0.4)
+    close = list(dict.fromkeys([*inside, *close]))[:count]
     if close:
         return "did you mean " + ", ".join(lowered[c] for c in close) + "?"
     return f"{len(known)} are known, for example " + ", ".join(list(known)[:count])

@@ -220,7 +220,10 @@ def resolve(name: str) -> tuple[Model, Checkpoint | None]:
     """
     found = _index().get(_plain(name))
     if found is None:
-        raise CatalogError(f"no model {name!r}; {nearest(_plain(name), list(_index()))}")
+        spellings = ((_plain(alias), _plain(model.name)) for model in models() for alias in model.aliases)
+        other_spellings = {alias for alias, proper in spellings if alias not in proper}
+        offered = [known for known in _index() if known not in other_spellings]
+        raise CatalogError(f"no model {name!r}; {nearest(_plain(name), offered)}")
     return found
 
 
@@ -230,6 +233,17 @@ def find_model(name: str) -> Model:
     Raises: CatalogError with the nearest names.
     """
     return resolve(name)[0]
+
+
+def first_version(model: Model | str, engine: str) -> str:
+    """The first version of `engine` that serves the model, or the earliest for a family such as `qwen3_vl`.
+
+    "" where any version will do, or nobody wrote it down.
+    """
+    asked = [model] if isinstance(model, Model) else [m for m in models() if m.family == model]
+    named = [str(m.engines[engine].value) for m in asked if engine in m.engines]
+    numbers = [v for v in named if re.fullmatch(r"\d+(\.\d+)*", v)]
+    return min(numbers, key=lambda v: tuple(map(int, v.split("."))), default="")
 
 
 def config_of(model: Model | str) -> Any:

@@ -85,6 +85,7 @@ def run(
     from qvl.plan.requirement import (
         THINKING_FACTOR,
         Requirement,
+        parse_languages,
         parse_latency,
         parse_tasks,
         parse_volume,
@@ -111,7 +112,7 @@ def run(
         private=private,
         commercial=commercial,
         needs=_parts(needs),
-        languages=_parts(languages),
+        languages=parse_languages(languages),
         aim=quality or "balanced",  # type: ignore[arg-type]
         min_quality=min_quality,
         latency_s=parse_latency(latency) if latency else None,
@@ -212,7 +213,7 @@ def ask(prompt: Callable[[str], str]) -> dict[str, str]:
     """
     from qvl.catalog.devices import parse_hardware
     from qvl.catalog.scores import tasks
-    from qvl.plan.requirement import AIMS, parse_latency, parse_tasks, parse_volume
+    from qvl.plan.requirement import AIMS, parse_languages, parse_latency, parse_tasks, parse_volume
 
     def one_of(text: str) -> object:
         if text not in AIMS:
@@ -228,7 +229,7 @@ def ask(prompt: Callable[[str], str]) -> dict[str, str]:
         ),
         ("private", "Must the pictures stay in house? y/n [n]", None),
         ("commercial", "Is it for commercial use? y/n [n]", None),
-        ("languages", "Which languages, such as ko,en? [any]", lambda text: text),
+        ("languages", "Which languages, such as ko,en? [any]", parse_languages),
         ("volume", "How many requests, such as 100k/month? [not said]", parse_volume),
         ("latency", "How long may an answer take, such as 5s? [not said]", parse_latency),
         ("quality", "What counts most: high, balanced, economy? [balanced]", one_of),

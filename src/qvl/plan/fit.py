@@ -14,7 +14,7 @@ from typing import Any
 from qvl.catalog.devices import Hardware, devices
 from qvl.errors import PlanError
 from qvl.plan.engines import GpuTerms, memory_terms
-from qvl.plan.request import STORED_AS, FitRequest, Setup, resolve, with_workload
+from qvl.plan.request import STORED_AS, FitRequest, Setup, needed_version, resolve, with_workload
 from qvl.plan.speed import Speed, speed
 from qvl.plan.workload import Media
 from qvl.units import format_bytes
@@ -235,6 +235,15 @@ def _changes(request: FitRequest) -> Iterator[Change]:
     """Single changes that make it fit, settings before precision before hardware; failing these, pairs."""
     before = sum(sum(t.bytes for t in terms) for terms in memory_terms(resolve(request)))
     found = False
+    newer = _newer_engine(request)
+    if newer is not None:  # nothing else helps an engine that does not know the model
+        option, effect, changed = newer
+        if fits(changed):
+            yield _change(option, effect, changed, before)
+            return
+        for change in _changes(changed):
+            yield _change(f"{option} {change.option}", "both together", change.request, before)
+        return
     for option, effect, changed in _single_changes(request):
         found = True
         yield _change(option, effect, changed, before)
@@ -251,6 +260,16 @@ def _change(option: str, effect: str, changed: FitRequest, before: int) -> Chang
     after = sum(sum(t.bytes for t in terms) for terms in memory_terms(resolve(changed)))
     sizes = f"{format_bytes(before)} becomes {format_bytes(after)} in all"
     return Change(option, f"{effect}; {sizes}" if effect else sizes, changed)
+
+
+def _newer_engine(request: FitRequest) -> tuple[str, str, FitRequest] | None:
+    """(option, effect, request) with the first version that knows the model, where the one asked for does not."""
+    setup = resolve(request)
+    first = needed_version(setup.engine, request)
+    if not setup.version or setup.version >= tuple(int(part) for part in first.split(".") if part):
+        return None
+    engine = f"{setup.engine}@{first}"
+    return f"--engine {engine}", "the first version that knows it", replace(request, engine=engine)
 
 
 def _single_changes(request: FitRequest) -> Iterator[tuple[str, str, FitRequest]]:

@@ -152,6 +152,11 @@ def parse_engine(text: str) -> tuple[str, tuple[int, ...]]:
     Raises: PlanError for an unknown engine or a version that is no number.
     """
     name, _, version = text.strip().lower().partition("@")
+    if name == "sglang":
+        raise PlanError(
+            "SGLang has no memory formulas of its own here: fit and choose would print vLLM's under another name. "
+            "Ask for --engine vllm; `qvl launch --engine sglang` starts what that plan holds"
+        )
     if name not in ENGINES:
         raise PlanError(f"no engine {name!r}; known: {', '.join(ENGINES)}")
     if not version:
@@ -254,22 +259,32 @@ def _shards(request: FitRequest, precision: Precision, gpus: int) -> Shards:
     return Shards(gpus, request.expert_parallel, request.vision)
 
 
+def needed_version(engine: str, request: FitRequest) -> str:
+    """The first version of the engine that serves the model; "" where any will do or nobody wrote it down.
+
+    A local config needs what the models of its family need; a request without a name is not asked.
+    """
+    from qvl.catalog.models import find_model, first_version
+
+    if not request.name:
+        return ""
+    try:
+        return first_version(find_model(request.name), engine)
+    except CatalogError:
+        return first_version(request.config.family, engine)
+
+
 def _version_faults(
     engine: str, version: tuple[int, ...], request: FitRequest
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(why this version can't serve the model, what is known to be wrong with it), from the catalogue."""
-    from qvl.catalog.models import find_model, regressions
+    from qvl.catalog.models import regressions
 
     text = ".".join(map(str, version))
     too_old: tuple[str, ...] = ()
-    try:
-        first = find_model(request.name).engines.get(engine) if request.name else None
-    except CatalogError:  # a local config: nobody wrote down who serves it
-        first = None
-    if first is not None and re.fullmatch(r"\d+(\.\d+)*", str(first.value)):
-        needed = tuple(int(part) for part in str(first.value).split("."))
-        if version < needed:
-            too_old = (f"{engine} {text} does not know {request.name}, which needs {first.value}",)
+    first = needed_version(engine, request)
+    if version < tuple(int(part) for part in first.split(".") if part):
+        too_old = (f"{engine} {text} does not know {request.name}, which needs {first}",)
     faults = tuple(
         f"{engine} {text}: {r.what}; way out: {r.escape} ({r.note})"
         for r in regressions()

@@ -68,9 +68,7 @@ class Requirement:
         for name in self.precisions:
             if name not in PRECISIONS:
                 raise PlanError(f"no precision {name!r}; {nearest(name, list(PRECISIONS))}")
-        for name in self.languages:
-            if not re.fullmatch(r"[a-z]{2}", name):
-                raise PlanError(f"language {name!r}: two letters are expected, such as ko or en (ISO 639-1)")
+        parse_languages(",".join(self.languages))
         if self.aim not in AIMS:
             raise PlanError(f"quality {self.aim!r}; known: {', '.join(AIMS)}")
         for place in self.where:
@@ -163,6 +161,15 @@ def usual_workload(
 def parse_tasks(text: str) -> tuple[Task, ...]:
     """`documents,charts` → tasks, each once. Raises: CatalogError with the nearest names."""
     return tuple(dict.fromkeys(find_task(part) for part in text.split(",") if part.strip()))
+
+
+def parse_languages(text: str) -> tuple[str, ...]:
+    """`ko,en` → each code once, in small letters. Raises: PlanError for what is no code of two letters."""
+    names = tuple(dict.fromkeys(p.strip().lower() for p in text.split(",") if p.strip()))
+    for name in names:
+        if not re.fullmatch(r"[a-z]{2}", name):
+            raise PlanError(f"language {name!r}: two letters are expected, such as ko or en (ISO 639-1)")
+    return names
 
 
 def parse_volume(text: str) -> float:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from qvl.catalog.engines import Engine, parse_version
-from qvl.catalog.models import Checkpoint
+from qvl.catalog.models import Checkpoint, first_version
 from qvl.errors import PlanError
 from qvl.plan.launch.request import LaunchRequest
 from qvl.plan.memory import PRECISIONS
@@ -43,14 +43,13 @@ def check_version(request: LaunchRequest, engine: Engine, version: str) -> None:
         )
     if dropped:
         raise PlanError(f"{engine.name} does not serve {name}: use --engine vllm@0.23.0 or --engine qvl")
-    if request.model:
-        found = request.model.engines.get(engine.name)
-        first = str(found.value) if found else ""
-        if version and re.fullmatch(r"\d+(\.\d+)*", first) and parse_version(version) < parse_version(first):
-            raise PlanError(
-                f"{engine.name} {version} does not know {name}; it needs {first} or later: "
-                f"--engine {engine.name}@{first}"
-            )
+    # a config of one's own needs what the models of its family need
+    first = first_version(request.model or family, engine.name)
+    if version and first and parse_version(version) < parse_version(first):
+        raise PlanError(
+            f"{engine.name} {version} does not know {name}; it needs {first} or later: "
+            f"--engine {engine.name}@{first}"
+        )
 
 
 def regression_warnings(
