@@ -15,7 +15,7 @@ from qvl.doctor.probe import Finding, Picture, Probe, Theme, failed, not_support
 from qvl.doctor.sets import SETS, asked
 from qvl.doctor.statistics import mcnemar, mean_interval, sign_flip
 
-# The embedded model in fp32 lies 0.004 to 0.044 nats from itself in bf16, by set; faults lie above 0.1 (docs/doctor.md)
+# The embedded model in fp32 lies 0.004 to 0.044 nats from itself in bf16, by set (seed 0)
 SAME_MEAN_NATS = 0.1
 WORSE_P = 0.002  # of ten comparisons one in fifty runs would cry wolf, were the engine to differ at all
 RIGHT = 0.99  # a score that counts as right
