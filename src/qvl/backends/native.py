@@ -8,7 +8,6 @@ for piece in model.stream(["receipt.png"], "What is the total?"):
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -33,6 +32,7 @@ from qvl.inputs.processor import ModelInputs, Processor
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import find_checkpoint, load_model
 from qvl.outputs.thinking import Piece, ThinkSplitter, joined, opens_thinking
+from qvl.plan.machine import host_memory
 from qvl.plan.memory import KvDtype, Precision, stored_precision
 
 MINI_FOLDER = Path(__file__).parent.parent / "mini"
@@ -155,21 +155,10 @@ def available_bytes(device: torch.device) -> int:
     """Memory that can be had now: of the GPU, or of the host within its control group's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        found = int(lines["MemAvailable"].split()[0]) * 1024
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            # cached file pages of the group count as its memory, and are given back when needed
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            used = int((group / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
-            found = min(found, int(limit) - used)
-    except (OSError, ValueError, KeyError):
-        pass  # not Linux, or no control group: what is known so far
-    return found
+    memory = host_memory()
+    if memory is None:
+        raise ConfigError("this system doesn't tell how much memory it has")
+    return memory[0]
 
 
 @dataclass(frozen=True)

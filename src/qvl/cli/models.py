@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,32 +15,57 @@ if TYPE_CHECKING:
     from qvl.catalog.figures import Figure
     from qvl.catalog.models import Model
     from qvl.catalog.scores import Score
+    from qvl.plan.machine import Machine, Run
 
 
 def run(
     names: Annotated[list[str] | None, typer.Argument(help="model, alias or hub id; none lists all")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="side by side")] = False,
     sources: Annotated[bool, typer.Option("--sources", help="where each figure comes from")] = False,
+    gpu: Annotated[
+        str, typer.Option(help="what runs on this hardware of the catalogue instead of here", metavar="NAME")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="for programs, sources included")] = False,
 ) -> None:
-    """Models of the Qwen-VL family: shapes, licences, abilities, scores."""
+    """Models of the Qwen-VL family: shapes, licences, abilities, scores, and what this machine can run."""
     from qvl.catalog.models import find_model, models
 
+    if sources and gpu:
+        raise CatalogError("--sources tells where figures were read; --gpu has no part in that: drop one")
     chosen = [find_model(name) for name in names or ()]
     if compare and len(chosen) < 2:
         raise CatalogError(f"--compare needs at least two models, {len(chosen)} given")
+    if sources and not as_json and not compare:
+        for model in chosen:
+            _print_sources(model)
+        return None if chosen else _print_all_sources()
+    machine = _machine(gpu)
     if as_json:
-        found = [model_dict(m) for m in chosen or models()]
+        found = [model_dict(m) | {"here": here_dict(m, machine)} for m in chosen or models()]
         print_json(found[0] if len(found) == 1 and not compare else found)
     elif compare:
-        _print_comparison(chosen)
+        _print_comparison(chosen, machine)
     elif chosen:
         for model in chosen:
-            _print_sources(model) if sources else _print_model(model)
-    elif sources:
-        _print_all_sources()
+            _print_model(model, machine)
     else:
-        _print_list(models())
+        _print_list(models(), machine)
+    return None
+
+
+def _machine(gpu: str) -> Machine | str:
+    """The hardware that is named, or this machine; a word why not where the system tells nothing."""
+    from qvl.errors import PlanError
+    from qvl.plan.machine import machine_of, this_machine
+
+    if gpu:
+        from qvl.catalog.devices import parse_hardware
+
+        return machine_of(parse_hardware(gpu))
+    try:
+        return this_machine()
+    except PlanError as e:
+        return str(e)
 
 
 # Everything as data
@@ -118,6 +144,29 @@ def model_dict(model: Model) -> dict[str, Any]:
     }
 
 
+def here_dict(model: Model, machine: Machine | str) -> dict[str, Any] | None:
+    """What the machine runs of it, for `--json`; None for hosted models, which need no machine."""
+    if model.hosted:
+        return None
+    if isinstance(machine, str):
+        return {"machine": None, "why": machine}
+    from qvl.plan.machine import best_run, runs_on
+
+    found = runs_on(model, machine)
+    best = best_run(found)
+    return {
+        "machine": machine.title,
+        "free_bytes": machine.free_bytes,
+        "total_bytes": machine.total_bytes,
+        "speed_as": machine.speed_as or None,
+        "engine": "qvl",
+        "workload": "one 1280x720 picture, 256 tokens of text, 256 of answer",
+        "fits": best is not None if found else None,
+        "precision": best.checkpoint.precision if best else None,
+        "runs": [run.to_json() for run in found],
+    }
+
+
 def _regressions_of(model: Model) -> list[Any]:
     from qvl.catalog.models import regressions
 
@@ -169,56 +218,165 @@ def _short(name: str) -> str:
     return name.removesuffix("-Instruct")
 
 
+# This machine
+
+
+def _here(model: Model, machine: Machine | str) -> str:
+    """`bf16 2.6 tok/s`, `bf16` where no speed is known, `no, 41.2 GiB`: the least that it needs; `API`."""
+    if model.hosted:
+        return "API"
+    if isinstance(machine, str):
+        return "?"
+    from qvl.plan.machine import best_run, runs_on
+    from qvl.units import format_bytes
+
+    found = runs_on(model, machine)
+    best = best_run(found)
+    if best is not None:
+        return f"{_short_precision(best.checkpoint.precision)} {_pace(best)}".rstrip()
+    return f"no, {format_bytes(min(run.total_bytes for run in found))}" if found else "? shape"
+
+
+def _pace(run: Run) -> str:
+    if run.tokens_per_s is None:
+        return ""
+    return f"{run.tokens_per_s:.1f} tok/s" if run.tokens_per_s < 10 else f"{run.tokens_per_s:.0f} tok/s"
+
+
+def _short_precision(precision: str) -> str:
+    return precision.replace("-int", "")
+
+
+def _here_sentence(model: Model, machine: Machine | str) -> str:
+    """Whether the machine runs it, in which precision and how fast, in one sentence."""
+    if model.hosted:
+        return "needs no machine: it runs through an API"
+    if isinstance(machine, str):
+        return machine
+    from qvl.plan.machine import best_run, runs_on
+    from qvl.units import format_bytes, format_seconds
+
+    found = runs_on(model, machine)
+    if not found:
+        return "not known: its config.json was not seen (qvl fit --config takes yours)"
+    best = best_run(found)
+    if best is None:
+        least = min(found, key=lambda run: run.total_bytes)
+        return f"no, not on {machine}: in {least.checkpoint.precision} it {_lower(least.why_not)}"
+    text = f"yes, in {best.checkpoint.precision} on {machine}: takes {format_bytes(best.total_bytes)}"
+    if best.tokens_per_s is not None:
+        text += f", at best {_pace(best)}"
+    if best.first_token_s is not None:
+        text += f" and {format_seconds(best.first_token_s)} to the first token of a 1280x720 picture"
+    return text + ("" if machine.speed_as else "; no speed is known for this device")
+
+
+def _lower(reason: str) -> str:
+    return reason.partition(";")[0]
+
+
 # Pages
 
 
-def _print_list(found: Sequence[Model]) -> None:
-    rows = [
-        (
-            m.name,
-            _parameters(m),
-            short_count(m.context.value),
-            _commercial(m),
-            _letters(m),
-            " ".join(dict.fromkeys(c.precision.replace("-int", "") for c in m.checkpoints[1:]))
-            or ("API only" if m.hosted else ""),
-        )
-        for m in found
-    ]
+def _print_list(found: Sequence[Model], machine: Machine | str) -> None:
+    # what a narrow terminal leaves out stands on each model's own page
+    width = min(120, shutil.get_terminal_size((100, 40)).columns)
+    cells = {
+        "model": lambda m: m.name,
+        "parameters": _short_parameters,
+        "tokens": lambda m: short_count(m.context.value),
+        "business": _commercial,
+        "can": _letters,
+        "here": lambda m: _here(m, machine),
+        "also as": lambda m: " ".join(
+            dict.fromkeys(_short_precision(c.precision) for c in m.checkpoints[1:])
+        ),
+    }
+    if width < 110:
+        del cells["also as"]
+    if width < 90:
+        del cells["tokens"]
+    headers = tuple(cells)
+    rows = [tuple(cell(m) for cell in cells.values()) for m in found]
     out = console()
-    headers = ("model", "parameters", "tokens", "business", "can", "also as")
-    out.print(table(headers, rows, whole=(0, 1, 3, 4), right=(2,)))
+    right = [headers.index("tokens")] if "tokens" in cells else []
+    whole = [i for i, name in enumerate(headers) if name not in ("tokens", "also as")]
+    out.print(table(headers, rows, whole=whole, right=right))
     out.print(
+        "\nparameters: a/b, of a billion b work on each token."
         "\ncan: Boxes Points Html Video Agent Thinking; small letter weak, ? not confirmed, · no."
         "\nbusiness: may it be used commercially; limits = free below a number of users."
-        "\n`qvl models NAME` says more, `--compare A B` sets side by side, `--sources` shows where it was read."
+        f"\n{_here_legend(machine)}"
+        "\n`qvl models NAME` says more, `--compare A B` sets side by side, `--sources` shows where it was read, "
+        "`--gpu NAME` asks about other hardware."
     )
 
 
-def _print_model(model: Model) -> None:
+def _here_legend(machine: Machine | str) -> str:
+    if isinstance(machine, str):
+        return f"here: {machine}."
+    if machine.speed_as:
+        speeds = "tokens of an answer a second at best" + (
+            f", by the catalogue's figures of {machine.speed_as}" if machine.speed_as != machine.title else ""
+        )
+    else:
+        speeds = "no speed is known for this device"
+    note = f"; {machine.note}" if machine.note else ""
+    return (
+        f"here: {machine}{note}. The least quantised published weights that qvl's own engine runs there with one "
+        f"1280x720 picture, {speeds}; no = what the smallest needs."
+    )
+
+
+def _short_parameters(model: Model) -> str:
+    """`8.29 B`, `235.7 B/22.8`: in all, and at work on a token."""
+    if model.num_parameters is None:
+        return "-"
+    total = model.num_parameters / 1e9
+    text = f"{total:.2f} B" if total < 100 else f"{total:.1f} B"
+    active = model.num_active_parameters
+    return text if active in (None, model.num_parameters) else f"{text}/{(active or 0) / 1e9:.1f}"
+
+
+def _print_model(model: Model, machine: Machine | str) -> None:
     from rich.text import Text
 
     out = console()
     out.print(Text(model.name, style="bold"), Text(f"  {model.title}"))
-    rows = list(_facts(model).items())
+    rows = [*_facts(model).items(), ("here", _here_sentence(model, machine))]
     out.print(table(("", ""), rows, whole=(0,)), "")
     if model.checkpoints:
+        fits = _fits(model, machine)
         rows3 = [
             (
                 c.hub_id,
                 c.precision,
                 "Qwen" if c.official else "third party",
+                fits.get(c.hub_id, "-"),
                 "" if c.verified else "unverified",
             )
             for c in model.checkpoints
         ]
-        out.print(table(("weights", "precision", "by", ""), rows3), "")
+        out.print(table(("weights", "precision", "by", "here", ""), rows3, whole=(3,)), "")
     _print_scores(model)
     found = _regressions_of(model)
     if found:
         rows4 = [(f"{r.engine} {r.versions}", r.what, r.escape) for r in found]
         out.print(table(("known bad versions", "what happens", "instead"), rows4), "")
     out.print(f"Sources of all this: qvl models {model.name} --sources")
+
+
+def _fits(model: Model, machine: Machine | str) -> dict[str, str]:
+    """Hub id → `2.6 tok/s`, `runs` or `no, 17.9 GiB`; weights that qvl's engine doesn't read are absent."""
+    if isinstance(machine, str):
+        return {}
+    from qvl.plan.machine import runs_on
+    from qvl.units import format_bytes
+
+    return {
+        run.checkpoint.hub_id: (_pace(run) or "runs") if run.fits else f"no, {format_bytes(run.total_bytes)}"
+        for run in runs_on(model, machine)
+    }
 
 
 def _facts(model: Model) -> dict[str, str]:
@@ -302,7 +460,7 @@ def _print_scores(model: Model) -> None:
     out.print(table(headers, rows, right=(1,)), "")
 
 
-def _print_comparison(chosen: Sequence[Model]) -> None:
+def _print_comparison(chosen: Sequence[Model], machine: Machine | str) -> None:
     from qvl.catalog.scores import scores_of
 
     rows: list[tuple[str, ...]] = []
@@ -313,6 +471,7 @@ def _print_comparison(chosen: Sequence[Model]) -> None:
     rows.append(("licence", *(m.licence.title for m in chosen)))
     rows += [(k, *(f.get(k, "-") for f in facts)) for k in facts_kept]
     rows.append(("abilities", *(_abilities(m) for m in chosen)))
+    rows.append(("here", *(_here(m, machine) for m in chosen)))
     scores = [{s.benchmark: s for s in scores_of(m.name)} for m in chosen]
     benchmarks = sorted({b for found in scores for b in found}, key=str)
     for b in benchmarks:
@@ -327,7 +486,11 @@ def _print_comparison(chosen: Sequence[Model]) -> None:
         rows.append((str(b), *cells))
     out = console()
     out.print(table(("", *(_short(m.name) for m in chosen)), rows))
-    out.print("\n◀ best of these, * another source says otherwise, - not published.")
+    out.print(
+        "\n◀ best of these, * another source says otherwise, - not published.",
+        _here_legend(machine),
+        sep="\n",
+    )
 
 
 def _print_sources(model: Model) -> None:
