@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,10 +171,16 @@ class Journal:
         for line in lines:
             try:
                 records.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 break  # the end of a run that was killed while it wrote
         if records and records[0] == self._made_with:
-            self._done = {str(r["page"]): r for r in records[1:]}
+            for number, record in enumerate(records[1:], 2):
+                if not _is_kept_page(record):
+                    raise MediaError(
+                        f"{self.path}: line {number} is no page as this version of qvl keeps it; delete the file, "
+                        f"and its {len(records) - 1} pages are read anew"
+                    )
+            self._done = {record["page"]: record for record in records[1:]}
         else:
             self.outdated = bool(records)
         try:
@@ -229,6 +236,33 @@ class Journal:
     def remove(self) -> None:
         """The whole is written: nothing to go on with."""
         self.path.unlink(missing_ok=True)
+
+
+def _is_kept_page(record: Any) -> bool:
+    """Whether a journal's line is what `Journal.add` writes; those of older versions were not cut into parts."""
+
+    def numbers(value: Any, count: int, low: float) -> bool:
+        return (
+            isinstance(value, list)
+            and len(value) == count
+            and all(type(v) in (int, float) and low <= v < math.inf for v in value)
+        )
+
+    if not isinstance(record, dict) or not isinstance(record.get("page"), str):
+        return False
+    parts = record.get("parts")
+    return (
+        isinstance(parts, list)
+        and parts != []
+        and all(
+            isinstance(part, dict)
+            and isinstance(part.get("text"), str)
+            and numbers(part.get("original"), 2, 1)
+            and numbers(part.get("seen"), 2, 1)
+            and (part.get("crop", "") is None or numbers(part.get("crop"), 4, 0))
+            for part in parts
+        )
+    )
 
 
 def fingerprint(paths: Sequence[str]) -> dict[str, str]:
