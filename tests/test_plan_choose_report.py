@@ -195,3 +195,30 @@ def test_requirements_are_told_as_a_person_would():
     assert "hardware: 2 x NVIDIA L40S" in words
     assert "2.0 M requests a month" in words
     assert any("in house" in w for w in words)
+
+
+def test_the_page_has_a_column_of_bills_only_where_there_are_any(choice):
+    free = replace(choice, ranked=tuple(replace(c, cost_per_1000=None) for c in choice.ranked))
+    page = html_report(free, "2026-11-24")
+    assert ">per 1,000<" not in page
+    assert "a smaller bill" not in page
+    priced = replace(choice, ranked=tuple(replace(c, cost_per_1000=1.25) for c in choice.ranked))
+    page = html_report(priced, "2026-11-24")
+    assert ">per 1,000<" in page
+    assert page.count("$1.25") >= 2
+    assert "a smaller bill" in page
+
+
+def test_the_key_of_the_plot_lies_beside_its_points(choice):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from qvl.plan.pareto import _draw
+
+    points = pareto(choice.ranked)
+    figure = Figure(layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    ax = figure.add_subplot(1, 1, 1)
+    _draw(ax, points, [p.memory / 2**30 for p in points])
+    canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1

@@ -93,6 +93,22 @@ def test_kv_of_paged_engines_is_whole_blocks_of_every_request():
     assert terms(engine="transformers", workload=work)["kv_cache"] == 3 * 101 * per_token
 
 
+@pytest.mark.parametrize(
+    ("engine", "kv", "takes"),
+    [("qvl", "int8", "fp8"), ("qvl", "q8_0", "fp8"), ("vllm", "int8", "fp8"), ("llama.cpp", "fp8", "q8_0")],
+)
+def test_a_cache_that_the_engine_cannot_keep_is_refused_with_what_it_takes(engine, kv, takes):
+    with pytest.raises(PlanError, match=rf"{engine} keeps no KV cache in {kv}; it takes .*{takes}"):
+        resolve(FitRequest(config=SEVEN_B, engine=engine, kv_dtype=kv))
+
+
+def test_our_engine_plans_the_caches_that_it_allocates():
+    from qvl.engine.engine import KV_TORCH_DTYPES
+    from qvl.plan.request import KV_TAKEN
+
+    assert set(KV_TAKEN["qvl"]) == set(KV_TORCH_DTYPES)
+
+
 def test_eight_bit_kv_is_half():
     full = terms(engine="vllm")["kv_cache"]
     assert terms(engine="vllm", kv_dtype="fp8")["kv_cache"] * 2 == full

@@ -139,6 +139,12 @@ def test_too_many_requests_get_fewer_or_an_8_bit_cache():
     assert any(o.startswith("--precision") for o in found)
 
 
+def test_our_engine_is_offered_the_8_bit_cache_that_its_server_takes():
+    most = max_concurrency(ask(engine="qvl", workload=Workload(images=(PAGE,))))
+    crowd = Workload(images=(PAGE,), concurrency=most + 1)
+    assert "--kv-dtype fp8" in options(ask(engine="qvl", workload=crowd))
+
+
 def test_a_cache_slightly_too_large_is_halved():
     most = max_concurrency(ask(workload=Workload(images=(PAGE,))))
     request = ask(workload=Workload(images=(PAGE,), concurrency=most + 1))

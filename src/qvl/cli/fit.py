@@ -37,7 +37,7 @@ def run(
     gpu: Annotated[str, typer.Option(help="NAME or COUNTxNAME; without it only bytes are told")] = "",
     min_pixels: Annotated[int | None, typer.Option(help="smallest area a picture is enlarged to")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="largest area a picture keeps")] = None,
-    kv_dtype: Annotated[str, typer.Option(help="auto (16 bits), fp8, int8, q8_0")] = "auto",
+    kv_dtype: Annotated[str, typer.Option(help="auto (16 bits), fp8; llama.cpp: q8_0")] = "auto",
     config: Annotated[str, typer.Option(help="a local config.json (or its folder) instead of MODEL")] = "",
     flash_attention: Annotated[
         bool | None,

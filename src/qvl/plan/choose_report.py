@@ -128,7 +128,7 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
 .soft{color:var(--soft)}.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:1rem 1.2rem}
-.big{font-size:1.35rem;font-weight:600}table{border-collapse:collapse;width:100%}
+table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line)}
 th{font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}ul{margin:.4rem 0;padding-left:1.2rem}
 svg{max-width:100%;height:auto}details{margin:.3rem 0}summary{cursor:pointer}@media print{body{margin:0}}
@@ -149,7 +149,7 @@ def html_report(choice: Choice, made_on: str) -> str:
         _list(requirement_words(choice.requirement)),
     ]
     if best:
-        parts += ["<h2>The choice, and why</h2><div class=card>", _headline(best), _list(best.why), "</div>"]
+        parts += ["<h2>The choice, and why</h2><div class=card>", _list(best.why), "</div>"]
     if choice.decisive():
         parts.append(f"<p>{escape(choice.decisive())}</p>")
     if len(choice.ranked) > 1:
@@ -199,27 +199,24 @@ def _list(items: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(i)}</li>" for i in items) + "</ul>"
 
 
-def _headline(c: Candidate) -> str:
-    return f"<p class=big>{escape(c.model.name)}</p><p>{escape(c.place)}</p>"
-
-
 def _ranking(ranked: Sequence[Candidate]) -> str:
     rows = []
+    priced = any(c.cost_per_1000 for c in ranked)  # on hardware of one's own nobody is
     for i, c in enumerate(ranked, 1):
         ev = c.evaluation
-        cells = (
+        cells = [
             (str(i), "n"),
             (c.model.name, ""),
             (c.place, ""),
             (f"{c.expected:.1f}" if c.expected is not None else "-", "n"),
             (format_bytes(c.memory_bytes) if ev else "none", "n"),
             (format_seconds(ev.answer_s) if ev and ev.answer_s else "-", "n"),
-            (f"${c.cost_per_1000:,.2f}" if c.cost_per_1000 else "-", "n"),
+            *[(f"${c.cost_per_1000:,.2f}" if c.cost_per_1000 else "-", "n")] * priced,
             (c.model.licence.title, ""),
-        )
+        ]
         rows.append("<tr>" + "".join(f'<td class="{k}">{escape(text)}' for text, k in cells))
-    heads = (("", ""), ("model", ""), ("runs on", ""), ("quality", "n"), ("memory", "n"), ("answer", "n"),
-             ("per 1,000", "n"), ("licence", ""))  # fmt: skip
+    heads = [("", ""), ("model", ""), ("runs on", ""), ("quality", "n"), ("memory", "n"), ("answer", "n"),
+             *[("per 1,000", "n")] * priced, ("licence", "")]  # fmt: skip
     return "<table><tr>" + "".join(f'<th class="{k}">{h}' for h, k in heads) + "".join(rows) + "</table>"
 
 
@@ -265,6 +262,7 @@ def _figure(points: Sequence[Point]) -> str:
             marks.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{value}</text>')
     # numbers with a key at the right: names would lie over each other where models crowd
     front = [p for p in placed if p.front]
+    less = "memory and a smaller bill" if all(p.cost is not None for p in points) else "memory"
     for p, gib in zip(placed, xs, strict=True):
         x, y = at(gib, p.quality)
         name = escape(p.candidate.model.name.removesuffix("-Instruct"))
@@ -278,5 +276,5 @@ def _figure(points: Sequence[Point]) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="quality against memory" '
         f'font-size="11" fill="currentColor">{"".join(marks)}</svg>'
-        "<p class=soft>Filled: nobody has more quality for less memory and a smaller bill.</p>"
+        f"<p class=soft>Filled: nobody has more quality for less {less}.</p>"
     )

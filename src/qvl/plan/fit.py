@@ -22,7 +22,7 @@ from qvl.units import format_bytes
 MAX_CONCURRENCY = 4096  # beyond this no engine batches; the search stops here
 # tried in this order: the first that fits loses least
 SMALLER_PRECISIONS = ("bf16", "fp8", "int8", "gptq-int8", "awq", "gptq-int4", "int4")
-EIGHT_BIT_KV = {"vllm": "fp8", "qvl": "int8", "llama.cpp": "q8_0"}
+EIGHT_BIT_KV = {"vllm": "fp8", "qvl": "fp8", "llama.cpp": "q8_0"}
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,15 @@ def _draw(ax: object, points: Sequence[Point], values: Sequence[float]) -> None:
             textcoords="offset points",
             fontsize=9,
         )
-    ax.legend(loc="lower right", fontsize=8, handlelength=0, title="nobody better for less")  # type: ignore[attr-defined]
+    # beside the axes: inside it would hide points
+    ax.legend(  # type: ignore[attr-defined]
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=8,
+        handlelength=0,
+        title="nobody better for less",
+    )
     positive = [v for v in values if v > 0]
     if len(positive) == len(values) and max(positive) / min(positive) > 8:
         ax.set_xscale("log")  # type: ignore[attr-defined]

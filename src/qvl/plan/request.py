@@ -37,6 +37,12 @@ STORED_AS: dict[str, dict[str, Precision]] = {
     "train-lora": {"bf16": "bf16", "awq": "awq", "gptq-int4": "gptq-int4", "gptq-int8": "gptq-int8"},
     "train-qlora": {"bf16": "nf4", "int4": "nf4"},
 }
+# what an engine's own option for the cache takes
+KV_TAKEN: dict[str, tuple[KvDtype, ...]] = {
+    "qvl": ("fp32", "bf16", "fp16", "fp8"),
+    "vllm": ("bf16", "fp16", "fp8"),
+    "llama.cpp": ("fp32", "bf16", "fp16", "q8_0"),
+}
 Sharding = Literal["copies", "zero2", "zero3", "tensor", "layers"]
 
 
@@ -194,6 +200,10 @@ def resolve(request: FitRequest) -> Setup:
         problems += split_problems(request.config, precision, shards)
     if engine == "qvl" and gpus > 1:
         problems += (f"qvl's own engine runs on one device, not {gpus}: use vllm",)
+    if request.kv_dtype != "auto" and engine in KV_TAKEN:
+        kv = check_kv_dtype(request.kv_dtype)
+        if kv not in KV_TAKEN[engine]:
+            raise PlanError(f"{engine} keeps no KV cache in {kv}; it takes {', '.join(KV_TAKEN[engine])}")
     auto_kv: KvDtype = "fp32" if precision == "fp32" else "bf16"
     flash = request.flash_attention
     if flash is None:
