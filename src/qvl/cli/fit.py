@@ -117,7 +117,20 @@ def run(
     else:
         request = request_for(model, **fields)
     result = fit(request)
-    print(json.dumps(result.to_json(), indent=1) if as_json else describe(result))
+    if as_json:
+        print(json.dumps(result.to_json(), indent=1))
+        return
+    print(describe(result))
+    if any("--precision" in change.option for change in result.changes) and _names_weights(model):
+        print(f"note: --precision goes with the model's own name, {request.name}, not with {model}")
+
+
+def _names_weights(model: str) -> bool:
+    """Whether the name is that of quantised weights, which have one precision."""
+    from qvl.catalog.models import resolve
+
+    checkpoint = resolve(model)[1] if model else None
+    return checkpoint is not None and checkpoint.precision != "bf16"
 
 
 def describe(result: FitResult) -> str:

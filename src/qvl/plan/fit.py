@@ -370,11 +370,13 @@ def _hardware(request: FitRequest) -> Iterator[tuple[str, FitRequest]]:
     if setup.engine != "qvl":
         for count in (2, 4, 8, 16):
             if count > hardware.count:
+                option = f"--gpu {count}x{hardware.device.name}"
                 changed = replace(request, hardware=Hardware(hardware.device, count))
                 if setup.training and request.training.sharding == "copies":
+                    option += " --sharding zero3"  # more whole copies take no less on each
                     changed = replace(changed, training=replace(request.training, sharding="zero3"))
                 if fits(changed):
-                    yield f"--gpu {count}x{hardware.device.name}", changed
+                    yield option, changed
                     break
     larger = [d for d in devices() if d.kind == "gpu" and d.memory_bytes > hardware.device.memory_bytes]
     for device in sorted(larger, key=lambda d: (d.memory_bytes, d.bandwidth_bytes_per_s)):
