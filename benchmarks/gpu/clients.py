@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         "whole_tokens_per_s": clients * num_new / many["steps"][-1][0],
         "first_token_s": spread(many["first"]),
         "same_answers": len({tuple(answer) for answer in many["answers"]}) == 1,
+        "static_decode": engine.static_decode,
         "memory": str(memory),
     }
     goals = [goal("tokens of all clients over one client's", rates["many"] / rates["one"], 20.0)]

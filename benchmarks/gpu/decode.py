@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         "bytes_per_token": size_read,
         "copy_bytes_per_s": bandwidth,
         "bound_s": bound,
+        "static_decode": engine.static_decode,
         "memory": str(memory),
     }
     goals = [goal("share of the bandwidth bound", bound / token["median"], 0.85)]

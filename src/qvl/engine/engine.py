@@ -27,6 +27,7 @@ from qvl.engine.runner import Runner
 from qvl.engine.sampling import Constraint, Logprob, Sampler, SamplingParams
 from qvl.engine.scheduler import Chunk, Scheduler, Sequence, Step
 from qvl.engine.state import StateStore
+from qvl.engine.static_decode import static_decode
 from qvl.engine.stopping import StopText
 from qvl.errors import CapacityError, QvlError
 from qvl.plan.engines import encoder_bytes_per_token
@@ -59,6 +60,7 @@ class EngineOptions:
 
     interleave: pictures are encoded beside the steps, and prompts prefilled in chunks that slow running answers to
     about half their speed. Without it each step first encodes what it needs and takes all tokens that it may.
+    static_decode: decoding steps run in fixed buffers, on a GPU as graphs; None: where our kernel can run.
     """
 
     max_num_seqs: int = 16
@@ -66,6 +68,7 @@ class EngineOptions:
     max_encoded_tokens: int = 4096  # visual tokens encoded in one pass; a larger picture goes alone
     prefix_caching: bool = True
     interleave: bool = True
+    static_decode: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,16 @@ class Engine:
         states = (
             StateStore(text, memory.num_states, dtype=model.dtype, device=model.device) if hybrid else None
         )
-        self._runner = Runner(model, store, self._features, min(len(tokenizer), text.vocab_size), states)
+        num_words = min(len(tokenizer), text.vocab_size)
+        static = static_decode(
+            model,
+            store,
+            num_words,
+            wanted=options.static_decode,
+            max_num_seqs=options.max_num_seqs,
+            max_model_len=memory.max_model_len,
+        )
+        self._runner = Runner(model, store, self._features, num_words, states, static)
         self._encoder = Encoder(model, background=None if options.interleave else False)
         self._job: _Job | None = None
         self._pace = Pace(options.max_num_batched_tokens)
@@ -221,6 +233,11 @@ class Engine:
     def num_used_blocks(self) -> int:
         """KV blocks that requests hold now; what the prefix cache keeps besides is free to be taken."""
         return self._pool.num_used
+
+    @property
+    def static_decode(self) -> bool:
+        """Whether steps in which all decode run in fixed buffers."""
+        return self._runner.static is not None
 
     def submit(
         self,

@@ -43,8 +43,7 @@ class KVStore:
         self.dtype = dtype
         self.device = torch.device(device)
         shape = (num_blocks * block_size, num_key_value_heads, head_dim)
-        # uint8 stands for float8: copying by index isn't implemented for float8 everywhere
-        held = torch.uint8 if self.is_8bit else dtype
+        held = self.held_dtype  # copying by index isn't implemented for float8 everywhere
         self._keys = {layer: torch.empty(shape, dtype=held, device=device) for layer in layers}
         self._values = {layer: torch.empty(shape, dtype=held, device=device) for layer in layers}
 
@@ -55,6 +54,15 @@ class KVStore:
     @property
     def num_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in [*self._keys.values(), *self._values.values()])
+
+    @property
+    def held_dtype(self) -> torch.dtype:
+        """Of the tensors: uint8 stands for float8."""
+        return torch.uint8 if self.is_8bit else self.dtype
+
+    def held(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values as they are held, for kernels that read them in place."""
+        return self._keys[layer], self._values[layer]
 
     def slots(self, blocks: Sequence[int], num_tokens: int) -> Tensor:
         """int64 (num_tokens,): where a sequence's first tokens lie."""

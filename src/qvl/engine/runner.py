@@ -18,6 +18,7 @@ from qvl.engine.scheduler import Chunk, Step, overlapping
 from qvl.engine.state import HybridAttention, StateStore
 
 if TYPE_CHECKING:
+    from qvl.engine.static_decode import StaticDecode
     from qvl.inputs.processor import ModelInputs
     from qvl.models.attention import Attend
     from qvl.models.base import VisionLanguageModel
@@ -33,19 +34,23 @@ class Runner:
         features: FeatureCache,
         num_words: int,
         states: StateStore | None = None,
+        static: StaticDecode | None = None,
     ):
         """num_words: rows of the vocabulary that are tokens; the rest is padding and never drawn.
-        states: of a model with linear-attention layers.
+        states: of a model with linear-attention layers. static: carries out the steps that it takes.
         """
         self.model = model
         self.store = store
         self.states = states
         self.features = features
         self.num_words = num_words
+        self.static = static
 
     @torch.inference_mode()
     def logits(self, step: Step, inputs: Mapping[int, ModelInputs]) -> Tensor:
         """Runs the step's chunks. Returns fp32 (S, V), padding rows at -inf, one row a sampling chunk in order."""
+        if self.static is not None and self.static.takes(step.chunks):
+            return self.static.logits(step.chunks, inputs)
         device = self.model.device
         rows, row = [], 0
         for chunk in step.chunks:
