@@ -7,6 +7,8 @@ Sources: Qwen2-VL report (M-RoPE); transformers 4.57.6 modeling_qwen2_5_vl for t
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -32,14 +34,20 @@ def mrope_axes(config: TextConfig) -> list[int]:
     return axes
 
 
+@cache
+@torch.inference_mode(False)
+def _axes_on(config: TextConfig, device: torch.device) -> Tensor:
+    """int64 (S,): kept, because a list can't be copied to a GPU while a graph is captured."""
+    return torch.tensor(mrope_axes(config), device=device)
+
+
 def mrope_cos_sin(positions_3T: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos_TH and sin_TH for three-axis positions, as wide as the rotated part of a head.
 
     Angles are fp32 whatever the activations are: bf16 is exact only up to position 256.
     """
     device = positions_3T.device
-    axes_S = torch.tensor(mrope_axes(config), device=device)
-    angles_TS = positions_3T[axes_S].T.float() * inverse_frequencies(
+    angles_TS = positions_3T[_axes_on(config, device)].T.float() * inverse_frequencies(
         config.rotary_dim, config.rope_theta, device
     )
     angles_TH = torch.cat((angles_TS, angles_TS), dim=-1)
