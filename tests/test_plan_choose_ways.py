@@ -62,6 +62,14 @@ def test_a_cpu_is_tried_with_both_engines_that_run_there():
     assert {a.engine for a in planner.asked} == {"qvl", "llama.cpp"}
 
 
+def test_our_engine_is_planned_with_published_weights_only():
+    planner = FakePlanner()
+    pick(gpu="epyc-9654", planner=planner, engine="qvl")
+    assert planner.asked
+    for asked in planner.asked:
+        assert asked.precision in {c.precision for c in asked.model.checkpoints}
+
+
 def test_engines_that_quantise_by_themselves_start_from_the_original_weights():
     best = pick(gpu="m2-ultra", precisions=("int4",)).best
     assert best.precision == "int4"

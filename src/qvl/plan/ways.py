@@ -55,8 +55,8 @@ def _plans(
     for engine in engines:
         if engine.partition("@")[0] not in model.engines:
             continue
-        if engine.partition("@")[0] in ("llama.cpp", "qvl"):
-            # both quantise 16-bit weights by themselves
+        if engine.partition("@")[0] == "llama.cpp":
+            # its converter quantises 16-bit weights; the others read what is published
             options = [(p, model.checkpoints[0]) for p in ("bf16", "int8", "int4")]
         else:
             options = [(c.precision, c) for c in model.checkpoints]
