@@ -95,7 +95,8 @@ class _Canvas:
         self.width = max(2, round(short / 250))
         self.size = max(11, min(48, round(short / 32)))
         self.files = files
-        self.labels: list[tuple[float, float, str, tuple[int, int, int]]] = []
+        # x, y, the end of what is labelled (nan: just a point), text, colour
+        self.labels: list[tuple[float, float, float, str, tuple[int, int, int]]] = []
         self.taken: list[Rect] = []
         self.notes: list[str] = []
         self.colours: dict[str, tuple[int, int, int]] = {}
@@ -114,7 +115,7 @@ class _Canvas:
         x1, y1 = rect.x1, rect.y1
         x2, y2 = max(x1, rect.x2 - 1), max(y1, rect.y2 - 1)  # the edge at x2 lies after the last pixel
         self.line([(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1), (x2, y1)], colour)
-        self.label(x1, y1, label, colour)
+        self.label(x1, y1, label, colour, below=rect.y2 + self.width)
 
     def mark(
         self, x: float, y: float, colour: tuple[int, int, int], label: str, *, ring: bool = False
@@ -141,14 +142,16 @@ class _Canvas:
             tip = (end[0] + self.size * math.cos(angle + turn), end[1] + self.size * math.sin(angle + turn))
             self.line([end, tip], colour)
 
-    def label(self, x: float, y: float, text: str, colour: tuple[int, int, int]) -> None:
-        """Remembers a label for the place (x, y); written by `finish`."""
+    def label(
+        self, x: float, y: float, text: str, colour: tuple[int, int, int], below: float = math.nan
+    ) -> None:
+        """Remembers a label for the place (x, y) that ends at `below`; written by `finish`."""
         text = " ".join(text.split())
         if text:
-            self.labels.append((x, y, text if len(text) <= 40 else text[:39] + "…", colour))
+            self.labels.append((x, y, below, text if len(text) <= 40 else text[:39] + "…", colour))
 
     def finish(self) -> Drawing:
-        for number, (x, y, text, colour) in enumerate(self.labels, 1):
+        for number, (x, y, below, text, colour) in enumerate(self.labels, 1):
             font = font_for(text, self.size, self.files)
             if font is None:
                 self.notes.append(
@@ -157,16 +160,19 @@ class _Canvas:
                 )
                 text = f"#{number} (no font)"
                 font = ImageFont.load_default(self.size)
-            self._write(x, y, text, colour, font)
+            self._write(x, y, below, text, colour, font)
         return Drawing(self.image, tuple(self.notes))
 
-    def _write(self, x: float, y: float, text: str, colour: tuple[int, int, int], font: Font) -> None:
+    def _write(
+        self, x: float, y: float, below: float, text: str, colour: tuple[int, int, int], font: Font
+    ) -> None:
         left, top, right, bottom = self.draw.textbbox((0, 0), text, font=font)
         pad = max(2, self.size // 6)
         wide, high = right - left + 2 * pad, bottom - top + 2 * pad
         limit_x, limit_y = self.image.width - wide, self.image.height - high
-        # above the corner, inside it, then further down until it covers no other label
-        spots = [(x, y - high), (x, y), *((x, y + n * high) for n in range(1, 6)), (x, y - high)]
+        # above the corner, below the box, inside it, then further down until it covers no other label
+        under = [(x, below)] if below <= limit_y else []
+        spots = [(x, y - high), *under, (x, y), *((x, y + n * high) for n in range(1, 6)), (x, y - high)]
         for spot_x, spot_y in spots:
             at_x, at_y = min(max(0, spot_x), max(0, limit_x)), min(max(0, spot_y), max(0, limit_y))
             ground = Rect(at_x, at_y, at_x + wide, at_y + high)
