@@ -1,0 +1,141 @@
+"""The parity figures of docs/family.md: every network against its oracle, tiny random weights, fp32, on the CPU.
+
+usage: python benchmarks/family_parity.py [ROW…]
+
+A row is the worst over the shapes and prompts of the tests whose helpers it uses.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tests")]
+
+
+class Row(NamedTuple):
+    network: str
+    tower: float  # largest absolute difference
+    logits: float
+    num_equal_tokens: int  # of the greedy ones compared
+    num_tokens: int
+    oracle: str
+
+
+def naive() -> Iterator[Row]:
+    """The first generation against tests/naive_qwen_vl.py; answers cross the length at which NTK and logn begin."""
+    import numpy as np
+
+    import naive_qwen_vl as oracle
+    import test_models_qwen_vl as parity
+
+    towers = []
+    for shape in parity.SHAPES.values():
+        case = parity.Case(shape)
+        pictures = [case.picture() for _ in range(2)]
+        expected = np.concatenate([oracle.features(p, case.weights, case.raw) for p in pictures])
+        towers.append(parity.gap(case.encode(pictures), expected))
+    case = parity.Case(parity.SHAPES["tiny"], seed=5)
+    logits, equal, count = [], 0, 0
+    for parts in parity.PROMPTS.values():
+        ids, pictures = case.prompt(*parts)
+        seen = [oracle.features(p, case.weights, case.raw) for p in pictures]
+        expected = oracle.logits(ids, seen, case.weights, case.raw)
+        logits.append(parity.gap(case.logits(ids, pictures), expected))
+    for num_words in (9, 40, 50):
+        ids, pictures = case.prompt(num_words, "picture")
+        seen = [oracle.features(p, case.weights, case.raw) for p in pictures]
+        answer = oracle.greedy(ids, seen, case.weights, case.raw, 64)
+        ours = case.logits([*ids, *answer], pictures, len(ids))[len(ids) - 1 : -1].argmax(-1).tolist()
+        equal += sum(a == b for a, b in zip(ours, answer))
+        count += len(answer)
+    yield Row("Qwen-VL, Qwen-VL-Chat", max(towers), max(logits), equal, count, "tests/naive_qwen_vl.py")
+
+
+def transformers(name: str, family: str) -> Iterator[Row]:
+    """Qwen2-VL to Qwen3-VL against the transformers that is installed, over the shapes, grids and prompts of tests."""
+    import transformers as hf
+
+    import models_reference as reference
+    import test_models_parity as parity
+    from qvl.models.attention import CausalAttention
+
+    towers, logits, equal, count = [], [], 0, 0
+    for shape in [shape for known, shape in parity.ALL if known == family]:
+        with tempfile.TemporaryDirectory() as folder, reference.both(family, Path(folder), shape) as pair:
+            theirs, ours = pair
+            for grids in parity.GRIDS.values():
+                patches = torch.randn(sum(t * h * w for t, h, w in grids), ours.config.vision.patch_dim)
+                expected = theirs.model.visual(patches, torch.tensor(grids))
+                if "qwen3" in family:  # with DeepStack's
+                    expected = torch.cat([expected[0], *expected[1]], dim=-1)
+                towers.append(parity.gap(ours.encode_media(patches, grids), expected))
+            for parts in parity.PROMPTS.values():
+                prompt = reference.Prompt(parts, 0, family)
+                ids = torch.tensor([prompt.ids])
+                given = {"attention_mask": torch.ones_like(ids), **reference.media_kwargs([prompt], family)}
+                logits.append(
+                    parity.gap(reference.our_logits(ours, [prompt]), theirs(ids, **given).logits[0])
+                )
+            prompt = reference.Prompt(parity.PROMPTS["mixed"], 0, family)
+            ids = torch.tensor([prompt.ids])
+            given = {"attention_mask": torch.ones_like(ids), **reference.media_kwargs([prompt], family)}
+            answer = theirs.generate(ids, **given, max_new_tokens=64, do_sample=False, pad_token_id=0)
+            answer = answer[0, len(prompt.ids) :].tolist()
+            # ours may go on from the oracle's tokens: the first that differs is found either way
+            new = ours.embed(torch.tensor(answer))
+            hidden = reference.our_hidden(ours, [prompt])
+            hidden = torch.cat([hidden, F.pad(new, (0, hidden.shape[1] - new.shape[1]))])
+            positions = torch.from_numpy(prompt.positions(family, len(answer)).positions)
+            scores = ours.logits(ours.decode(hidden, positions, CausalAttention([len(hidden)])))
+            said = scores[len(prompt.ids) - 1 : -1].argmax(-1).tolist()
+            equal += sum(a == b for a, b in zip(said, answer))
+            count += len(answer)
+    yield Row(name, max(towers), max(logits), equal, count, f"transformers {hf.__version__}")
+
+
+def qwen3_5() -> Iterator[Row]:
+    """Against answers of transformers 5 that lie in tests/data."""
+    import family_qwen3_5
+
+    for row in family_qwen3_5.rows():
+        yield Row(*row)
+
+
+ROWS: dict[str, Callable[[], Iterator[Row]]] = {
+    "qwen_vl": naive,
+    "qwen2_vl": lambda: transformers("Qwen2-VL", "qwen2_vl"),
+    "qwen2_5_vl": lambda: transformers("Qwen2.5-VL", "qwen2_5_vl"),
+    "qwen3_vl": lambda: transformers("Qwen3-VL dense", "qwen3_vl"),
+    "qwen3_vl_moe": lambda: transformers("Qwen3-VL mixture of experts", "qwen3_vl_moe"),
+    "qwen3_5": qwen3_5,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = sorted(set(names) - set(ROWS))
+    if unknown:
+        print(f"no row is named {', '.join(unknown)}; known: {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    torch.manual_seed(0)
+    print("network                      tower    logits   greedy tokens equal  oracle")
+    for name in names or ROWS:
+        with torch.inference_mode():
+            for row in ROWS[name]():
+                equal = f"{row.num_equal_tokens} of {row.num_tokens}"
+                print(
+                    f"{row.network:27}  {row.tower:.1e}  {row.logits:.1e}  {equal:19}  {row.oracle}",
+                    flush=True,
+                )
+    print(f"torch {torch.__version__}, fp32, CPU; {torch.get_num_threads()} threads")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
