@@ -16,6 +16,7 @@ from qvl.catalog.config import TextConfig
 from qvl.models.attention import Attend, RecurrentAttend
 from qvl.models.delta_net import GatedDeltaNet
 from qvl.models.layers import CenteredRMSNorm, RMSNorm, SwiGLU, apply_rope, inverse_frequencies
+from qvl.models.linear import linears
 from qvl.models.moe import MixtureOfExperts
 
 
@@ -77,19 +78,16 @@ class Attention(nn.Module):
         self.k_norm = norm(config, config.head_dim) if config.qk_norm else nn.Identity()
 
     def forward(self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, attend: Attend) -> Tensor:
-        q_TNH, *gate = (
-            self.q_proj(hidden_TD)
-            .unflatten(-1, (-1, self.head_dim * (1 + self.gated)))
-            .split(self.head_dim, dim=-1)
-        )
+        q, k, v = linears((self.q_proj, self.k_proj, self.v_proj), hidden_TD)
+        q_TNH, *gate = q.unflatten(-1, (-1, self.head_dim * (1 + self.gated))).split(self.head_dim, dim=-1)
         q_TNH = self.q_norm(q_TNH)
-        k_TKH = self.k_norm(self.k_proj(hidden_TD).unflatten(-1, (-1, self.head_dim)))
-        v_TKH = self.v_proj(hidden_TD).unflatten(-1, (-1, self.head_dim))
+        k_TKH = self.k_norm(k.unflatten(-1, (-1, self.head_dim)))
+        v_TKH = v.unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH = apply_rope(q_TNH, cos_TH, sin_TH), apply_rope(k_TKH, cos_TH, sin_TH)
         o_TNH = attend(self.layer, q_TNH, k_TKH, v_TKH)
         if gate:
             o_TNH = o_TNH * gate[0].sigmoid()
-        return self.o_proj(o_TNH.flatten(1))
+        return linears((self.o_proj,), o_TNH.flatten(1))[0]
 
 
 class DecoderLayer(nn.Module):

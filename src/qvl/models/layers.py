@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvl.models.kernels import ops
+from qvl.models.linear import linears
+
 
 class RMSNorm(nn.Module):
     """Normalises in fp32, casts back, then multiplies by the weight: the order of the reference.
@@ -22,6 +25,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if ops.ready(x, self.weight):
+            return ops.rms_norm(x, self.weight, self.eps)
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)
@@ -48,14 +53,17 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def apply_rope(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
-    """Rotates every head of x in the dtype that broadcasting cos and sin gives.
+    """Rotates every head of x, in the dtype of cos and sin; the result is in x's.
 
     Where cos is narrower than a head, its first dimensions are rotated and the others stay.
     """
     width = cos_TH.shape[-1]
     if width < x_TNH.shape[-1]:
         return torch.cat((apply_rope(x_TNH[..., :width], cos_TH, sin_TH), x_TNH[..., width:]), dim=-1)
-    return x_TNH * cos_TH[:, None] + rotate_half(x_TNH) * sin_TH[:, None]
+    if ops.ready(x_TNH) and cos_TH.dtype in (x_TNH.dtype, torch.float32):
+        return ops.rope(x_TNH, cos_TH, sin_TH)
+    wide_TNH = x_TNH.to(cos_TH.dtype)
+    return (wide_TNH * cos_TH[:, None] + rotate_half(wide_TNH) * sin_TH[:, None]).to(x_TNH.dtype)
 
 
 def inverse_frequencies(dim: int, theta: float, device: torch.device | None = None) -> Tensor:
@@ -74,4 +82,6 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(inner, size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = linears((self.gate_proj, self.up_proj), x)
+        inner = ops.silu_mul(gate, up) if ops.ready(gate) else F.silu(gate) * up
+        return linears((self.down_proj,), inner)[0]

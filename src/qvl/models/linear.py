@@ -16,17 +16,22 @@ Legend: T rows of activations, O outputs, I inputs, G groups, N tiles, B blocks,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.errors import CheckpointError
+from qvl.models.kernels import ops
 
 TILE = 16  # output rows whose codes lie together
 STEP = 32  # inputs that share one scale of the activations, and to which rows of codes are padded
 BITS = (4, 8)
 GROUP = 128  # inputs that share a scale when we make 4-bit codes ourselves
 SCALE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FEW_ROWS = 16  # up to here bf16 weights are read by our kernel; beyond, PyTorch's matrix product is faster
 
 
 def pack_codes(codes_OI: Tensor, bits: int) -> Tensor:
@@ -37,7 +42,7 @@ def pack_codes(codes_OI: Tensor, bits: int) -> Tensor:
     codes_NBLJ = codes_NLBJ.transpose(1, 2)
     if bits == 8:
         return codes_NBLJ.contiguous()
-    return codes_NBLJ[:, 0::2] | codes_NBLJ[:, 1::2] << 4
+    return (codes_NBLJ[:, 0::2] | codes_NBLJ[:, 1::2] << 4).contiguous()
 
 
 def unpack_codes(packed: Tensor, bits: int, outputs: int, inputs: int) -> Tensor:
@@ -149,6 +154,15 @@ class QuantizedLinear(nn.Module):
         """What the buffers hold, padding and bias included."""
         return sum(b.numel() * b.element_size() for b in self.buffers())
 
+    @property
+    def has_kernel(self) -> bool:
+        """Groups must be whole steps of the kernel's; one group a row always is."""
+        return self.group_size % STEP == 0 or self.group_size == self.in_features
+
+    def takes_kernel(self, x: Tensor) -> bool:
+        """bf16 activations may be rounded to 8 bits; fp32 ones are multiplied as they are, by `dequantize`."""
+        return x.dtype == torch.bfloat16 and self.has_kernel and ops.ready(x)
+
     def extra_repr(self) -> str:
         return (
             f"{self.in_features}, {self.out_features}, bits={self.bits}, group_size={self.group_size}, "
@@ -173,8 +187,48 @@ class QuantizedLinear(nn.Module):
         return ordered_OI
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.takes_kernel(x):
+            return ops.codes_linear((self,), x)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.dequantize().to(x.dtype), bias)
+
+
+def linears(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
+    """[layer(x) for layer in layers], in one pass over the weights where a kernel can.
+
+    Then the outputs are slices of one tensor: their rows lie apart. A layer that is anything else than a plain one
+    (adapted, hooked, being trained) is called as it is.
+    """
+    fused = _fused(layers, x)
+    if fused is None:
+        return [layer(x) for layer in layers]
+    return fused.split([layer.out_features for layer in layers], dim=-1)
+
+
+def _fused(layers: Sequence[Any], x: Tensor) -> Tensor | None:
+    first = layers[0]
+    if any(
+        type(layer) is not type(first) or layer._forward_hooks or layer._forward_pre_hooks for layer in layers
+    ):
+        return None
+    if type(first) is nn.Linear:
+        weights_OI = [layer.weight for layer in layers]
+        biases = [layer.bias for layer in layers]
+        few = x.dtype == torch.bfloat16 and x.numel() <= FEW_ROWS * first.in_features
+        if (
+            few
+            and ops.ready(x, *weights_OI, *[b for b in biases if b is not None])
+            and all(w.is_contiguous() for w in weights_OI)
+        ):
+            return ops.bf16_linear(weights_OI, biases, x)
+    elif type(first) is QuantizedLinear and first.takes_kernel(x):
+        shared = all(
+            layer.group_size == first.group_size and layer.input_order is first.input_order
+            for layer in layers
+        )
+        if shared:
+            return ops.codes_linear(layers, x)
+    return None
 
 
 def _packed_zeros(zeros_OG: Tensor | None, bits: int) -> Tensor | None:

@@ -93,9 +93,8 @@ class VisionAttention(nn.Module):
 
     def forward(self, hidden_PW: Tensor, cos_PH: Tensor, sin_PH: Tensor, segments: Segments) -> Tensor:
         q_PNH, k_PNH, v_PNH = self.qkv(hidden_PW).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
-        # cos and sin are fp32, so the rotation is too; back to the activations' dtype afterwards
-        q_PNH = apply_rope(q_PNH.float(), cos_PH, sin_PH).to(v_PNH.dtype)
-        k_PNH = apply_rope(k_PNH.float(), cos_PH, sin_PH).to(v_PNH.dtype)
+        # cos and sin are fp32, so the rotation is too
+        q_PNH, k_PNH = apply_rope(q_PNH, cos_PH, sin_PH), apply_rope(k_PNH, cos_PH, sin_PH)
         return self.proj(segments.attend(q_PNH, k_PNH, v_PNH).flatten(1))
 
 

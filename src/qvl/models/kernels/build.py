@@ -1,0 +1,135 @@
+"""The C++ kernels of this folder, compiled for this machine when first used and kept in the user's cache.
+
+Nothing here is needed to run a model: without a compiler, or with QVL_KERNELS=off, `library()` is None and the
+callers take their PyTorch path. A library is named by everything that went into it (sources, flags, compiler,
+processor, OpenMP), so a change of any of them compiles anew and an old file is never picked up. It is written
+beside its place and renamed: two processes may compile at once, and both end with a whole file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+from qvl.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent
+FLAGS = (
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    # neither changes a result: they let the compiler round and take roots with single instructions
+    *("-fno-math-errno", "-fno-trapping-math"),
+    # a product is rounded before it is added, as it is in PyTorch; where a fused step is wanted it is written
+    "-ffp-contract=off",
+)
+COMPILE_SECONDS = 300
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where they can't be had or are switched off. Decided once a process."""
+    setting = os.environ.get("QVL_KERNELS", "auto")
+    if setting not in ("auto", "off"):
+        raise ConfigError(f"QVL_KERNELS={setting!r}: known: auto, off")
+    if setting == "off":
+        return None
+    try:
+        return ctypes.CDLL(str(compiled()))
+    except (Unavailable, OSError) as e:
+        log.warning("no compiled kernels, PyTorch's are used instead, which are slower: %s", e)
+        return None
+
+
+class Unavailable(Exception):
+    """Why there are no compiled kernels."""
+
+
+def compiled(flags: tuple[str, ...] = FLAGS) -> Path:
+    """Where the library lies, compiled if it isn't there. Raises: Unavailable."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise Unavailable("no g++ found (CXX names another compiler)")
+    openmp = _openmp()
+    sources = sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
+    digest = hashlib.sha256()
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=False).stdout
+    for part in (*flags, compiler, str(openmp), _processor()):
+        digest.update(part.encode() + b"\0")
+    digest.update(version)
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    folder = _cache_folder()
+    place = folder / f"qvl-{digest.hexdigest()[:24]}.so"
+    if place.is_file():
+        return place
+    handle, unfinished = tempfile.mkstemp(suffix=".so", prefix="unfinished-", dir=folder)
+    os.close(handle)
+    try:
+        units = [str(source) for source in sources if source.suffix == ".cpp"]
+        # torch brings its own OpenMP: sharing it shares its threads, two sets would spin against each other
+        link = ["-Wl,--as-needed", str(openmp)] if openmp else []
+        done = subprocess.run(
+            [compiler, *flags, *units, *link, "-o", unfinished],
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise Unavailable(f"{compiler} failed: {done.stderr.strip()[:400]}")
+        os.chmod(unfinished, 0o700)
+        os.replace(unfinished, place)
+    except (OSError, subprocess.SubprocessError) as e:
+        raise Unavailable(f"{compiler} can't be run: {e}") from e
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return place
+
+
+def _cache_folder() -> Path:
+    """Made if need be, and nobody else's to write into: what lies there is executed. Raises: Unavailable."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(root) / "qvl" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.stat()
+    except (OSError, RuntimeError) as e:
+        raise Unavailable(f"{folder}: {e}") from e
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Unavailable(f"{folder} may be written by others: chmod 700 it, or set XDG_CACHE_HOME")
+    return folder
+
+
+def _processor() -> str:
+    """What -march=native looks at."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    wanted = ("flags", "Features", "model name", "cpu family", "model\t")
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
+
+
+def _openmp() -> Path | None:
+    """The OpenMP library that torch has loaded into this process."""
+    import torch  # noqa: F401 (loads it)
+
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in maps:
+        path = line.split(maxsplit=5)[-1]
+        if "libgomp" in Path(path).name:
+            return Path(path)
+    return None

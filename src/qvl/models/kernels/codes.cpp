@@ -1,0 +1,266 @@
+// Activations x weights held as 4- or 8-bit codes. The layout is linear.py's: tiles of 16 outputs, lines of 64 bytes.
+//
+// Activations are rounded to 8 bits, one scale for every 32 neighbours (llama.cpp's Q8_0), so that products and
+// their sums are whole numbers; a weight group's scale is applied once for the group. Every output is added up
+// in the same order whatever the number of rows, so a row's result doesn't depend on its batch.
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "vectors.h"
+
+using namespace qvl;
+
+namespace {
+
+constexpr int64_t STEP = 32; // inputs under one scale of the activations
+
+struct Weights {
+  const uint8_t *packed;
+  const void *scales;
+  const uint8_t *zeros; // null: the middle of the codes everywhere
+  const void *bias;     // null, or as the activations
+  int64_t outputs;
+  int32_t scale_dtype;
+  int32_t bits;
+};
+
+struct Activations { // T rows of `width` inputs, a multiple of STEP
+  std::vector<int8_t> values;
+  std::vector<float> scales; // (T, width / STEP)
+  std::vector<float> sums;   // (T, groups): of the rounded values, times their scales
+  int64_t width;
+};
+
+void quantize_row(const void *x, int dtype, int64_t row, int64_t inputs, const int64_t *order, int64_t group_size,
+                  Activations &a) {
+  int8_t *values = a.values.data() + row * a.width;
+  const int64_t steps = a.width / STEP, groups = (a.width + group_size - 1) / group_size;
+  float *sums = a.sums.data() + row * groups;
+  std::fill(sums, sums + groups, 0.0f);
+  for (int64_t s = 0; s < steps; s++) {
+    f32x16 v[2] = {};
+    const int64_t first = s * STEP, count = std::min(STEP, inputs - first);
+    if (count == STEP && !order) {
+      v[0] = get16(x, dtype, row * inputs + first);
+      v[1] = get16(x, dtype, row * inputs + first + 16);
+    } else {
+      for (int64_t i = 0; i < count; i++)
+        v[i / 16][i % 16] = get(x, dtype, row * inputs + (order ? order[first + i] : first + i));
+    }
+    const float most = largest(larger(absolute(v[0]), absolute(v[1])));
+    const float scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+    int32_t sum = 0;
+    for (int h = 0; h < 2; h++)
+      for (int l = 0; l < 16; l++) {
+        const int32_t q = int32_t(nearbyintf(v[h][l] * inverse));
+        values[first + 16 * h + l] = int8_t(q);
+        sum += q;
+      }
+    a.scales[row * steps + s] = scale;
+    sums[s * STEP / group_size] += scale * float(sum);
+  }
+}
+
+// the codes of `lines` 4-bit lines, one byte each
+void widen(const uint8_t *packed, int64_t lines, uint8_t *out) {
+  for (int64_t b = 0; b < lines; b++) {
+    const u8x64 both = load<u8x64>(packed + 64 * b);
+    store(out + 128 * b, (u8x64)(both & 15));
+    store(out + 128 * b + 64, (u8x64)(both >> 4));
+  }
+}
+
+// MR rows x NT tiles of outputs over all inputs. `packed[n]` is a tile's first line.
+template <int MR, int NT, int BITS>
+void multiply(const Weights &w, const uint8_t *const *packed, int64_t tile, const Activations &a, int64_t row,
+              int64_t group_size, int64_t groups, f32x16 (*totals)[NT]) {
+  const int64_t steps = a.width / STEP, per_group = group_size / STEP;
+  const int8_t *x[MR];
+  const float *x_scales[MR], *x_sums[MR];
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; m++) {
+    x[m] = a.values.data() + (row + m) * a.width;
+    x_scales[m] = a.scales.data() + (row + m) * steps;
+    x_sums[m] = a.sums.data() + (row + m) * groups;
+#pragma GCC unroll 8
+    for (int n = 0; n < NT; n++) totals[m][n] = f32x16{};
+  }
+  for (int64_t g = 0; g < groups; g++) {
+    f32x16 part[MR][NT];
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; m++)
+#pragma GCC unroll 8
+      for (int n = 0; n < NT; n++) part[m][n] = f32x16{};
+    const int64_t end = std::min(steps, (g + 1) * per_group);
+    for (int64_t s = g * per_group; s < end; s++) {
+      i32x16 acc[MR][NT];
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < NT; n++) acc[m][n] = i32x16{};
+      for (int b = 0; b < (BITS == 4 ? 4 : 8); b++) {
+        u8x64 codes[NT];
+#pragma GCC unroll 8
+        for (int n = 0; n < NT; n++) {
+          codes[n] = load<u8x64>(packed[n] + 64 * (s * (BITS == 4 ? 4 : 8) + b));
+          if constexpr (BITS == 4) {
+            // the low halves first, then the high ones
+            const u8x64 low = codes[n] & 15;
+#pragma GCC unroll 8
+            for (int m = 0; m < MR; m++)
+              acc[m][n] = dot4(acc[m][n], low, load<int32_t>(x[m] + s * STEP + 8 * b));
+            codes[n] = (u8x64)((u32x16)codes[n] >> 4) & 15;
+          }
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; m++) {
+          const int32_t x4 = load<int32_t>(x[m] + s * STEP + (BITS == 4 ? 8 * b + 4 : 4 * b));
+#pragma GCC unroll 8
+          for (int n = 0; n < NT; n++) acc[m][n] = dot4(acc[m][n], codes[n], x4);
+        }
+      }
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < NT; n++)
+          part[m][n] = fused(__builtin_convertvector(acc[m][n], f32x16), splat(x_scales[m][s]), part[m][n]);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < NT; n++) {
+      const int64_t place = ((tile + n) * groups + g) * 16;
+      const f32x16 scale = get16(w.scales, w.scale_dtype, place);
+      const f32x16 zero = w.zeros ? __builtin_convertvector(load<u8x16>(w.zeros + place), f32x16)
+                                  : splat(w.bits == 4 ? 8.0f : 128.0f);
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; m++) totals[m][n] = fused(fused(-zero, splat(x_sums[m][g]), part[m][n]), scale, totals[m][n]);
+    }
+  }
+}
+
+struct Output {
+  void *y;
+  int32_t dtype;
+  int64_t width;  // of a row of y
+  int64_t column; // where this matrix's outputs begin
+};
+
+template <int MR, int NT, int BITS>
+void multiply_and_store(const Weights &w, const uint8_t *const *packed, int64_t tile, const Activations &a,
+                        int64_t row, int64_t group_size, int64_t groups, const Output &out) {
+  f32x16 totals[MR][NT];
+  multiply<MR, NT, BITS>(w, packed, tile, a, row, group_size, groups, totals);
+  for (int n = 0; n < NT; n++) {
+    const int64_t first = (tile + n) * 16;
+    const int64_t count = std::min<int64_t>(16, w.outputs - first);
+    for (int m = 0; m < MR; m++) {
+      const int64_t place = (row + m) * out.width + out.column + first;
+      if (count == 16) {
+        if (w.bias) totals[m][n] += get16(w.bias, out.dtype, first);
+        put16(out.y, out.dtype, place, totals[m][n]);
+      } else {
+        for (int l = 0; l < count; l++)
+          put(out.y, out.dtype, place + l, totals[m][n][l] + (w.bias ? get(w.bias, out.dtype, first + l) : 0));
+      }
+    }
+  }
+}
+
+template <int NT, int BITS>
+void rows_of_tiles(const Weights &w, const uint8_t *const *packed, int64_t tile, const Activations &a,
+                   int64_t rows, int64_t group_size, int64_t groups, const Output &out) {
+  // pieces of nearly equal height: 8 rows are 4 + 4, not 6 + 2
+  constexpr int64_t MOST = NT == 2 ? 6 : 2;
+  const int64_t pieces = (rows + MOST - 1) / MOST;
+  for (int64_t p = 0, row = 0; p < pieces; p++) {
+    const int64_t height = (rows - row + pieces - p - 1) / (pieces - p);
+#define QVL_ROWS(MR)                                                                                           \
+  case MR:                                                                                                     \
+    multiply_and_store<MR, NT, BITS>(w, packed, tile, a, row, group_size, groups, out);                 \
+    break;
+    if constexpr (MOST == 2) {
+      switch (height) { QVL_ROWS(1) QVL_ROWS(2) }
+    } else {
+      switch (height) {
+        QVL_ROWS(1) QVL_ROWS(2) QVL_ROWS(3) QVL_ROWS(4) QVL_ROWS(5) QVL_ROWS(6)
+      }
+    }
+#undef QVL_ROWS
+    row += height;
+  }
+}
+
+template <int NT>
+void tiles(const Weights &w, int64_t tile, const Activations &a, int64_t rows, int64_t group_size,
+           const Output &out, std::vector<uint8_t> &scratch) {
+  const int64_t groups = (a.width + group_size - 1) / group_size; // a short last group counts
+  const int64_t tile_bytes = a.width * 16 * w.bits / 8;
+  const uint8_t *packed[NT];
+  for (int n = 0; n < NT; n++) packed[n] = w.packed + (tile + n) * tile_bytes;
+  int bits = w.bits;
+  if (bits == 4 && rows > 12) { // widened once for all the rows
+    scratch.resize(NT * 2 * tile_bytes);
+    for (int n = 0; n < NT; n++) {
+      widen(packed[n], tile_bytes / 64, scratch.data() + n * 2 * tile_bytes);
+      packed[n] = scratch.data() + n * 2 * tile_bytes;
+    }
+    bits = 8;
+  }
+  if (bits == 4)
+    rows_of_tiles<NT, 4>(w, packed, tile, a, rows, group_size, groups, out);
+  else
+    rows_of_tiles<NT, 8>(w, packed, tile, a, rows, group_size, groups, out);
+}
+
+} // namespace
+
+// y (T, sum of outputs) = x (T, inputs) times each of `count` matrices, side by side. group_size is a multiple of
+// 32, or at least `inputs`. `order` (inputs,) or null: which input each column of the codes multiplies.
+extern "C" void qvl_codes_linear(const Weights *weights, int64_t count, int64_t inputs, int64_t group_size,
+                                 const int64_t *order, const void *x, int32_t dtype, int64_t rows, void *y,
+                                 int32_t num_threads) {
+  Activations a;
+  a.width = (inputs + STEP - 1) / STEP * STEP;
+  a.values.resize(rows * a.width);
+  a.scales.resize(rows * a.width / STEP);
+  group_size = std::min((group_size + STEP - 1) / STEP * STEP, a.width);
+  a.sums.resize(rows * ((a.width + group_size - 1) / group_size));
+
+  struct Item {
+    int64_t matrix, tile, num_tiles;
+  };
+  std::vector<Item> items;
+  std::vector<Output> outputs;
+  int64_t width = 0;
+  const int64_t at_once = rows <= 2 ? 4 : 2;
+  for (int64_t i = 0; i < count; i++) {
+    outputs.push_back({y, dtype, 0, width});
+    width += weights[i].outputs;
+    const int64_t num_tiles = (weights[i].outputs + 15) / 16;
+    for (int64_t t = 0; t < num_tiles;) {
+      const int64_t n = num_tiles - t >= at_once ? at_once : 1;
+      items.push_back({i, t, n});
+      t += n;
+    }
+  }
+  for (Output &out : outputs) out.width = width;
+
+#pragma omp parallel num_threads(num_threads)
+  {
+    std::vector<uint8_t> scratch;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++) quantize_row(x, dtype, row, inputs, order, group_size, a);
+#pragma omp for schedule(dynamic, 1)
+    for (size_t i = 0; i < items.size(); i++) {
+      const Item &item = items[i];
+      const Weights &w = weights[item.matrix];
+      if (item.num_tiles == 4)
+        tiles<4>(w, item.tile, a, rows, group_size, outputs[item.matrix], scratch);
+      else if (item.num_tiles == 2)
+        tiles<2>(w, item.tile, a, rows, group_size, outputs[item.matrix], scratch);
+      else
+        tiles<1>(w, item.tile, a, rows, group_size, outputs[item.matrix], scratch);
+    }
+  }
+}

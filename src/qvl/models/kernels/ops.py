@@ -1,0 +1,194 @@
+"""The compiled kernels as functions of tensors. Each needs `ready(x)`; what they compute is said beside the callers'
+PyTorch forms, which the tests compare them with.
+
+Legend: T rows, I inputs, O outputs, N heads, H head dim, D width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from qvl.models.kernels.build import library
+
+if TYPE_CHECKING:
+    from qvl.models.linear import QuantizedLinear
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_TAKEN = (torch.float32, torch.bfloat16)
+_I64, _I32, _PTR, _FLOAT = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p, ctypes.c_float
+
+
+class _Codes(ctypes.Structure):
+    _fields_ = [
+        ("packed", _PTR),
+        ("scales", _PTR),
+        ("zeros", _PTR),
+        ("bias", _PTR),
+        ("outputs", _I64),
+        ("scale_dtype", _I32),
+        ("bits", _I32),
+    ]
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [("weight", _PTR), ("bias", _PTR), ("outputs", _I64)]
+
+
+_SIGNATURES = {
+    "qvl_codes_linear": [_PTR, _I64, _I64, _I64, _PTR, _PTR, _I32, _I64, _PTR, _I32],
+    "qvl_bf16_linear": [_PTR, _I64, _I64, _PTR, _I64, _PTR, _I32],
+    "qvl_rms_norm": [_PTR, _PTR, _PTR, _I64, _I64, _I64, _FLOAT, _I32, _I32],
+    "qvl_silu_mul": [_PTR, _PTR, _PTR, _I64, _I64, _I64, _I32, _I32],
+    "qvl_rope": [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _I64, _I64, _I32, _I32, _I32, _I32],
+}
+
+
+def ready(x: Tensor, *weights: Tensor) -> bool:
+    """Whether the kernels can take these: on the CPU, fp32 or bf16 all alike, nothing to differentiate."""
+    dtype = x.dtype
+    if dtype not in _TAKEN or x.device.type != "cpu" or functions() is None:
+        return False
+    if any(weight.dtype != dtype for weight in weights):
+        return False
+    return not (torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)))
+
+
+@functools.cache
+def functions() -> ctypes.CDLL | None:
+    lib = library()
+    for name, arguments in _SIGNATURES.items() if lib is not None else ():
+        function = getattr(lib, name)
+        function.argtypes, function.restype = arguments, None
+    return lib
+
+
+def _lib() -> ctypes.CDLL:
+    lib = functions()
+    assert lib is not None, "ready() comes first"
+    return lib
+
+
+def _pointer(t: Tensor | None) -> int | None:
+    return None if t is None else t.data_ptr()
+
+
+def codes_linear(layers: Sequence[QuantizedLinear], x: Tensor) -> Tensor:
+    """[layer(x) for layer in layers] side by side, (…, sum of O). They share inputs, group size and input order."""
+    first = layers[0]
+    matrices = (_Codes * len(layers))()
+    biases = [_as(layer.bias, x.dtype) for layer in layers]  # held until the kernel has read them
+    for matrix, layer, bias in zip(matrices, layers, biases):
+        matrix.packed, matrix.scales = layer.packed.data_ptr(), layer.scales.data_ptr()
+        matrix.zeros, matrix.bias = _pointer(layer.zeros), _pointer(bias)
+        matrix.outputs, matrix.scale_dtype = layer.out_features, _DTYPES[layer.scales.dtype]
+        matrix.bits = layer.bits
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], sum(layer.out_features for layer in layers))
+    _lib().qvl_codes_linear(
+        matrices,
+        len(layers),
+        first.in_features,
+        first.group_size,
+        _pointer(first.input_order),
+        x.data_ptr(),
+        _DTYPES[x.dtype],
+        x.numel() // first.in_features,
+        y.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def bf16_linear(weights_OI: Sequence[Tensor], biases: Sequence[Tensor | None], x: Tensor) -> Tensor:
+    """[F.linear(x, w, b) for each w and b] side by side, (…, sum of O), for a few rows of x. All bf16."""
+    matrices = (_Matrix * len(weights_OI))()
+    for matrix, weight_OI, bias in zip(matrices, weights_OI, biases):
+        matrix.weight, matrix.bias, matrix.outputs = weight_OI.data_ptr(), _pointer(bias), weight_OI.shape[0]
+    inputs = weights_OI[0].shape[1]
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], sum(weight_OI.shape[0] for weight_OI in weights_OI))
+    _lib().qvl_bf16_linear(
+        matrices,
+        len(weights_OI),
+        inputs,
+        x.data_ptr(),
+        x.numel() // inputs,
+        y.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight * (x / rms(x)), over the last axis."""
+    size = x.shape[-1]
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _lib().qvl_rms_norm(
+        x.data_ptr(),
+        weight.data_ptr(),
+        y.data_ptr(),
+        x.numel() // size,
+        size,
+        size,
+        eps,
+        _DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up. Both may be slices of one matrix."""
+    size = gate.shape[-1]
+    if gate.ndim != 2 or gate.stride() != up.stride() or gate.stride(1) != 1:
+        gate, up = gate.contiguous(), up.contiguous()
+    y = gate.new_empty(gate.shape)
+    _lib().qvl_silu_mul(
+        gate.data_ptr(),
+        up.data_ptr(),
+        y.data_ptr(),
+        gate.numel() // size,
+        size,
+        gate.stride(0) if gate.ndim == 2 else size,
+        _DTYPES[y.dtype],
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def rope(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
+    """x turned by the angles whose cosines and sines are given; heads of a row lie side by side, rows anyhow.
+
+    Tables in x's dtype: every product is rounded to it, as PyTorch does. fp32 tables: rounded once, at the end.
+    """
+    rows, heads, size = x_TNH.shape
+    if x_TNH.stride(2) != 1 or x_TNH.stride(1) != size:
+        x_TNH = x_TNH.contiguous()
+    y_TNH = x_TNH.new_empty(x_TNH.shape)
+    tables = _DTYPES[cos_TH.dtype]
+    _lib().qvl_rope(
+        x_TNH.data_ptr(),
+        cos_TH.data_ptr(),
+        sin_TH.data_ptr(),
+        y_TNH.data_ptr(),
+        rows,
+        heads,
+        size,
+        x_TNH.stride(0),
+        _DTYPES[x_TNH.dtype],
+        tables,
+        tables,
+        torch.get_num_threads(),
+    )
+    return y_TNH
+
+
+def _as(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return bias if bias is None or bias.dtype == dtype else bias.to(dtype)

@@ -1,0 +1,175 @@
+// What the kernels share: sixteen lanes as one value, bf16 and fp16 in and out, the 8-bit dot product.
+//
+// GCC's vector types turn into whatever the machine has (one AVX512 register, two AVX2 ones, four NEON ones).
+// Intrinsics stand only where a single instruction does what the compiler would not find.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+namespace qvl {
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint8_t u8x64 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+
+// element types of tensors, as linear.py and ops.py number them
+enum Dtype { F32 = 0, BF16 = 1, F16 = 2 };
+
+inline int64_t size_of(int dtype) { return dtype == F32 ? 4 : 2; }
+
+template <class V, class T> inline V load(const T *p) {
+  V v;
+  memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <class V, class T> inline void store(T *p, V v) { memcpy(p, &v, sizeof(V)); }
+
+// x - 0 is x for every x, which x + 0 is not for -0: the compiler may drop it
+inline f32x16 splat(float x) { return x - f32x16{}; }
+
+inline f32x16 widened(u16x16 bits) {
+  u32x16 wide = __builtin_convertvector(bits, u32x16) << 16;
+  return (f32x16)wide;
+}
+
+// to the nearest, ties to even, as torch rounds; NaN stays NaN
+inline u16x16 narrowed(f32x16 x) {
+  u32x16 u = (u32x16)x;
+  u32x16 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  u32x16 quiet = (u >> 16) | 0x40;
+  i32x16 is_nan = (x != x);
+  return __builtin_convertvector((u32x16)((rounded & ~(u32x16)is_nan) | (quiet & (u32x16)is_nan)), u16x16);
+}
+
+inline float to_float(uint16_t bits) {
+  uint32_t u = uint32_t(bits) << 16;
+  float x;
+  memcpy(&x, &u, 4);
+  return x;
+}
+
+inline uint16_t to_bf16(float x) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  if (x != x) return uint16_t(u >> 16 | 0x40);
+  return uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+inline float half_to_float(uint16_t bits) {
+  _Float16 h;
+  memcpy(&h, &bits, 2);
+  return float(h);
+}
+
+// one element and sixteen of them, whatever they are stored as
+inline float get(const void *p, int dtype, int64_t i) {
+  if (dtype == F32) return ((const float *)p)[i];
+  const uint16_t bits = ((const uint16_t *)p)[i];
+  return dtype == BF16 ? to_float(bits) : half_to_float(bits);
+}
+
+inline f32x16 get16(const void *p, int dtype, int64_t i) {
+  if (dtype == F32) return load<f32x16>((const float *)p + i);
+  if (dtype == BF16) return widened(load<u16x16>((const uint16_t *)p + i));
+  f32x16 x;
+  for (int l = 0; l < 16; l++) x[l] = half_to_float(((const uint16_t *)p)[i + l]);
+  return x;
+}
+
+inline void put(void *p, int dtype, int64_t i, float x) {
+  if (dtype == F32)
+    ((float *)p)[i] = x;
+  else
+    ((uint16_t *)p)[i] = to_bf16(x);
+}
+
+inline void put16(void *p, int dtype, int64_t i, f32x16 x) {
+  if (dtype == F32)
+    store((float *)p + i, x);
+  else
+    store((uint16_t *)p + i, narrowed(x));
+}
+
+inline float sum(f32x16 x) {
+  for (int step = 8; step; step /= 2)
+    for (int l = 0; l < step; l++) x[l] += x[l + step];
+  return x[0];
+}
+
+inline float largest(f32x16 x) {
+  for (int step = 8; step; step /= 2)
+    for (int l = 0; l < step; l++) x[l] = x[l] > x[l + step] ? x[l] : x[l + step];
+  return x[0];
+}
+
+inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+inline f32x16 absolute(f32x16 x) { return (f32x16)((u32x16)x & 0x7fffffffu); }
+
+// a * b + c, rounded once where the machine can
+inline f32x16 fused(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  __m256 x[2], y[2], z[2];
+  memcpy(x, &a, 64);
+  memcpy(y, &b, 64);
+  memcpy(z, &c, 64);
+  for (int h = 0; h < 2; h++) z[h] = _mm256_fmadd_ps(x[h], y[h], z[h]);
+  memcpy(&c, z, 64);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+
+// e^x within 2 units in the last place: x = n ln 2 + r, a polynomial for e^r, n into the exponent
+inline f32x16 exponential(f32x16 x) {
+  x = x > 88.0f ? splat(88.0f) : x;
+  x = x < -87.0f ? splat(-87.0f) : x;
+  const f32x16 shifted = x * 1.44269504f + 12582912.0f; // 1.5 * 2^23: adding it rounds to whole numbers
+  const f32x16 n = shifted - 12582912.0f;
+  const f32x16 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  f32x16 p = splat(1.9875691500e-4f);
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = fused(p, r, splat(c));
+  p = fused(p, r * r, r) + 1.0f;
+  return (f32x16)((i32x16)p + ((i32x16)shifted << 23));
+}
+
+// acc[l] += codes[4l] * x[0] + … + codes[4l + 3] * x[3], unsigned codes and signed x; exact in 32 bits
+inline i32x16 dot4(i32x16 acc, u8x64 codes, int32_t x4) {
+#if defined(__AVX512VNNI__)
+  return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, _mm512_set1_epi32(x4));
+#elif defined(__AVX2__)
+  // pairs are summed in 16 bits, which 255 * 127 * 2 would overflow: the top bit of a code goes separately
+  const __m256i x = _mm256_set1_epi32(x4), ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(0x7f);
+  __m256i part[2], total[2];
+  memcpy(part, &codes, 64);
+  memcpy(total, &acc, 64);
+  for (int h = 0; h < 2; h++) {
+    __m256i high = _mm256_andnot_si256(low, part[h]);
+    __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(part[h], low), x), ones);
+    __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), ones);
+    total[h] = _mm256_add_epi32(total[h], _mm256_add_epi32(a, b));
+  }
+  memcpy(&acc, total, 64);
+  return acc;
+#else
+  int8_t x[4];
+  memcpy(x, &x4, 4);
+  for (int l = 0; l < 16; l++)
+    for (int j = 0; j < 4; j++) acc[l] += int32_t(codes[4 * l + j]) * x[j];
+  return acc;
+#endif
+}
+
+} // namespace qvl
