@@ -3,7 +3,7 @@
 Run in an environment that has torch, safetensors, compressed-tensors and transformers 5, with the sources of
 AutoAWQ and AutoGPTQ beside it (both are retired and install badly):
 
-    python benchmarks/quantised_golden.py AUTOAWQ_SOURCE AUTOGPTQ_QLINEAR_CUDA_PY tests/data/quantised_golden.safetensors
+    python benchmarks/quantised_golden.py AUTOAWQ_SOURCE AUTOGPTQ_QLINEAR tests/data/quantised_golden.safetensors
 
 Every case holds the tensors that the library wrote, as CASE/part, and what the same library reads back from them, as
 CASE/read, in fp32. tests/test_models_quantized_golden.py compares our readers with that.
