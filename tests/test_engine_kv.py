@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qvl.engine.kv import KVStore, PagedAttention, Span, attend_one
+from qvl.engine.kv import KVStore, PagedAttention, Span, _attend_without_mask, attend_one
 from qvl.models.attention import CausalAttention
 
 N, K, H, SIZE = 4, 2, 8, 4
@@ -50,6 +50,23 @@ def test_paged_equals_contiguous_however_the_sequence_is_cut(blocks, cut):
     q, k, v = qkv(17, seed=0)
     (out,) = run(store(), [(blocks, q, k, v)], [cut])
     torch.testing.assert_close(out, oracle(q, k, v), atol=1e-5, rtol=1e-5)
+
+
+def test_prefill_behind_a_past_without_a_mask_equals_masked_rows():
+    q, k, v = qkv(17, seed=4)
+    late = slice(12, 17)
+    out = _attend_without_mask(q[late], k.transpose(0, 1)[None], v.transpose(0, 1)[None])
+    torch.testing.assert_close(out, oracle(q, k, v)[late], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn], ids=str)
+def test_decoding_beside_a_prompt_through_block_tables_equals_ordinary_reading(monkeypatch, dtype):
+    sequences = [([0, 1, 2], *qkv(9, 1)), ([20, 7, 13], *qkv(12, 2)), ([40, 41, 42], *qkv(10, 3))]
+    cuts = [[3, 1, 1, 4], [8, 4], [4, 1, 1, 1, 3]]
+    ordinary = run(store(dtype=dtype), sequences, cuts)
+    monkeypatch.setattr("qvl.engine.kv.has_kernel", lambda device, held: True)
+    for found, expected in zip(run(store(dtype=dtype), sequences, cuts), ordinary):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_sequences_in_one_step_do_not_see_each_other():

@@ -15,6 +15,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+
+from qvl.engine.paged_decode import has_kernel, paged_decode
 
 QUERY_ROWS = 512  # prefill behind a cached past builds a mask of at most this many rows
 GATHER_BYTES = 4 << 20  # decoding sequences are padded into one call while a layer's copy stays below this
@@ -115,6 +118,14 @@ class _Padded(NamedTuple):
     mask_B11L: Tensor  # True where a token is
 
 
+class _Tabled(NamedTuple):
+    """Sequences that decode, for the kernel that reads blocks in place."""
+
+    rows_B: Tensor
+    blocks_BM: Tensor  # int32
+    ends_B: Tensor
+
+
 class PagedAttention:
     """The `attend` of one step: writes the new keys and values, then each sequence reads all of its own."""
 
@@ -123,12 +134,21 @@ class PagedAttention:
         places = [store.slots(span.blocks, span.end) for span in spans]
         self.slots_T = torch.cat([place[span.start :] for span, place in zip(spans, places)])
         decoding = [(span, place) for span, place in zip(spans, places) if span.num_tokens == 1]
-        self.padded = self._pad(decoding) if self._pays(decoding) else None
+        by_kernel = bool(decoding) and has_kernel(store.device, store.held_dtype)
+        self.tabled = self._table([span for span, _ in decoding]) if by_kernel else None
+        self.padded = self._pad(decoding) if not by_kernel and self._pays(decoding) else None
         self.reads = [
             _Read(span, _as_slice(span, store.block_size) or place)
             for span, place in zip(spans, places)
-            if span.num_tokens > 1 or self.padded is None
+            if span.num_tokens > 1 or (self.padded is None and self.tabled is None)
         ]
+
+    def _table(self, decoding: Sequence[Span]) -> _Tabled:
+        longest = max(len(span.blocks) for span in decoding)
+        blocks = [[*span.blocks, *[0] * (longest - len(span.blocks))] for span in decoding]
+        numbers = torch.tensor([(span.row, span.end) for span in decoding]).to(self.store.device)
+        blocks_BM = torch.tensor(blocks, dtype=torch.int32).to(self.store.device)
+        return _Tabled(numbers[:, 0], blocks_BM, numbers[:, 1].contiguous())
 
     def _pays(self, decoding: Sequence[tuple[Span, Tensor]]) -> bool:
         if len(decoding) < 2:
@@ -153,6 +173,10 @@ class PagedAttention:
         self.store.write(layer, self.slots_T, k_TKH, v_TKH)
         out_TNH = torch.empty_like(q_TNH)
         num_kv_heads = k_TKH.shape[1]
+        if self.tabled is not None:
+            rows_B, blocks_BM, ends_B = self.tabled
+            held = self.store.held(layer)
+            out_TNH[rows_B] = paged_decode(q_TNH[rows_B], *held, blocks_BM, ends_B, self.store.block_size)
         if self.padded is not None:
             rows_B, slots_S, mask_B11L = self.padded
             k_SKH, v_SKH = self.store.read(layer, slots_S, q_TNH.dtype)
@@ -183,6 +207,8 @@ def attend_one(q_RNH: Tensor, k_LKH: Tensor, v_LKH: Tensor) -> Tensor:
         q_1NLH = q_RNH.transpose(0, 1)[None]
         o_1NLH = F.scaled_dot_product_attention(q_1NLH, k_1KLH, v_1KLH, is_causal=True, enable_gqa=grouped)
         return o_1NLH[0].transpose(0, 1)
+    if q_RNH.is_cuda and q_RNH.dtype != torch.float32:
+        return _attend_without_mask(q_RNH, k_1KLH, v_1KLH)
     pieces = []
     for first in range(0, num_rows, QUERY_ROWS):
         last = min(num_rows, first + QUERY_ROWS)
@@ -199,6 +225,21 @@ def attend_one(q_RNH: Tensor, k_LKH: Tensor, v_LKH: Tensor) -> Tensor:
         )
         pieces.append(o_1NRH[0].transpose(0, 1))
     return torch.cat(pieces)
+
+
+def _attend_without_mask(q_RNH: Tensor, k_1KLH: Tensor, v_1KLH: Tensor) -> Tensor:
+    """The same for R < L as one call. On a GPU it is flash attention in half precision, which takes no mask but knows
+    this one; elsewhere PyTorch builds the mask.
+    """
+    mask = causal_lower_right(q_RNH.shape[0], k_1KLH.shape[2])
+    o_1NRH = F.scaled_dot_product_attention(
+        q_RNH.transpose(0, 1)[None],
+        k_1KLH,
+        v_1KLH,
+        attn_mask=mask,
+        enable_gqa=q_RNH.shape[1] != k_1KLH.shape[1],
+    )
+    return o_1NRH[0].transpose(0, 1)
 
 
 def _as_slice(span: Span, block_size: int) -> slice | None:
