@@ -221,7 +221,10 @@ def test_the_server_answers_as_the_engine_does(folder: Path) -> None:
 
     model = load(str(folder))
     wanted = model.ask([png()], "What?", max_new_tokens=6, temperature=0)
+    assert model.limits is None
     with live(model) as server:
+        (listed,) = server.get("/v1/models").json()["data"]
+        assert (listed["family"], listed["pixel_limits"]) == ("qwen_vl", None)
         reply = server.chat(
             messages=[
                 {"role": "user", "content": [part(data_url(png())), {"type": "text", "text": "What?"}]}

@@ -200,9 +200,9 @@ class NativeModel(Model):
         return self.model.config.family
 
     @property
-    def limits(self) -> PixelLimits:
-        """The area that a picture may take unless a question says otherwise."""
-        return self.processor.image_limits
+    def limits(self) -> PixelLimits | None:
+        """The area that a picture may take unless a question says otherwise; None for the first generation's square."""
+        return None if self.processor.is_first else self.processor.image_limits
 
     @property
     def peak_memory_bytes(self) -> int:

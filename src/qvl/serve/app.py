@@ -208,7 +208,7 @@ class EventStream(Response):
 
 
 def _add_information(app: FastAPI, service: Service) -> None:
-    name = service.options.model_name
+    name, limits = service.options.model_name, service.model.limits
 
     def described() -> dict[str, Any]:
         return {
@@ -219,7 +219,8 @@ def _add_information(app: FastAPI, service: Service) -> None:
             "max_model_len": service.max_model_len,
             # what a client needs to know at which size a picture is seen
             "family": service.model.family,
-            "pixel_limits": dataclasses.asdict(service.model.limits),
+            # null where every picture has one size
+            "pixel_limits": None if limits is None else dataclasses.asdict(limits),
         }
 
     @app.get("/v1/models", response_class=Response)
