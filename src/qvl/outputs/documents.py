@@ -401,18 +401,19 @@ def _runs(nodes: Iterable[Node]) -> tuple[Run, ...]:
 
     for node in nodes:
         add(node, frozenset())
-    merged: list[Run] = []
+    # pieces are joined once at the end: adding each to a growing text takes the square of its length
+    merged: list[tuple[list[str], frozenset[str]]] = []
     for run in found:
         text = re.sub(r"[^\S\v]+", " ", run.text)
-        if merged and merged[-1].text[-1:] in " \v":
+        if merged and merged[-1][0][-1][-1:] in " \v":
             text = text.lstrip(" ")
         if not text:
             continue
-        if merged and merged[-1].styles == run.styles:
-            merged[-1] = Run(merged[-1].text + text, run.styles)
+        if merged and merged[-1][1] == run.styles:
+            merged[-1][0].append(text)
         else:
-            merged.append(Run(text, run.styles))
-    joined = [Run(re.sub(r" ?\v ?", "\n", r.text), r.styles) for r in merged]
+            merged.append(([text], run.styles))
+    joined = [Run(re.sub(r" ?\v ?", "\n", "".join(texts)), styles) for texts, styles in merged]
     if joined:
         joined[0] = Run(joined[0].text.lstrip(), joined[0].styles)
         joined[-1] = Run(joined[-1].text.rstrip(), joined[-1].styles)
