@@ -1,6 +1,6 @@
 """The GPU scripts do on the CPU, at a tiny size, what they do on a GPU; the queue keeps its budget and its word."""
 
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,15 +14,15 @@ FOLDER = Path(__file__).parent.parent / "benchmarks" / "gpu"
 
 
 def load(name: str):
-    """A script as a module; `decode` and others exist in several folders of benchmarks."""
+    """A script as a module; `decode`, `train_mini` and others exist in several folders."""
     sys.path.insert(0, str(FOLDER))
     try:
-        return importlib.import_module(name)
+        spec = importlib.util.spec_from_file_location(f"gpu_{name}", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
     finally:
         sys.path.remove(str(FOLDER))
-        for other in [n for n, m in sys.modules.items() if str(FOLDER) in str(getattr(m, "__file__", ""))]:
-            if other != "common":
-                sys.modules.pop(other)
 
 
 def dry_run(name: str, out: Path, *more: str) -> dict:
