@@ -80,7 +80,8 @@ def _corners(name: str, shape: Callable[[Patient], tuple[int, int]]) -> Callable
         rng = patient.rng(name)
         base = blocks(rng, height, width, 2 * patient.unit)
         plain = patient.ask([base], WORDS)
-        side = 2 * patient.unit
+        # a fifth of the shorter side: among 400 tokens, four that change may move an answer less than noise does
+        side = max(2, min(height, width) // patient.unit // 5) * patient.unit
         spots = corners(height, width, side)
 
         def trial(where: str) -> tuple[Answer, Answer]:

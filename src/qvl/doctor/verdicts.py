@@ -11,7 +11,7 @@ from qvl.doctor.patient import Patient
 from qvl.doctor.probe import Finding, failed, not_supported, passed
 
 Trial = Callable[[], tuple[Answer, Answer]]
-TRIES = 3
+TRIES = 5
 NOISY_NATS = 0.5  # an endpoint that differs from itself by more can't show that a change was seen
 
 
