@@ -81,7 +81,9 @@ def test_it_answers_the_demo_question(mini):
 
 def test_it_boxes_the_demo_picture(mini):
     shapes = Path(__file__).parent.parent / "examples" / "shapes.png"
-    (red,) = (s.box for s in make("count", TEST_SEEDS[0], 1).shapes if (s.colour, s.kind) == ("red", "circle"))
+    (red,) = (
+        s.box for s in make("count", TEST_SEEDS[0], 1).shapes if (s.colour, s.kind) == ("red", "circle")
+    )
     found = find_box(mini.ask([str(shapes)], "Locate the red circle.").text)
     assert found is not None
     assert iou(found, red) >= 0.5
