@@ -26,6 +26,7 @@ from qvl.inputs.geometry import (
     Size,
     VideoLimits,
     default_video_limits,
+    frame_size,
     grid_of,
     visual_token_count,
 )
@@ -154,12 +155,16 @@ def _prepare_video(source: Any, family: Family | None, settings: MediaSettings) 
             "ask for fewer, or set the server's own rate"
         )
     limits = settings.video_limits(video_limits(family))
-    clip = load_video(source, limits, sample_fps=settings.sample_fps)
+    # never enlarged here: what the family shows at least is its default, and a server may have a least of its own
+    side = limits.patch_size * limits.merge_size
+    least = limits.min_pixels if settings.min_pixels is not None else min(limits.min_pixels, side * side)
+    clip = load_video(source, replace(limits, min_pixels=least), sample_fps=settings.sample_fps)
     size = None
     if family is not None:
         pixel_limits = limits.pixels(limits.min_pixels, limits.max_pixels)
-        tokens = visual_token_count(grid_of(clip.seen, len(clip.frames), pixel_limits), limits.merge_size)
-        size = MediaSize("video", clip.original, clip.seen, tokens)
+        seen = frame_size(len(clip.frames), *clip.original, limits)
+        tokens = visual_token_count(grid_of(seen, len(clip.frames), pixel_limits), limits.merge_size)
+        size = MediaSize("video", clip.original, seen, tokens)
     asked = any(value is not None for value in vars(settings).values())
     url = None if asked else _file_url(source)
     return SentMedia(_part("video", url or _data_url("video/mp4", to_mp4(clip))), size, clip.seconds)

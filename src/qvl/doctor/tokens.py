@@ -131,7 +131,7 @@ def _several(patient: Patient) -> Finding:
 
 def _clip(patient: Patient) -> Finding:
     """Longer clips take more: by whole temporal patches, on every server and at any rate it samples with."""
-    side = 6 * patient.unit
+    side = 12 * patient.unit  # above the least area of every family, so that nobody enlarges a frame
     shown = frames(patient.rng("tokens-clip"), 16, side, patient.unit)
     bare = patient.ask([], WORDS, max_new_tokens=1)
     short = patient.ask([video(shown[:8], 2.0)], WORDS, max_new_tokens=1)
