@@ -705,19 +705,3 @@ def test_no_text_raises_and_every_export_can_be_written(text, format):
 def test_a_lot_of_garbage_parses(piece):
     page = parse("<p>x</p>\n\n" + piece * (20_000 // len(piece)))
     assert len(page.repairs) < 20
-
-
-def test_many_half_tags_are_joined_in_time_that_grows_with_their_number():
-    """Best of three, so that a busy machine doesn't fail it: linear is 4 times, the square 16 times."""
-    import time
-
-    def seconds(count):
-        text = '<p data-bbox="1 2' * count
-        spent = []
-        for _ in range(3):
-            began = time.process_time()
-            parse_document(text, "qwen2_5_vl", picture_map(Size(700, 700), "qwen2_5_vl"))
-            spent.append(time.process_time() - began)
-        return min(spent)
-
-    assert seconds(40_000) < 8 * seconds(10_000)
