@@ -134,6 +134,8 @@ def streams(*events: dict[str, Any] | str, done: bool = True, cut: bool = False,
         handler.send_response(200)
         handler.send_header("content-type", "text/event-stream")
         handler.send_header("transfer-encoding", "chunked")
+        # said, not only done: else the client may send its next request into the closing connection
+        handler.send_header("connection", "close")
         handler.end_headers()
 
         def chunk(data: bytes) -> None:
@@ -150,7 +152,6 @@ def streams(*events: dict[str, Any] | str, done: bool = True, cut: bool = False,
             handler.wfile.flush()
         else:
             handler.wfile.write(b"0\r\n\r\n")
-        handler.close_connection = True
 
     return turn
 
