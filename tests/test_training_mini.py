@@ -217,3 +217,26 @@ def test_training_can_start_from_the_packed_weights(tmp_path):
     packed, saved = load_file(MINI / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert packed.keys() == saved.keys()
     assert all((packed[name] == saved[name]).all() for name in packed)
+
+
+def test_our_muon_steps_as_pytorchs_does():
+    from muon import Muon, orthogonal
+
+    torch.manual_seed(0)
+    start = [torch.randn(s) for s in ((6, 9), (9, 6), (6, 9), (8, 8))]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    optimizers = (
+        Muon(ours, lr=0.1, weight_decay=0.02, ns_steps=4),
+        torch.optim.Muon(theirs, lr=0.1, weight_decay=0.02, ns_steps=4, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        for a, b in zip(ours, theirs):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b, first in zip(ours, theirs, start):
+        moved = (b - first).norm()
+        assert (a - b).norm() < 0.02 * moved  # PyTorch's iterates in bf16
+    singular = torch.linalg.svdvals(orthogonal(torch.randn(4, 20, 12), 5))
+    assert 0.4 < singular.min() < singular.max() < 1.4
