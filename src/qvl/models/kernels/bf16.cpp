@@ -13,8 +13,6 @@ using namespace qvl;
 
 namespace {
 
-constexpr int64_t LINE = 32; // bf16 values in 64 bytes
-
 struct Matrix {
   const uint16_t *weight; // (outputs, inputs)
   const uint16_t *bias;   // null or (outputs,)
@@ -23,6 +21,8 @@ struct Matrix {
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 // 32 products, pairs summed into 16 lanes
+constexpr int64_t LINE = 32;
+typedef f32x16 Sums;
 struct Row {
   __m512bh bits;
 };
@@ -30,44 +30,57 @@ inline Row line(const uint16_t *p) { return {(__m512bh)_mm512_loadu_si512(p)}; }
 inline Row line(const uint16_t *p, int64_t count) {
   return {(__m512bh)_mm512_maskz_loadu_epi16((__mmask32)((1ull << count) - 1), p)};
 }
-inline f32x16 dot(f32x16 acc, Row a, Row b) { return (f32x16)_mm512_dpbf16_ps((__m512)acc, a.bits, b.bits); }
+inline Sums dot(Sums acc, Row a, Row b) { return (f32x16)_mm512_dpbf16_ps((__m512)acc, a.bits, b.bits); }
 #else
+#if defined(__AVX512F__)
+constexpr int64_t LINE = 32;
+typedef f32x16 Sums;
+typedef u32x16 Pairs;
+#else // registers of half the size: with whole ones a tile's sums would not all have a register
+constexpr int64_t LINE = 16;
+typedef f32x8 Sums;
+typedef u32x8 Pairs;
+#endif
 struct Row {
-  f32x16 even, odd;
+  Sums even, odd;
 };
 inline Row line(const uint16_t *p) {
-  const u32x16 pairs = load<u32x16>(p);
-  return {(f32x16)(pairs << 16), (f32x16)(pairs & 0xffff0000u)};
+  const Pairs pairs = load<Pairs>(p);
+  return {(Sums)(pairs << 16), (Sums)(pairs & 0xffff0000u)};
 }
 inline Row line(const uint16_t *p, int64_t count) {
   uint16_t padded[LINE] = {};
   memcpy(padded, p, count * 2);
   return line(padded);
 }
-inline f32x16 dot(f32x16 acc, Row a, Row b) {
-  return fused(a.odd, b.odd, fused(a.even, b.even, acc));
-}
+inline Sums dot(Sums acc, Row a, Row b) { return fused(a.odd, b.odd, fused(a.even, b.even, acc)); }
+#endif
+// rows of x for 4 and for 2 rows of weights: their sums, MOST * NR, and the operands have to fit the registers
+#if defined(__AVX512F__)
+constexpr int64_t MOST_FOR_4 = 4, MOST_FOR_2 = 8, FOUR_UP_TO = 4;
+#else
+constexpr int64_t MOST_FOR_4 = 2, MOST_FOR_2 = 4, FOUR_UP_TO = 1 << 20;
 #endif
 
 // MR rows of x times NR rows of weights
 template <int MR, int NR>
 void multiply(const Matrix &w, int64_t output, const uint16_t *x, int64_t inputs, uint16_t *y, int64_t width) {
-  f32x16 acc[MR][NR];
+  Sums acc[MR][NR];
   const uint16_t *weight = w.weight + output * inputs;
 #pragma GCC unroll 8
   for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
-    for (int n = 0; n < NR; n++) acc[m][n] = f32x16{};
+    for (int n = 0; n < NR; n++) acc[m][n] = Sums{};
   const int64_t whole = inputs / LINE * LINE, rest = inputs - whole;
   for (int64_t i = 0; i < whole; i += LINE) {
-    Row weights[NR];
+    Row values[MR];
 #pragma GCC unroll 8
-    for (int n = 0; n < NR; n++) weights[n] = line(weight + n * inputs + i);
+    for (int m = 0; m < MR; m++) values[m] = line(x + m * inputs + i);
 #pragma GCC unroll 8
-    for (int m = 0; m < MR; m++) {
-      const Row values = line(x + m * inputs + i);
+    for (int n = 0; n < NR; n++) {
+      const Row weights = line(weight + n * inputs + i);
 #pragma GCC unroll 8
-      for (int n = 0; n < NR; n++) acc[m][n] = dot(acc[m][n], weights[n], values);
+      for (int m = 0; m < MR; m++) acc[m][n] = dot(acc[m][n], weights, values[m]);
     }
   }
 #pragma GCC unroll 8
@@ -83,7 +96,7 @@ void multiply(const Matrix &w, int64_t output, const uint16_t *x, int64_t inputs
 template <int NR>
 void rows_of(const Matrix &w, int64_t output, const uint16_t *x, int64_t rows, int64_t inputs, uint16_t *y,
              int64_t width) {
-  constexpr int64_t MOST = NR == 4 ? 4 : 8;
+  constexpr int64_t MOST = NR == 4 ? MOST_FOR_4 : MOST_FOR_2;
   const int64_t pieces = (rows + MOST - 1) / MOST;
   for (int64_t p = 0, row = 0; p < pieces; p++) {
     const int64_t height = (rows - row + pieces - p - 1) / (pieces - p);
@@ -129,7 +142,7 @@ extern "C" void qvl_bf16_linear(const Matrix *matrices, int64_t count, int64_t i
     uint16_t *to = y + item.column;
     const int64_t end = std::min(w.outputs, item.output + ITEM);
     int64_t o = item.output;
-    if (rows <= 4)
+    if (rows <= FOUR_UP_TO)
       for (; o + 4 <= end; o += 4) rows_of<4>(w, o, x, rows, inputs, to, width);
     for (; o + 2 <= end; o += 2) rows_of<2>(w, o, x, rows, inputs, to, width);
     for (; o < end; o++) rows_of<1>(w, o, x, rows, inputs, to, width);

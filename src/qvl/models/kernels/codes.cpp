@@ -16,6 +16,14 @@ namespace {
 
 constexpr int64_t STEP = 32; // inputs under one scale of the activations
 
+// Tiles and rows multiplied together: their sums have to fit the registers. WIDEN: rows from which 4-bit codes are
+// made bytes once for all rows.
+#if defined(__AVX512F__)
+constexpr int64_t TILES_FOR_FEW = 4, TILES = 2, MOST_ROWS = 6, WIDEN = 13;
+#else
+constexpr int64_t TILES_FOR_FEW = 1, TILES = 1, MOST_ROWS = 4, WIDEN = 1ll << 40;
+#endif
+
 struct Weights {
   const uint8_t *packed;
   const void *scales;
@@ -95,11 +103,12 @@ void multiply(const Weights &w, const uint8_t *const *packed, int64_t tile, cons
       for (int n = 0; n < NT; n++) part[m][n] = f32x16{};
     const int64_t end = std::min(steps, (g + 1) * per_group);
     for (int64_t s = g * per_group; s < end; s++) {
-      i32x16 acc[MR][NT];
+      typedef typename StepSums<BITS>::type Sums;
+      Sums acc[MR][NT];
 #pragma GCC unroll 8
       for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
-        for (int n = 0; n < NT; n++) acc[m][n] = i32x16{};
+        for (int n = 0; n < NT; n++) acc[m][n] = Sums{};
       for (int b = 0; b < (BITS == 4 ? 4 : 8); b++) {
         u8x64 codes[NT];
 #pragma GCC unroll 8
@@ -125,7 +134,7 @@ void multiply(const Weights &w, const uint8_t *const *packed, int64_t tile, cons
       for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
         for (int n = 0; n < NT; n++)
-          part[m][n] = fused(__builtin_convertvector(acc[m][n], f32x16), splat(x_scales[m][s]), part[m][n]);
+          part[m][n] = fused(__builtin_convertvector(total(acc[m][n]), f32x16), splat(x_scales[m][s]), part[m][n]);
     }
 #pragma GCC unroll 8
     for (int n = 0; n < NT; n++) {
@@ -171,7 +180,7 @@ template <int NT, int BITS>
 void rows_of_tiles(const Weights &w, const uint8_t *const *packed, int64_t tile, const Activations &a,
                    int64_t rows, int64_t group_size, int64_t groups, const Output &out) {
   // pieces of nearly equal height: 8 rows are 4 + 4, not 6 + 2
-  constexpr int64_t MOST = NT == 2 ? 6 : 2;
+  constexpr int64_t MOST = NT == TILES ? MOST_ROWS : 2;
   const int64_t pieces = (rows + MOST - 1) / MOST;
   for (int64_t p = 0, row = 0; p < pieces; p++) {
     const int64_t height = (rows - row + pieces - p - 1) / (pieces - p);
@@ -199,7 +208,7 @@ void tiles(const Weights &w, int64_t tile, const Activations &a, int64_t rows, i
   const uint8_t *packed[NT];
   for (int n = 0; n < NT; n++) packed[n] = w.packed + (tile + n) * tile_bytes;
   int bits = w.bits;
-  if (bits == 4 && rows > 12) { // widened once for all the rows
+  if (bits == 4 && rows >= WIDEN) { // widened once for all the rows
     scratch.resize(NT * 2 * tile_bytes);
     for (int n = 0; n < NT; n++) {
       widen(packed[n], tile_bytes / 64, scratch.data() + n * 2 * tile_bytes);
@@ -233,7 +242,7 @@ extern "C" void qvl_codes_linear(const Weights *weights, int64_t count, int64_t 
   std::vector<Item> items;
   std::vector<Output> outputs;
   int64_t width = 0;
-  const int64_t at_once = rows <= 2 ? 4 : 2;
+  const int64_t at_once = rows <= 2 ? TILES_FOR_FEW : TILES;
   for (int64_t i = 0; i < count; i++) {
     outputs.push_back({y, dtype, 0, width});
     width += weights[i].outputs;

@@ -15,8 +15,10 @@
 namespace qvl {
 
 typedef float f32x16 __attribute__((vector_size(64)));
+typedef float f32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x8 __attribute__((vector_size(32)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
@@ -105,6 +107,12 @@ inline float sum(f32x16 x) {
   return x[0];
 }
 
+inline float sum(f32x8 x) {
+  for (int step = 4; step; step /= 2)
+    for (int l = 0; l < step; l++) x[l] += x[l + step];
+  return x[0];
+}
+
 inline float largest(f32x16 x) {
   for (int step = 8; step; step /= 2)
     for (int l = 0; l < step; l++) x[l] = x[l] > x[l + step] ? x[l] : x[l + step];
@@ -126,6 +134,14 @@ inline f32x16 fused(f32x16 a, f32x16 b, f32x16 c) {
   for (int h = 0; h < 2; h++) z[h] = _mm256_fmadd_ps(x[h], y[h], z[h]);
   memcpy(&c, z, 64);
   return c;
+#else
+  return a * b + c;
+#endif
+}
+
+inline f32x8 fused(f32x8 a, f32x8 b, f32x8 c) {
+#if defined(__FMA__)
+  return (f32x8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
   return a * b + c;
 #endif
@@ -171,5 +187,31 @@ inline i32x16 dot4(i32x16 acc, u8x64 codes, int32_t x4) {
   return acc;
 #endif
 }
+
+// Sums of dot4 over the 32 inputs of a step. 4-bit codes keep to 16 bits there (16 products of at most 15 * 127), which
+// saves AVX2 half the work; others are summed in 32.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+struct Short {
+  __m256i half[2];
+};
+inline Short dot4(Short acc, u8x64 codes, int32_t x4) {
+  const __m256i x = _mm256_set1_epi32(x4);
+  __m256i part[2];
+  memcpy(part, &codes, 64);
+  for (int h = 0; h < 2; h++) acc.half[h] = _mm256_add_epi16(acc.half[h], _mm256_maddubs_epi16(part[h], x));
+  return acc;
+}
+inline i32x16 total(Short acc) {
+  for (int h = 0; h < 2; h++) acc.half[h] = _mm256_madd_epi16(acc.half[h], _mm256_set1_epi16(1));
+  i32x16 sums;
+  memcpy(&sums, acc.half, 64);
+  return sums;
+}
+template <int BITS> struct StepSums { typedef i32x16 type; };
+template <> struct StepSums<4> { typedef Short type; };
+#else
+template <int BITS> struct StepSums { typedef i32x16 type; };
+#endif
+inline i32x16 total(i32x16 acc) { return acc; }
 
 } // namespace qvl
