@@ -18,10 +18,10 @@ constexpr int64_t STEP = 32; // inputs under one scale of the activations
 
 // Tiles and rows multiplied together: their sums have to fit the registers. WIDEN: rows from which 4-bit codes are
 // made bytes once for all rows.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512VNNI__)
 constexpr int64_t TILES_FOR_FEW = 4, TILES = 2, MOST_ROWS = 6, WIDEN = 13;
 #else
-constexpr int64_t TILES_FOR_FEW = 1, TILES = 1, MOST_ROWS = 4, WIDEN = 1ll << 40;
+constexpr int64_t TILES_FOR_FEW = 2, TILES = 1, MOST_ROWS = 4, WIDEN = 1ll << 40;
 #endif
 
 struct Weights {
@@ -80,72 +80,86 @@ void widen(const uint8_t *packed, int64_t lines, uint8_t *out) {
   }
 }
 
+// one of the HALVES of sixteen values
+inline Floats half(f32x16 x, int h) {
+  Floats part;
+  memcpy(&part, (const char *)&x + h * sizeof(Floats), sizeof(Floats));
+  return part;
+}
+
 // MR rows x NT tiles of outputs over all inputs. `packed[n]` is a tile's first line.
 template <int MR, int NT, int BITS>
 void multiply(const Weights &w, const uint8_t *const *packed, int64_t tile, const Activations &a, int64_t row,
               int64_t group_size, int64_t groups, f32x16 (*totals)[NT]) {
+  typedef typename StepSums<BITS>::type Sums;
+  constexpr int NV = NT * HALVES; // vectors of outputs
+  constexpr int64_t LINES = BITS == 4 ? 4 : 8;
   const int64_t steps = a.width / STEP, per_group = group_size / STEP;
   const int8_t *x[MR];
   const float *x_scales[MR], *x_sums[MR];
+  Floats whole[MR][NV];
 #pragma GCC unroll 8
   for (int m = 0; m < MR; m++) {
     x[m] = a.values.data() + (row + m) * a.width;
     x_scales[m] = a.scales.data() + (row + m) * steps;
     x_sums[m] = a.sums.data() + (row + m) * groups;
 #pragma GCC unroll 8
-    for (int n = 0; n < NT; n++) totals[m][n] = f32x16{};
+    for (int n = 0; n < NV; n++) whole[m][n] = Floats{};
   }
   for (int64_t g = 0; g < groups; g++) {
-    f32x16 part[MR][NT];
+    Floats part[MR][NV];
 #pragma GCC unroll 8
     for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
-      for (int n = 0; n < NT; n++) part[m][n] = f32x16{};
+      for (int n = 0; n < NV; n++) part[m][n] = Floats{};
     const int64_t end = std::min(steps, (g + 1) * per_group);
     for (int64_t s = g * per_group; s < end; s++) {
-      typedef typename StepSums<BITS>::type Sums;
-      Sums acc[MR][NT];
+      Sums acc[MR][NV];
 #pragma GCC unroll 8
       for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
-        for (int n = 0; n < NT; n++) acc[m][n] = Sums{};
-      for (int b = 0; b < (BITS == 4 ? 4 : 8); b++) {
-        u8x64 codes[NT];
+        for (int n = 0; n < NV; n++) acc[m][n] = Sums{};
+      for (int b = 0; b < LINES; b++) {
+        Codes codes[NV];
 #pragma GCC unroll 8
-        for (int n = 0; n < NT; n++) {
-          codes[n] = load<u8x64>(packed[n] + 64 * (s * (BITS == 4 ? 4 : 8) + b));
+        for (int n = 0; n < NV; n++) {
+          codes[n] = load<Codes>(packed[n / HALVES] + 64 * (s * LINES + b) + n % HALVES * sizeof(Codes));
           if constexpr (BITS == 4) {
             // the low halves first, then the high ones
-            const u8x64 low = codes[n] & 15;
+            const Codes low = codes[n] & 15;
 #pragma GCC unroll 8
             for (int m = 0; m < MR; m++)
               acc[m][n] = dot4(acc[m][n], low, load<int32_t>(x[m] + s * STEP + 8 * b));
-            codes[n] = (u8x64)((u32x16)codes[n] >> 4) & 15;
+            codes[n] = (Codes)((Ints)codes[n] >> 4) & 15;
           }
         }
 #pragma GCC unroll 8
         for (int m = 0; m < MR; m++) {
           const int32_t x4 = load<int32_t>(x[m] + s * STEP + (BITS == 4 ? 8 * b + 4 : 4 * b));
 #pragma GCC unroll 8
-          for (int n = 0; n < NT; n++) acc[m][n] = dot4(acc[m][n], codes[n], x4);
+          for (int n = 0; n < NV; n++) acc[m][n] = dot4(acc[m][n], codes[n], x4);
         }
       }
 #pragma GCC unroll 8
       for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
-        for (int n = 0; n < NT; n++)
-          part[m][n] = fused(__builtin_convertvector(total(acc[m][n]), f32x16), splat(x_scales[m][s]), part[m][n]);
+        for (int n = 0; n < NV; n++)
+          part[m][n] = fused(__builtin_convertvector(total(acc[m][n]), Floats), x_scales[m][s] - Floats{}, part[m][n]);
     }
 #pragma GCC unroll 8
-    for (int n = 0; n < NT; n++) {
-      const int64_t place = ((tile + n) * groups + g) * 16;
-      const f32x16 scale = get16(w.scales, w.scale_dtype, place);
-      const f32x16 zero = w.zeros ? __builtin_convertvector(load<u8x16>(w.zeros + place), f32x16)
-                                  : splat(w.bits == 4 ? 8.0f : 128.0f);
+    for (int n = 0; n < NV; n++) {
+      const int64_t place = ((tile + n / HALVES) * groups + g) * 16;
+      const Floats scale = half(get16(w.scales, w.scale_dtype, place), n % HALVES);
+      const Floats zero = half(w.zeros ? __builtin_convertvector(load<u8x16>(w.zeros + place), f32x16)
+                                       : splat(w.bits == 4 ? 8.0f : 128.0f),
+                               n % HALVES);
 #pragma GCC unroll 8
-      for (int m = 0; m < MR; m++) totals[m][n] = fused(fused(-zero, splat(x_sums[m][g]), part[m][n]), scale, totals[m][n]);
+      for (int m = 0; m < MR; m++)
+        whole[m][n] = fused(fused(-zero, x_sums[m][g] - Floats{}, part[m][n]), scale, whole[m][n]);
     }
   }
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; m++) memcpy(totals[m], whole[m], sizeof whole[m]);
 }
 
 struct Output {

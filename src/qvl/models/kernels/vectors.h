@@ -18,7 +18,10 @@ typedef float f32x16 __attribute__((vector_size(64)));
 typedef float f32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x8 __attribute__((vector_size(32)));
 typedef uint32_t u32x8 __attribute__((vector_size(32)));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
+typedef uint8_t u8x32 __attribute__((vector_size(32)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
@@ -161,24 +164,31 @@ inline f32x16 exponential(f32x16 x) {
   return (f32x16)((i32x16)p + ((i32x16)shifted << 23));
 }
 
+// A line of codes is multiplied in one vector, or in halves where registers hold half a line.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+constexpr int HALVES = 2;
+typedef f32x8 Floats;
+typedef i32x8 Ints;
+typedef u8x32 Codes;
+typedef i16x16 ShortInts;
+#else
+constexpr int HALVES = 1;
+typedef f32x16 Floats;
+typedef i32x16 Ints;
+typedef u8x64 Codes;
+#endif
+
 // acc[l] += codes[4l] * x[0] + … + codes[4l + 3] * x[3], unsigned codes and signed x; exact in 32 bits
-inline i32x16 dot4(i32x16 acc, u8x64 codes, int32_t x4) {
+inline Ints dot4(Ints acc, Codes codes, int32_t x4) {
 #if defined(__AVX512VNNI__)
-  return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, _mm512_set1_epi32(x4));
+  return (Ints)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, _mm512_set1_epi32(x4));
 #elif defined(__AVX2__)
   // pairs are summed in 16 bits, which 255 * 127 * 2 would overflow: the top bit of a code goes separately
-  const __m256i x = _mm256_set1_epi32(x4), ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(0x7f);
-  __m256i part[2], total[2];
-  memcpy(part, &codes, 64);
-  memcpy(total, &acc, 64);
-  for (int h = 0; h < 2; h++) {
-    __m256i high = _mm256_andnot_si256(low, part[h]);
-    __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(part[h], low), x), ones);
-    __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), ones);
-    total[h] = _mm256_add_epi32(total[h], _mm256_add_epi32(a, b));
-  }
-  memcpy(&acc, total, 64);
-  return acc;
+  const __m256i x = _mm256_set1_epi32(x4), ones = _mm256_set1_epi16(1);
+  const __m256i low = (__m256i)(codes & 0x7f), high = (__m256i)(codes & 0x80);
+  const __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones);
+  const __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), ones);
+  return acc + (Ints)a + (Ints)b;
 #else
   int8_t x[4];
   memcpy(x, &x4, 4);
@@ -187,31 +197,17 @@ inline i32x16 dot4(i32x16 acc, u8x64 codes, int32_t x4) {
   return acc;
 #endif
 }
+inline Ints total(Ints acc) { return acc; }
 
-// Sums of dot4 over the 32 inputs of a step. 4-bit codes keep to 16 bits there (16 products of at most 15 * 127), which
-// saves AVX2 half the work; others are summed in 32.
+// Sums over the 32 inputs of a step. Those of 4-bit codes keep to 16 bits (16 products of at most 15 * 127), which
+// saves AVX2 most of the work; others are summed in 32.
+template <int BITS> struct StepSums { typedef Ints type; };
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
-struct Short {
-  __m256i half[2];
-};
-inline Short dot4(Short acc, u8x64 codes, int32_t x4) {
-  const __m256i x = _mm256_set1_epi32(x4);
-  __m256i part[2];
-  memcpy(part, &codes, 64);
-  for (int h = 0; h < 2; h++) acc.half[h] = _mm256_add_epi16(acc.half[h], _mm256_maddubs_epi16(part[h], x));
-  return acc;
+inline ShortInts dot4(ShortInts acc, Codes codes, int32_t x4) {
+  return acc + (ShortInts)_mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(x4));
 }
-inline i32x16 total(Short acc) {
-  for (int h = 0; h < 2; h++) acc.half[h] = _mm256_madd_epi16(acc.half[h], _mm256_set1_epi16(1));
-  i32x16 sums;
-  memcpy(&sums, acc.half, 64);
-  return sums;
-}
-template <int BITS> struct StepSums { typedef i32x16 type; };
-template <> struct StepSums<4> { typedef Short type; };
-#else
-template <int BITS> struct StepSums { typedef i32x16 type; };
+inline Ints total(ShortInts acc) { return (Ints)_mm256_madd_epi16((__m256i)acc, _mm256_set1_epi16(1)); }
+template <> struct StepSums<4> { typedef ShortInts type; };
 #endif
-inline i32x16 total(i32x16 acc) { return acc; }
 
 } // namespace qvl
