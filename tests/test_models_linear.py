@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qvl.errors import CheckpointError
-from qvl.models.linear import QuantizedLinear, pack_codes, quantize_codes, quantize_linear, unpack_codes
+from qvl.models import linear
+from qvl.models.linear import (
+    Linear,
+    QuantizedLinear,
+    pack_codes,
+    quantize_codes,
+    quantize_linear,
+    unpack_codes,
+    wide_product,
+)
 
 
 def random_codes(outputs: int, inputs: int, bits: int, group_size: int, seed: int = 0):
@@ -169,3 +178,40 @@ def test_pieces_that_do_not_belong_together_are_refused(change, said):
     }
     with pytest.raises(CheckpointError, match=said):
         QuantizedLinear.from_codes(**(given | change))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_wide_product_is_fp32s_rounded_once(dtype, bias, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(linear, "WIDE_WEIGHTS", 3 * 40)  # slices of three outputs, the last one short
+    layer = nn.Linear(40, 11, bias=bias).to(dtype).requires_grad_(False)
+    x = torch.randn(2, 9, 40).to(dtype)
+    want = F.linear(x.float(), layer.weight.float(), layer.bias.float() if bias else None)
+    got = wide_product(x, layer.weight, layer.bias)
+    assert got.dtype == dtype
+    # an fp32 sum in another order may round to the neighbour
+    torch.testing.assert_close(
+        got, want.to(dtype), rtol=2**-7 if dtype is torch.bfloat16 else 2**-10, atol=1e-6
+    )
+
+
+def test_emulated_bf16_is_multiplied_wide_unless_a_gradient_is_wanted(monkeypatch):
+    torch.manual_seed(0)
+    layer, taken = Linear(16, 8).bfloat16(), []
+    monkeypatch.setattr(linear, "multiplies_half", lambda: False)
+    monkeypatch.setattr(linear, "wide_product", lambda *a: taken.append(1) or wide_product(*a))
+    rows = torch.randn(linear.FEW_ROWS + 1, 16).bfloat16()
+    layer(rows).sum().backward()
+    assert layer.weight.grad is not None
+    assert not taken
+    with torch.inference_mode():
+        layer(rows[:-1])  # few rows read the weights as they are
+        layer.float()(rows.float())
+        assert not taken
+        layer.bfloat16()(rows)
+    assert taken == [1]
+    monkeypatch.setattr(linear, "multiplies_half", lambda: True)
+    with torch.inference_mode():
+        layer(rows)
+    assert taken == [1]

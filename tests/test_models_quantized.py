@@ -24,7 +24,7 @@ from qvl.errors import CheckpointError, ConfigError
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel, initialize
 from qvl.models.checkpoint import load_model, save_model
-from qvl.models.linear import QuantizedLinear
+from qvl.models.linear import Linear, QuantizedLinear
 from qvl.models.names import to_nested
 from qvl.models.quantized.compressed_tensors import Int8Linear, quantize_rows
 from qvl.models.quantized.fp8 import Fp8Linear
@@ -261,7 +261,7 @@ def test_a_module_that_awq_leaves_alone_stays_plain(spelling: str, plain: Path, 
         covers=lambda m: bool(writers.DECODER_LINEAR.match(m)) and not m.endswith(left),
     )  # fmt: skip
     found = kinds(load_model(tmp_path / "q"))
-    assert found["model.layers.1.mlp.down_proj"] is torch.nn.Linear
+    assert found["model.layers.1.mlp.down_proj"] is Linear
     assert {n for n, kind in found.items() if kind is QuantizedLinear} == set(weights)
 
 
@@ -275,7 +275,7 @@ def test_an_ignore_expression_matches_either_spelling(pattern: str, plain: Path,
         covers=lambda m: bool(writers.DECODER_LINEAR.match(m)) and ".layers.1." in m,
     )  # fmt: skip
     found = kinds(load_model(tmp_path / "q"))
-    assert found["model.layers.0.mlp.up_proj"] is torch.nn.Linear
+    assert found["model.layers.0.mlp.up_proj"] is Linear
     assert found["model.layers.1.mlp.up_proj"] is QuantizedLinear
 
 

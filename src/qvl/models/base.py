@@ -18,6 +18,7 @@ from qvl.errors import PromptError
 from qvl.models.attention import Attend
 from qvl.models.decoder import Decoder
 from qvl.models.layers import CenteredRMSNorm
+from qvl.models.linear import Linear, product
 from qvl.models.vision import GridTHW
 
 
@@ -32,9 +33,7 @@ class VisionLanguageModel(nn.Module):
         self.model: Any = Decoder(config.text) if decoder is None else decoder
         # a tied model stores no head: the embedding table is used for both
         tied = config.text.tie_word_embeddings
-        self.lm_head = (
-            None if tied else nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
-        )
+        self.lm_head = None if tied else Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,7 +80,7 @@ class VisionLanguageModel(nn.Module):
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """(T, vocab_size). Rows of the table past the tokenizer's last id are padding: callers mask them."""
         if self.lm_head is None:
-            return F.linear(hidden_TD, self.model.embed_tokens.weight)
+            return product(hidden_TD, self.model.embed_tokens.weight)
         return self.lm_head(hidden_TD)
 
 

@@ -16,7 +16,7 @@ from qvl.catalog.config import TextConfig
 from qvl.models.attention import Attend, RecurrentAttend
 from qvl.models.delta_net import GatedDeltaNet
 from qvl.models.layers import CenteredRMSNorm, RMSNorm, SwiGLU, apply_rope, inverse_frequencies
-from qvl.models.linear import linears
+from qvl.models.linear import Linear, linears
 from qvl.models.moe import MixtureOfExperts
 
 
@@ -70,10 +70,10 @@ class Attention(nn.Module):
         self.layer, self.head_dim, self.gated = layer, config.head_dim, config.attn_output_gate
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, queries * (1 + self.gated), bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, queries * (1 + self.gated), bias=config.attention_bias)
+        self.k_proj = Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.v_proj = Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.o_proj = Linear(queries, config.hidden_size, bias=False)
         self.q_norm = norm(config, config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = norm(config, config.head_dim) if config.qk_norm else nn.Identity()
 

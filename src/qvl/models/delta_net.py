@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from qvl.catalog.config import TextConfig
 from qvl.models.attention import RecurrentAttend, State
+from qvl.models.linear import Linear
 
 CHUNK = (
     64  # tokens that are computed as matrix products; longer chunks cost more within, shorter ones between
@@ -146,15 +147,15 @@ class GatedDeltaNet(nn.Module):
         keys, values = self.num_key_heads * self.key_dim, self.num_heads * self.value_dim
         self.widths = (keys, keys, values)
         channels, kernel, width = sum(self.widths), config.linear_conv_kernel_dim, config.hidden_size
-        self.in_proj_qkv = nn.Linear(width, channels, bias=False)
-        self.in_proj_z = nn.Linear(width, values, bias=False)
-        self.in_proj_b = nn.Linear(width, self.num_heads, bias=False)
-        self.in_proj_a = nn.Linear(width, self.num_heads, bias=False)
+        self.in_proj_qkv = Linear(width, channels, bias=False)
+        self.in_proj_z = Linear(width, values, bias=False)
+        self.in_proj_b = Linear(width, self.num_heads, bias=False)
+        self.in_proj_a = Linear(width, self.num_heads, bias=False)
         self.conv1d = nn.Conv1d(channels, channels, kernel, groups=channels, bias=False)
         self.A_log = nn.Parameter(torch.zeros(self.num_heads))
         self.dt_bias = nn.Parameter(torch.ones(self.num_heads))
         self.norm = GatedRMSNorm(self.value_dim, config.rms_norm_eps)
-        self.out_proj = nn.Linear(values, width, bias=False)
+        self.out_proj = Linear(values, width, bias=False)
 
     def forward(self, hidden_TD: Tensor, attend: RecurrentAttend) -> Tensor:
         beta_TV = self.in_proj_b(hidden_TD).sigmoid()

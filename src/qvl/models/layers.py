@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.models.kernels import ops
-from qvl.models.linear import linears
+from qvl.models.linear import Linear, linears
 
 
 class RMSNorm(nn.Module):
@@ -77,9 +77,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, size: int, inner: int, bias: bool = False):
         super().__init__()
-        self.gate_proj = nn.Linear(size, inner, bias=bias)
-        self.up_proj = nn.Linear(size, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, size, bias=bias)
+        self.gate_proj = Linear(size, inner, bias=bias)
+        self.up_proj = Linear(size, inner, bias=bias)
+        self.down_proj = Linear(inner, size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = linears((self.gate_proj, self.up_proj), x)

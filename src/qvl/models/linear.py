@@ -16,6 +16,7 @@ Legend: T rows of activations, O outputs, I inputs, G groups, N tiles, B blocks,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ BITS = (4, 8)
 GROUP = 128  # inputs that share a scale when we make 4-bit codes ourselves
 SCALE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FEW_ROWS = 16  # up to here bf16 weights are read by our kernel; beyond, PyTorch's matrix product is faster
+WIDE_WEIGHTS = 4 << 20  # made fp32 at a time where bf16 products are emulated: 16 MiB, which a cache can hold
 
 
 def pack_codes(codes_OI: Tensor, bits: int) -> Tensor:
@@ -60,6 +62,50 @@ def _tiled(values_OG: Tensor) -> Tensor:
 
 def _untiled(values: Tensor, outputs: int) -> Tensor:
     return values.transpose(1, 2).reshape(-1, values.shape[1])[:outputs]
+
+
+@functools.cache
+def multiplies_half() -> bool:
+    """Whether this processor multiplies bf16 matrices in hardware. PyTorch emulates it at an eighth of fp32's speed
+    on those that don't (AVX2), consumer ones up to today among them.
+    """
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def product(x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear(x, weight_OI, bias), by the fastest product that this processor has for so many rows."""
+    held = (weight_OI,) if bias is None else (weight_OI, bias)
+    if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
+        return F.linear(x, *held)
+    if takes_few_rows(x, *held):
+        return ops.bf16_linear((weight_OI,), (bias,), x)
+    few = x.numel() <= FEW_ROWS * x.shape[-1]  # too few to pay for widening the weights
+    if few or multiplies_half() or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *held))):
+        return F.linear(x, *held)
+    return wide_product(x, weight_OI, bias)
+
+
+def takes_few_rows(x: Tensor, *held: Tensor) -> bool:
+    few = x.dtype == torch.bfloat16 and x.numel() <= FEW_ROWS * x.shape[-1]
+    return few and ops.ready(x, *held) and all(t.is_contiguous() for t in held)
+
+
+def wide_product(x: Tensor, weight_OI: Tensor, bias: Tensor | None) -> Tensor:
+    """The same in fp32, rounded to x's dtype once, with a slice of the weights widened at a time."""
+    wide = x.float()
+    y = x.new_empty(*x.shape[:-1], len(weight_OI))
+    step = max(1, WIDE_WEIGHTS // max(1, weight_OI.shape[1]))
+    for first in range(0, len(weight_OI), step):
+        part = slice(first, first + step)
+        y[..., part] = F.linear(wide, weight_OI[part].float(), None if bias is None else bias[part].float())
+    return y
+
+
+class Linear(nn.Linear):
+    """nn.Linear through `product`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
 
 
 class QuantizedLinear(nn.Module):
@@ -211,15 +257,10 @@ def _fused(layers: Sequence[Any], x: Tensor) -> Tensor | None:
         type(layer) is not type(first) or layer._forward_hooks or layer._forward_pre_hooks for layer in layers
     ):
         return None
-    if type(first) is nn.Linear:
+    if type(first) is Linear:
         weights_OI = [layer.weight for layer in layers]
         biases = [layer.bias for layer in layers]
-        few = x.dtype == torch.bfloat16 and x.numel() <= FEW_ROWS * first.in_features
-        if (
-            few
-            and ops.ready(x, *weights_OI, *[b for b in biases if b is not None])
-            and all(w.is_contiguous() for w in weights_OI)
-        ):
+        if takes_few_rows(x, *weights_OI, *[b for b in biases if b is not None]):
             return ops.bf16_linear(weights_OI, biases, x)
     elif type(first) is QuantizedLinear and first.takes_kernel(x):
         shared = all(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qvl.catalog.config import TextConfig
 from qvl.models.layers import SwiGLU
+from qvl.models.linear import Linear, product
 
 
 class Experts(nn.Module):
@@ -33,10 +34,10 @@ class Experts(nn.Module):
 
     def forward(self, hidden_TD: Tensor, expert: int) -> Tensor:
         gate_up, down = self.gate_up_proj[expert], self.down_proj[expert]
-        if not self.inputs_first:
+        if self.inputs_first:
             gate_up, down = gate_up.T, down.T
-        gate_TI, up_TI = (hidden_TD @ gate_up).chunk(2, dim=-1)
-        return (up_TI * F.silu(gate_TI)) @ down
+        gate_TI, up_TI = product(hidden_TD, gate_up).chunk(2, dim=-1)
+        return product(up_TI * F.silu(gate_TI), down)
 
 
 class MixtureOfExperts(nn.Module):
@@ -45,11 +46,11 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.num_used, self.renormalise = config.num_experts_per_tok, config.norm_topk_prob
-        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.gate = Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = Experts(config)
         inner = config.shared_expert_intermediate_size
         self.shared_expert = SwiGLU(config.hidden_size, inner) if inner else None
-        self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False) if inner else None
+        self.shared_expert_gate = Linear(config.hidden_size, 1, bias=False) if inner else None
 
     def route(self, hidden_TD: Tensor) -> tuple[Tensor, Tensor]:
         """weights_TX in the activations' dtype and expert_TX. Softmax over all experts in fp32, then the best."""

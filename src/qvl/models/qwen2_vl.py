@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from qvl.catalog.config import ModelConfig, VisionConfig
 from qvl.models.attention import Segments
 from qvl.models.base import VisionLanguageModel
+from qvl.models.linear import Linear
 from qvl.models.vision import (
     GridTHW,
     PatchEmbed,
@@ -32,8 +33,8 @@ class QuickGeluMLP(nn.Module):
 
     def __init__(self, size: int, inner: int):
         super().__init__()
-        self.fc1 = nn.Linear(size, inner)
-        self.fc2 = nn.Linear(inner, size)
+        self.fc1 = Linear(size, inner)
+        self.fc2 = Linear(inner, size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)

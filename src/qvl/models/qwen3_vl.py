@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from qvl.catalog.config import ModelConfig, VisionConfig
 from qvl.models.attention import Segments
 from qvl.models.base import VisionLanguageModel
+from qvl.models.linear import Linear
 from qvl.models.vision import (
     GridTHW,
     PatchEmbed,
@@ -51,8 +52,8 @@ class VisionMLP(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.linear_fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.linear_fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_fc2(nn.functional.gelu(self.linear_fc1(x), approximate="tanh"))
@@ -81,8 +82,8 @@ class PatchMerger(nn.Module):
         super().__init__()
         self.norm_blocks, self.block_width = norm_blocks, config.hidden_size * config.spatial_merge_size**2
         self.norm = nn.LayerNorm(self.block_width if norm_blocks else config.hidden_size, eps=1e-6)
-        self.linear_fc1 = nn.Linear(self.block_width, self.block_width)
-        self.linear_fc2 = nn.Linear(self.block_width, config.out_hidden_size)
+        self.linear_fc1 = Linear(self.block_width, self.block_width)
+        self.linear_fc2 = Linear(self.block_width, config.out_hidden_size)
 
     def forward(self, hidden_PW: Tensor) -> Tensor:
         if self.norm_blocks:

@@ -28,6 +28,7 @@ from qvl.errors import ConfigError, MediaError
 from qvl.models.attention import Attend, Segments
 from qvl.models.base import VisionLanguageModel
 from qvl.models.layers import RMSNorm, apply_rope
+from qvl.models.linear import Linear, product
 from qvl.models.vision import GridTHW, check_patches
 
 ADAPTER_HEAD_DIM = 128  # the adapter's heads are out_hidden_size / 128, whatever the tower has
@@ -63,8 +64,8 @@ class TowerAttention(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.num_heads = config.num_heads
-        self.in_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.in_proj = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_PW: Tensor, pictures: Segments) -> Tensor:
         q_PNH, k_PNH, v_PNH = self.in_proj(hidden_PW).unflatten(-1, (self.num_heads, 3, -1)).unbind(2)
@@ -76,8 +77,8 @@ class TowerMLP(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.c_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.c_fc = Linear(config.hidden_size, config.intermediate_size)
+        self.c_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(F.gelu(self.c_fc(x)))
@@ -111,14 +112,14 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, q_QD: Tensor, k_BPD: Tensor, v_BPD: Tensor) -> Tensor:
         """Every picture is asked the same queries. Returns (B, Q, D)."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q_BQD = F.linear(q_QD, weights[0], biases[0]).expand(len(k_BPD), -1, -1)
-        k_BPD = F.linear(k_BPD, weights[1], biases[1])
-        v_BPD = F.linear(v_BPD, weights[2], biases[2])
+        q_BQD = product(q_QD, weights[0], biases[0]).expand(len(k_BPD), -1, -1)
+        k_BPD = product(k_BPD, weights[1], biases[1])
+        v_BPD = product(v_BPD, weights[2], biases[2])
         split = (x.unflatten(-1, (-1, ADAPTER_HEAD_DIM)).transpose(1, 2) for x in (q_BQD, k_BPD, v_BPD))
         o_BNQH = F.scaled_dot_product_attention(*split)
         return self.out_proj(o_BNQH.transpose(1, 2).flatten(2))
@@ -136,7 +137,7 @@ class Adapter(nn.Module):
         self.pos_embed = nn.Parameter(table, requires_grad=False)
         # where both widths are one, the original has no projection
         same = config.hidden_size == width
-        self.kv_proj = nn.Identity() if same else nn.Linear(config.hidden_size, width, bias=False)
+        self.kv_proj = nn.Identity() if same else Linear(config.hidden_size, width, bias=False)
         self.attn = CrossAttention(width)
         self.ln_q = nn.LayerNorm(width, eps=NORM_EPS)
         self.ln_kv = nn.LayerNorm(width, eps=NORM_EPS)
@@ -183,7 +184,7 @@ class VisionTower(nn.Module):
         check_patches(patches_PV, grids, self.config)
         pictures = Segments([side * side] * len(grids), device=patches_PV.device)
         # a convolution whose kernel is its stride is a matrix product over flattened patches
-        hidden_PW = F.linear(patches_PV.to(self.conv1.weight.dtype), self.conv1.weight.flatten(1))
+        hidden_PW = product(patches_PV.to(self.conv1.weight.dtype), self.conv1.weight.flatten(1))
         hidden_PW = hidden_PW + stretched(self.positional_embedding, side * side).repeat(len(grids), 1)
         hidden_PW = self.ln_pre(hidden_PW)
         for block in self.transformer.resblocks:
@@ -221,8 +222,8 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
         width = config.num_attention_heads * config.head_dim
-        self.c_attn = nn.Linear(config.hidden_size, 3 * width, bias=config.attention_bias)
-        self.c_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.c_attn = Linear(config.hidden_size, 3 * width, bias=config.attention_bias)
+        self.c_proj = Linear(width, config.hidden_size, bias=False)
 
     def forward(
         self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, logn_T11: Tensor | None, attend: Attend
@@ -241,9 +242,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.w1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.w2 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.c_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.w1 = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.w2 = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.c_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.w1(x) * F.silu(self.w2(x)))

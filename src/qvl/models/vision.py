@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.catalog.config import VisionConfig
 from qvl.errors import MediaError
 from qvl.models.attention import Segments
 from qvl.models.layers import apply_rope, inverse_frequencies
+from qvl.models.linear import Linear, multiplies_half, product
 
 # (t, h, w) in patches; inputs.geometry.Grid is one
 GridTHW = tuple[int, int, int]
@@ -66,7 +66,7 @@ class PatchEmbed(nn.Module):
 
     In half precision on the CPU it is run as the convolution it is published as, 3.6 times as slow but 1% of the
     tower: the product rounds a few values differently, and nine blocks of the 3B's shape with random weights turn
-    that into a cosine of 0.99993.
+    that into a cosine of 0.99993. Where bf16 is emulated the product is in fp32, a finer rounding than either.
     """
 
     def __init__(self, config: VisionConfig, bias: bool):
@@ -77,9 +77,9 @@ class PatchEmbed(nn.Module):
     def forward(self, patches_PV: Tensor) -> Tensor:
         weight = self.proj.weight
         patches_PV = patches_PV.to(weight.dtype)
-        if weight.device.type == "cpu" and weight.dtype != torch.float32:
+        if weight.device.type == "cpu" and weight.dtype != torch.float32 and multiplies_half():
             return self.proj(patches_PV.view(-1, *weight.shape[1:])).flatten(1)
-        return F.linear(patches_PV, weight.flatten(1), self.proj.bias)
+        return product(patches_PV, weight.flatten(1), self.proj.bias)
 
 
 class VisionAttention(nn.Module):
@@ -88,8 +88,8 @@ class VisionAttention(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_PW: Tensor, cos_PH: Tensor, sin_PH: Tensor, segments: Segments) -> Tensor:
         q_PNH, k_PNH, v_PNH = self.qkv(hidden_PW).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
@@ -109,9 +109,9 @@ class PatchMerger(nn.Module):
         self.block_width = config.hidden_size * config.spatial_merge_size**2
         self.ln_q = norm
         self.mlp = nn.Sequential(
-            nn.Linear(self.block_width, self.block_width),
+            Linear(self.block_width, self.block_width),
             nn.GELU(),
-            nn.Linear(self.block_width, config.out_hidden_size),
+            Linear(self.block_width, config.out_hidden_size),
         )
 
     def forward(self, hidden_PW: Tensor) -> Tensor:
