@@ -104,12 +104,13 @@ def time_ours(
     from qvl.models.checkpoint import load_model
 
     began = time.perf_counter()
-    model = load_model(folder, copy=not args.mapped)
+    small = None if args.weights == "auto" else args.weights
+    model = load_model(folder, copy=not args.mapped, weights=small)
     load_s = time.perf_counter() - began
     short = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[model.dtype]
     memory = plan_memory(
         config,
-        precision=short,  # type: ignore[arg-type]
+        precision=small or short,  # type: ignore[arg-type]
         kv_dtype=short,  # type: ignore[arg-type]
         available_bytes=available_bytes(torch.device("cpu")),
         max_model_len=inputs.num_tokens + args.new_tokens,
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--mapped", action="store_true", help="ours: leave the weights in the mapped file")
+    parser.add_argument("--weights", default="auto", help="ours: auto, int8 or int4")
     parser.add_argument("--size", default="672x448", help="WIDTHxHEIGHT of the picture, multiples of 28")
     parser.add_argument("--text-tokens", type=int, default=25)
     parser.add_argument("--new-tokens", type=int, default=17)
@@ -228,6 +230,7 @@ def main() -> None:
         "prompt_tokens": inputs.num_tokens,
         "visual_tokens": inputs.num_visual_tokens,
         "dtype": config.dtype,
+        "weights": args.weights,
         "batch": args.batch,
         "threads": args.threads,
         "torch": torch.__version__,

@@ -133,7 +133,12 @@ def open_backend(
     where = _where(model, endpoint, region)
     if where is not None:
         from qvl.backends.http import connect
+        from qvl.errors import BackendError
 
+        if "weights" in given:
+            raise BackendError(
+                f"weights {given['weights']!r}: a server has loaded its weights already; start it with them"
+            )
         return connect(*where, region=region, **given)
     for name in sorted(SERVER_OPTIONS & set(given)):
         raise BackendError(

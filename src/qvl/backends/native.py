@@ -31,9 +31,10 @@ from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import ModelInputs, Processor
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import find_checkpoint, load_model
+from qvl.models.on_load import BITS
 from qvl.outputs.thinking import Piece, ThinkSplitter, joined, opens_thinking
 from qvl.plan.machine import host_memory
-from qvl.plan.memory import KvDtype, Precision, stored_precision
+from qvl.plan.memory import KvDtype, Precision, check_precision, stored_precision
 
 MINI_FOLDER = Path(__file__).parent.parent / "mini"
 DEFAULT_MAX_NEW_TOKENS = 1024  # when neither the caller nor the checkpoint says
@@ -50,6 +51,7 @@ def load(
     source: str | Path = "mini",
     *,
     dtype: str = "auto",
+    weights: str = "auto",
     device: str = "auto",
     max_model_len: int | None = None,
     kv_dtype: str = "auto",
@@ -65,6 +67,8 @@ def load(
 
     dtype: auto (as stored; fp16 becomes fp32 on a CPU, bf16 beside quantised layers), fp32, bf16, fp16. device: auto,
     cpu, cuda, cuda:N.
+    weights: auto (as stored), or int8, int4: the decoder's layers of a plain checkpoint made so as they are read, at
+    a loss to be measured on your task.
     kv_dtype: auto (as the activations), fp32, bf16, fp16, fp8. Sizes in bytes; None is worked out from what is free.
     Memory is planned before anything is allocated: `model.memory`.
     Raises: CheckpointError, ConfigError, CapacityError.
@@ -73,6 +77,10 @@ def load(
     config = read_config(folder)
     place = _device(device)
     wanted = _dtype(dtype, config, place)
+    if weights not in ("auto", *BITS):
+        raise ConfigError(f"weights {weights!r}: known: auto, {', '.join(BITS)}")
+    if weights != "auto" and config.quantization is None and wanted != torch.bfloat16:
+        wanted = torch.bfloat16  # what the kernels of coded layers take
     kv = _SHORT[wanted] if kv_dtype == "auto" else kv_dtype
     if kv not in KV_TORCH_DTYPES:
         raise ConfigError(f"kv_dtype {kv_dtype!r}: known: auto, {', '.join(KV_TORCH_DTYPES)}")
@@ -83,7 +91,7 @@ def load(
     kv_name: KvDtype = kv  # type: ignore[assignment]
     memory = plan_memory(
         config,
-        precision=_precision(config, wanted),
+        precision=_precision(config, wanted, weights),
         kv_dtype=kv_name,
         available_bytes=available_bytes(place),
         device=place.type,
@@ -94,7 +102,8 @@ def load(
         feature_bytes=feature_bytes,
     )
     # weights in memory of our own lie aligned: a decoded token costs a tenth less than from the mapped file
-    model = load_model(folder, dtype=wanted, device=place, copy=True)
+    small = None if weights == "auto" else weights
+    model = load_model(folder, dtype=wanted, device=place, copy=True, weights=small)
     options = EngineOptions(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -128,8 +137,10 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _precision(config: ModelConfig, dtype: torch.dtype) -> Precision:
+def _precision(config: ModelConfig, dtype: torch.dtype, weights: str) -> Precision:
     """What the weights are planned as: quantised layers as they are stored."""
+    if weights != "auto":
+        return check_precision(weights)
     if config.quantization is None:
         return _SHORT[dtype]
     if config.quantization.get("bits") in (2, 3):  # GPTQ's are held as 4-bit codes

@@ -24,6 +24,13 @@ ModelOption = Annotated[
         metavar="PATH|HUB_ID|mini|NAME|URL",
     ),
 ]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="int8 or int4: the weights are made so as they are read; left out: as stored.",
+        metavar="int8|int4",
+    ),
+]
 EndpointOption = Annotated[
     str | None, typer.Option(help="An OpenAI-compatible server in place of this machine.", metavar="URL")
 ]
@@ -74,6 +81,7 @@ def run(
         ),
     ] = None,
     model: ModelOption = None,
+    weights: WeightsOption = None,
     endpoint: EndpointOption = None,
     family: FamilyOption = None,
     api_key_env: KeyOption = None,
@@ -124,7 +132,7 @@ def run(
 
     began = time.perf_counter()
     backend = open_model(
-        model, endpoint, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
+        model, endpoint, weights=weights, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
         region=region, max_spend=max_spend, prices=prices,
     )  # fmt: skip
     load_s = time.perf_counter() - began

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qvl.cli.ask import WeightsOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,6 +31,7 @@ def run(
             metavar="PATH|HUB_ID|mini|NAME|URL",
         ),
     ] = "mini",
+    weights: WeightsOption = None,
     system: Annotated[
         str | None, typer.Option(help="System prompt in place of the checkpoint's.", metavar="TEXT")
     ] = None,
@@ -43,11 +46,11 @@ def run(
     """Talk with a model about pictures and clips."""
     from rich.console import Console
 
-    import qvl
+    from qvl.backends.base import open_backend
 
     console = Console(highlight=False)
     talk = Talk(
-        qvl.load(model),
+        open_backend(model, weights=weights),
         console,
         system,
         {"max_new_tokens": max_new_tokens, "temperature": temperature, "max_pixels": max_pixels},

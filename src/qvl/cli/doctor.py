@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvl.cli.ask import EndpointOption, FamilyOption, HighResolutionOption, KeyOption, ModelOption
+from qvl.cli.ask import (
+    EndpointOption,
+    FamilyOption,
+    HighResolutionOption,
+    KeyOption,
+    ModelOption,
+    WeightsOption,
+)
 
 if TYPE_CHECKING:
     from qvl.backends.base import Backend
@@ -26,6 +33,7 @@ def run(
         ),
     ] = None,
     model: ModelOption = None,
+    weights: WeightsOption = None,
     endpoint: EndpointOption = None,
     family: FamilyOption = None,
     api_key_env: KeyOption = None,
@@ -68,7 +76,12 @@ def run(
     from qvl.doctor import Patient, examine
 
     backend = open_model(
-        model, endpoint, family=family, api_key_env=api_key_env, high_resolution=high_resolution
+        model,
+        endpoint,
+        weights=weights,
+        family=family,
+        api_key_env=api_key_env,
+        high_resolution=high_resolution,
     )
     limits = _limits(backend, max_pixels)
     notes: list[str] = []

@@ -17,6 +17,7 @@ from qvl.cli.ask import (
     PricesOption,
     RegionOption,
     SpendOption,
+    WeightsOption,
     open_media,
     open_model,
     tell,
@@ -34,6 +35,7 @@ def run(
         typer.Option(help="Saves the pictures at both ends of each moment here.", metavar="FOLDER"),
     ] = None,
     model: ModelOption = None,
+    weights: WeightsOption = None,
     endpoint: EndpointOption = None,
     family: FamilyOption = None,
     api_key_env: KeyOption = None,
@@ -56,7 +58,7 @@ def run(
     if frames is not None and not Path(frames).is_dir():
         raise PromptError(f"{frames}: no such folder; make it first")
     backend = open_model(
-        model, endpoint, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
+        model, endpoint, weights=weights, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
         region=region, max_spend=max_spend, prices=prices,
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from qvl.cli.ask import (
     RegionOption,
     RetryOption,
     SpendOption,
+    WeightsOption,
     open_model,
     showable,
 )
@@ -51,6 +52,7 @@ def run(
         typer.Option(help="The pages with their blocks marked; several get numbers.", metavar="OUT.png"),
     ] = None,
     model: ModelOption = None,
+    weights: WeightsOption = None,
     endpoint: EndpointOption = None,
     family: FamilyOption = None,
     api_key_env: KeyOption = None,
@@ -77,7 +79,7 @@ def run(
     _check_folder(out)
     _check_folder(draw)
     backend = open_model(
-        model, endpoint, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
+        model, endpoint, weights=weights, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
         region=region, max_spend=max_spend, prices=prices,
     )  # fmt: skip
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens or _page_tokens(backend)}

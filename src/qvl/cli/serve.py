@@ -42,6 +42,9 @@ def run(
         float, typer.Option(help="Seconds that running answers get after SIGTERM.", min=0, max=3600)
     ] = 30.0,
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    weights: Annotated[
+        str, typer.Option(help="auto (as stored), or int8, int4: made so as they are read.")
+    ] = "auto",
     kv_dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or fp8.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> int:
@@ -77,6 +80,7 @@ def run(
     loaded = load(
         model,
         dtype=dtype,
+        weights=weights,
         kv_dtype=kv_dtype,
         device=device,
         max_model_len=max_model_len,

@@ -31,7 +31,9 @@ from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.models import build, pickled
 from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import expert_places, put_expert, single_shape
+from qvl.models.linear import QuantizedLinear
 from qvl.models.names import published_names, to_canonical
+from qvl.models.on_load import layers_to_shrink, shrunk
 from qvl.models.quantized.int4_matmul import on_device
 from qvl.models.quantized.layers import QuantizedLayer, make_layer, quantized_layers
 from qvl.units import MiB, format_bytes
@@ -58,10 +60,12 @@ def load_model(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     copy: bool = False,
+    weights: str | None = None,
 ) -> VisionLanguageModel:
     """A network in evaluation mode with frozen weights (`requires_grad_(True)` makes them trainable).
 
-    `dtype` None keeps what the config says. Peak host memory: the weights and 64 MiB at most; of a quantised
+    `dtype` None keeps what the config says. `weights`: `int8` or `int4` makes the decoder's layers so while they are
+    read (models/on_load.py). Peak host memory: the weights and 64 MiB at most; of a quantised
     checkpoint the weights and a few bytes for each weight of its largest layer. Its quantised layers become those
     of models/linear.py and models/quantized/, and are not trainable.
     Raises: ConfigError; CheckpointError naming every missing, extra, misshaped or oddly stored tensor at once;
@@ -76,6 +80,8 @@ def load_model(
         model = build(config)
     entries = read_headers(folder)
     layers = quantized_layers(model, folder, entries)
+    to_shrink = set() if weights is None else layers_to_shrink(model, weights)
+    small: dict[str, QuantizedLinear] = {}
     replaced = {f"{name}.{part}" for name, layer in layers.items() for part in layer.replaces}
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if n not in replaced}
     parts = {f"{name}.{part}": spec for name, layer in layers.items() for part, spec in layer.parts.items()}
@@ -88,10 +94,17 @@ def load_model(
         for name, tensor in read_tensors(names, wanted, place, copy):
             if name in experts:
                 put_expert(config.text, fused[experts[name].fused], experts[name], tensor)
+            elif name.endswith(".weight") and name.removesuffix(".weight") in to_shrink:
+                assert weights is not None
+                small[name.removesuffix(".weight")] = shrunk(tensor, weights)
             else:
                 _set_parameter(model, name, tensor)
         for name, tensor in fused.items():
             _set_parameter(model, name, tensor)
+        for name, coded in small.items():
+            bias: Any = model.get_submodule(name).bias
+            coded.bias = None if bias is None else bias.detach().cpu()
+            model.set_submodule(name, on_device(coded, place))
         for name, layer in layers.items():
             model.set_submodule(name, on_device(_read_quantized(model, name, layer, entries, copy), place))
     except RuntimeError as e:  # torch's word for a full device, and for a full host
