@@ -195,6 +195,22 @@ class QuantizedLinear(nn.Module):
             input_order,
         )
 
+    @classmethod
+    def empty(
+        cls, in_features: int, out_features: int, bits: int, group_size: int, scale_dtype: torch.dtype
+    ) -> QuantizedLinear:
+        """Zeros in the middle, no bias; `put` fills it."""
+        tiles, inputs = -(-out_features // TILE), in_features + -in_features % STEP
+        packed = torch.empty(tiles, inputs * bits // 32, TILE, 4, dtype=torch.uint8)
+        scales = torch.empty(tiles, -(-in_features // group_size), TILE, dtype=scale_dtype)
+        return cls(in_features, out_features, bits, group_size, packed, scales)
+
+    def put(self, tile: int, codes_OI: Tensor, scales_OG: Tensor) -> None:
+        """Rows from this tile on: whole tiles, or the last ones."""
+        part = slice(tile, tile + -(-len(codes_OI) // TILE))
+        self.packed[part] = pack_codes(codes_OI, self.bits)
+        self.scales[part] = _tiled(scales_OG)
+
     @property
     def num_bytes(self) -> int:
         """What the buffers hold, padding and bias included."""
