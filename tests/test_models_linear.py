@@ -211,6 +211,10 @@ def test_emulated_bf16_is_multiplied_wide_unless_a_gradient_is_wanted(monkeypatc
         assert not taken
         layer.bfloat16()(rows)
     assert taken == [1]
+    with torch.inference_mode():  # an expert's matrix as Qwen3-VL stores it
+        linear.product(rows[:1], torch.randn(16, 8).bfloat16().T)
+    assert taken == [1, 1]
+    taken.pop()
     monkeypatch.setattr(linear, "multiplies_half", lambda: True)
     with torch.inference_mode():
         layer(rows)

@@ -79,7 +79,8 @@ def product(x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, *held)
     if takes_few_rows(x, *held):
         return ops.bf16_linear((weight_OI,), (bias,), x)
-    few = x.numel() <= FEW_ROWS * x.shape[-1]  # too few to pay for widening the weights
+    # Too few rows to pay for widening the weights; but a transposed matrix is emulated at a GFLOP/s or less.
+    few = x.numel() <= FEW_ROWS * x.shape[-1] and weight_OI.is_contiguous()
     if few or multiplies_half() or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *held))):
         return F.linear(x, *held)
     return wide_product(x, weight_OI, bias)

@@ -190,7 +190,7 @@ class VisionTower(nn.Module):
         for block in self.transformer.resblocks:
             hidden_PW = block(hidden_PW, pictures)
         pooled_BQD = self.attn_pool(hidden_PW.unflatten(0, (len(grids), -1)))
-        return (self.ln_post(pooled_BQD) @ self.proj).flatten(0, 1)
+        return product(self.ln_post(pooled_BQD), self.proj.T).flatten(0, 1)
 
 
 def rope_cos_sin(positions_3T: Tensor, config: TextConfig) -> tuple[Tensor, Tensor]:
