@@ -26,7 +26,8 @@ Turn = Callable[[BaseHTTPRequestHandler, Seen], None]
 
 @dataclass
 class Server:
-    """`turns` are taken in order; the last one stays. `most_at_once` is how many requests ever ran together."""
+    """`turns` are taken in order; the last one stays. `most_at_once` is how many requests ever waited together
+    for the first byte of their reply."""
 
     url: str = ""
     turns: list[Turn] = field(default_factory=list)
@@ -48,6 +49,17 @@ def openai_server() -> Iterator[Server]:
         def log_message(self, *_: object) -> None:
             pass
 
+        counted = False
+
+        def send_response(self, *words: Any) -> None:
+            self.answered()  # once a client has its reply it may send the next request before this one's thread ends
+            super().send_response(*words)
+
+        def answered(self) -> None:
+            with server.lock:
+                server.running -= self.counted
+            self.counted = False
+
         def handle_any(self) -> None:
             data = self.rfile.read(int(self.headers.get("content-length") or 0))
             seen = Seen(
@@ -59,6 +71,7 @@ def openai_server() -> Iterator[Server]:
             with server.lock:
                 server.seen.append(seen)
                 server.running += 1
+                self.counted = True
                 server.most_at_once = max(server.most_at_once, server.running)
                 turn = server.turns.pop(0) if len(server.turns) > 1 else server.turns[0]
             try:
@@ -66,8 +79,7 @@ def openai_server() -> Iterator[Server]:
             except (BrokenPipeError, ConnectionResetError):
                 server.hung_up.set()
             finally:
-                with server.lock:
-                    server.running -= 1
+                self.answered()
 
         do_POST = do_GET = handle_any
 
