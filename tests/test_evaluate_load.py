@@ -9,6 +9,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -348,3 +349,23 @@ def test_a_plot_that_cannot_be_is_refused_before_the_test(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(LoadError, match=r"pip install 'qvl\[plot\]'"):
         check_plot(tmp_path / "p.png")
+
+
+def test_an_interrupted_test_ends_though_a_client_loses_cancellations():
+    class Stubborn:
+        @asynccontextmanager
+        async def stream(self, *_, **__):
+            for _ in range(2):
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(60)
+            await asyncio.sleep(60)
+            yield
+
+    async def interrupted():
+        arrivals = Arrivals(concurrency=2)
+        test = asyncio.ensure_future(put_under_load(Stubborn(), "/", [b"{}"] * 3, arrivals, timeout_s=600))
+        await asyncio.sleep(0.05)
+        test.cancel()
+        return await asyncio.wait_for(test, 20)
+
+    assert asyncio.run(interrupted()) == ([], True)

@@ -217,8 +217,11 @@ async def put_under_load(
     try:
         await asyncio.gather(*tasks)
     except asyncio.CancelledError:
-        for task in tasks:
-            task.cancel()
+        pending = set(tasks)
+        while pending:  # again and again: a client that is opening a connection may lose one
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.2)
         await asyncio.gather(*tasks, return_exceptions=True)
         return outcomes, True
     return outcomes, False
