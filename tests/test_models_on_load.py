@@ -21,7 +21,7 @@ from qvl.errors import BackendError, CheckpointError, ConfigError
 from qvl.models import build
 from qvl.models.base import initialize
 from qvl.models.checkpoint import load_model, save_model
-from qvl.models.linear import QuantizedLinear, quantize_linear
+from qvl.models.linear import QuantizedLinear, quantize_codes
 from qvl.models.on_load import layers_to_shrink
 from qvl.plan.memory import weight_bytes
 from test_models_attention import TEXT, VISION
@@ -54,7 +54,9 @@ def test_the_decoders_linears_become_codes_and_nothing_else_does(plain, weights)
     for name in coded:
         layer, whole = after.get_submodule(name), before.get_submodule(name)
         group = 128 if weights == "int4" else whole.in_features
-        want = quantize_linear(whole, 8 if weights == "int8" else 4, group)
+        bits = 8 if weights == "int8" else 4
+        codes, scales = quantize_codes(whole.weight, bits, group)  # all at once, not in pieces
+        want = QuantizedLinear.from_codes(codes, bits, scales, group_size=group)
         assert torch.equal(layer.dequantize(), want.dequantize())
         assert (layer.bias is None) == (whole.bias is None)
         assert layer.bias is None or torch.equal(layer.bias, whole.bias)

@@ -33,6 +33,7 @@ BITS = (4, 8)
 GROUP = 128  # inputs that share a scale when we make 4-bit codes ourselves
 SCALE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FEW_ROWS = 16  # up to here bf16 weights are read by our kernel; beyond, PyTorch's matrix product is faster
+WEIGHTS_AT_ONCE = 1 << 20  # rounded to codes together: their fp32 copies stay in the cache
 WIDE_WEIGHTS = 4 << 20  # made fp32 at a time where bf16 products are emulated: 16 MiB, which a cache can hold
 
 
@@ -317,8 +318,20 @@ def quantize_codes(weight_OI: Tensor, bits: int, group_size: int) -> tuple[Tenso
     return codes_OGJ.to(torch.uint8).view(outputs, -1)[:, :inputs], scales_OG1[:, :, 0]
 
 
+def quantize_weight(weight_OI: Tensor, bits: int, group_size: int) -> QuantizedLinear:
+    """Nearest rounding, no bias; on the CPU, wherever the weight is. A group_size of I or more: one scale a row."""
+    outputs, inputs = weight_OI.shape
+    group_size = min(group_size, inputs)
+    layer = QuantizedLinear.empty(inputs, outputs, bits, group_size, torch.bfloat16)
+    # a few tiles at a time, put straight into their place: whole copies in between would be the peak of a load
+    rows = max(1, WEIGHTS_AT_ONCE // (inputs * TILE)) * TILE
+    for first in range(0, outputs, rows):
+        layer.put(first // TILE, *quantize_codes(weight_OI[first : first + rows].cpu(), bits, group_size))
+    return layer
+
+
 def quantize_linear(linear: nn.Linear, bits: int, group_size: int = GROUP) -> QuantizedLinear:
     """A layer's weights made small. A group_size of I or more gives one scale a row."""
-    codes_OI, scales_OG = quantize_codes(linear.weight.detach(), bits, group_size)
-    bias = None if linear.bias is None else linear.bias.detach()
-    return QuantizedLinear.from_codes(codes_OI, bits, scales_OG, group_size=group_size, bias=bias)
+    layer = quantize_weight(linear.weight.detach(), bits, group_size)
+    layer.bias = None if linear.bias is None else linear.bias.detach().cpu()
+    return layer

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from qvl.errors import CheckpointError, nearest
-from qvl.models.linear import GROUP, TILE, Linear, QuantizedLinear, quantize_codes
+from qvl.models.linear import GROUP, Linear, QuantizedLinear, quantize_weight
 from qvl.models.moe import Experts
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 BITS = {"int8": 8, "int4": 4}
 KEPT = ("lm_head", "gate", "shared_expert_gate", "in_proj_a", "in_proj_b")  # the head, and what is narrow
-WEIGHTS_AT_ONCE = 1 << 20  # weights rounded together: their fp32 copies stay in the cache
 
 
 def layers_to_shrink(model: VisionLanguageModel, weights: str) -> set[str]:
@@ -43,11 +41,4 @@ def layers_to_shrink(model: VisionLanguageModel, weights: str) -> set[str]:
 def shrunk(weight_OI: Tensor, weights: str) -> QuantizedLinear:
     """Without a bias. On the CPU, wherever the weight is."""
     bits = BITS[weights]
-    outputs, inputs = weight_OI.shape
-    group_size = min(GROUP, inputs) if bits == 4 else inputs
-    layer = QuantizedLinear.empty(inputs, outputs, bits, group_size, torch.bfloat16)
-    # a few tiles at a time, put straight into their place: whole copies in between would be the peak of a load
-    for first in range(0, outputs, rows := max(1, WEIGHTS_AT_ONCE // (inputs * TILE)) * TILE):
-        codes_OI, scales_OG = quantize_codes(weight_OI[first : first + rows].cpu(), bits, group_size)
-        layer.put(first // TILE, codes_OI, scales_OG)
-    return layer
+    return quantize_weight(weight_OI, bits, GROUP if bits == 4 else weight_OI.shape[1])
