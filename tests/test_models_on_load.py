@@ -121,6 +121,8 @@ def test_what_cannot_be_made_small_is_refused_with_the_reason(plain, tmp_path):
         load_model(plain, weights="int5")
     with pytest.raises(ConfigError, match="known: auto, int8, int4"):
         qvl.load("mini", weights="fp8")
+    with pytest.raises(ConfigError, match="dtype 'fp32' with weights 'int8': these run in bf16"):
+        qvl.load("mini", weights="int8", dtype="fp32")
     with pytest.raises(BackendError, match="a server has loaded its weights already"):
         open_backend("x", endpoint="http://127.0.0.1:9", weights="int8")
 

@@ -79,8 +79,10 @@ def load(
     wanted = _dtype(dtype, config, place)
     if weights not in ("auto", *BITS):
         raise ConfigError(f"weights {weights!r}: known: auto, {', '.join(BITS)}")
-    if weights != "auto" and config.quantization is None and wanted != torch.bfloat16:
-        wanted = torch.bfloat16  # what the kernels of coded layers take
+    if weights != "auto":  # the kernels of coded layers take bf16
+        if dtype != "auto" and wanted != torch.bfloat16:
+            raise ConfigError(f"dtype {dtype!r} with weights {weights!r}: these run in bf16; leave dtype out")
+        wanted = torch.bfloat16
     kv = _SHORT[wanted] if kv_dtype == "auto" else kv_dtype
     if kv not in KV_TORCH_DTYPES:
         raise ConfigError(f"kv_dtype {kv_dtype!r}: known: auto, {', '.join(KV_TORCH_DTYPES)}")
