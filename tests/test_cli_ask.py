@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -122,20 +121,15 @@ def test_a_bad_file_is_told_without_importing_torch(tmp_path):
     assert done.stdout.split() == ["2", "False"]
 
 
-def test_help_needs_neither_torch_nor_numpy_and_is_quick():
+def test_help_needs_neither_torch_nor_numpy():  # which makes it quick: benchmarks/cold_start.py has the seconds
     script = (
         "import sys; from qvl.cli.main import main; code = main(['ask', '--help']);"
         "print(code, [m for m in ('torch', 'numpy', 'pydantic', 'transformers') if m in sys.modules], file=sys.stderr)"
     )
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-        times.append(time.perf_counter() - began)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "0 []"
     assert "QUESTION" in done.stdout
     assert "--max-pixels" in done.stdout
-    assert min(times) < 2.0  # 0.3 s alone on this machine; loosely bounded, since test machines are shared
 
 
 def test_the_last_word_is_the_question():

@@ -1,7 +1,6 @@
 """`qvl fit`: fixed names, one readable page, one line for every mistake, a fast start."""
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -156,14 +155,3 @@ def test_a_fit_loads_no_heavy_module():
 def test_the_planner_itself_loads_no_command_line_library_either():
     code = "from qvl.plan.fit import fit; from qvl.plan.request import request_for; fit(request_for('qwen3-vl-8b'))"
     assert loaded(code, (*HEAVY, "typer", "pydantic")) == []
-
-
-def test_a_fit_takes_less_than_0_4_seconds_of_processor_time_cold():
-    # processor time, not the clock: a busy machine must not fail this
-    def spent() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "qvl.cli.main", *FIT], capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert min(spent() for _ in range(3)) < 0.4
