@@ -1,5 +1,6 @@
 """The dispatcher: one line and exit 2 for anything wrong, and no verb imported before it is asked for."""
 
+import importlib
 import subprocess
 import sys
 import types
@@ -8,6 +9,7 @@ import pytest
 import typer
 
 from qvl.cli import main as cli
+from qvl.cli.plain_values import PlainCommand
 from qvl.errors import MediaError
 
 
@@ -77,6 +79,56 @@ def test_overview_imports_no_verb_and_no_heavy_module():
     assert out.splitlines()[-1] == "[]"
     for name in cli.VERBS:
         assert f"  {name}" in out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fit qwen2.5-vl-7b --gpu rtx4090 --image 640x480x2 --concurrency 4 --gpu-memory-utilization 0.8",
+        "models qwen2.5-vl-7b",
+        "choose --gpu rtx4090 --private --min-quality 50",
+        "cost --model qwen-vl-max --image 640x480 --requests 9k --cache-hit 0.5 --allow-stale",
+        "launch qwen2.5-vl-7b --gpu l40s --text-only --port 9000",
+    ],
+)
+def test_a_planning_verb_loads_no_pydantic_and_no_numpy(line):
+    """typer would build a pydantic adapter for each option; half of a cold start went there."""
+    code = (
+        f"import sys; from qvl.cli.main import main; code = main({line.split()!r});"
+        "print(code, sorted(m for m in ('numpy', 'torch', 'pydantic', 'PIL') if m in sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "0 []"
+
+
+VALUES = ["", " ", "0", "1", "-1", "1.5", "1e3", "nan", "x", " 7 ", "1_000", "0x1", "true", "é", "70000"]
+
+
+@pytest.mark.parametrize("name", list(cli.VERBS))
+def test_options_are_read_as_typer_reads_them(name):
+    """Every option of every verb, with good and bad words: the same value, or the same refusal."""
+    module = importlib.import_module(cli.VERBS[name][0])
+    app = typer.Typer(add_completion=False)
+    app.command(cls=PlainCommand)(module.run)
+    command = typer.main.get_command(app)
+    context = typer.Context(command)
+
+    def read(param, value):
+        try:
+            return repr(param.get_runtime_param().coerce(value, param=param, ctx=context))
+        except typer.BadParameter as e:
+            return f"refused: {e.format_message()}"
+
+    for param in command.params:
+        several = param.multiple or param.nargs == -1
+        for value in [None, param.default, *([v] if several else v for v in VALUES)]:
+            if callable(value):
+                continue
+            param._runtime_param = None
+            typers = read(param, value)
+            param._runtime_param = None
+            assert param in command.get_params(context)
+            assert read(param, value) == typers, (param.name, value)
 
 
 def test_version_is_the_packages(capsys):

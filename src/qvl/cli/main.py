@@ -60,12 +60,14 @@ def run_verb(verb: str, args: list[str]) -> int:
     import typer
     from typer import exceptions as usage
 
+    from qvl.cli.plain_values import PlainCommand
     from qvl.errors import QvlError, missing_extra
 
     try:
         module = importlib.import_module(VERBS[verb][0])
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        app.command(name=verb, context_settings={"help_option_names": ["--help", "-h"]})(module.run)
+        settings = {"help_option_names": ["--help", "-h"]}
+        app.command(name=verb, cls=PlainCommand, context_settings=settings)(module.run)
         code = app(args, prog_name=f"qvl {verb}", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
