@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +18,10 @@ import qwen3_5_tiny as tiny_models
 from qvl.backends.answer import conversation
 from qvl.catalog.config import read_config
 from qvl.catalog.models import config_of
-from qvl.engine.block_pool import BlockPool, SlotPool
+from qvl.engine.block_pool import SlotPool
 from qvl.engine.engine import Engine, EngineOptions
-from qvl.engine.feature_cache import FeatureCache
 from qvl.engine.memory import plan_memory
 from qvl.engine.sampling import SamplingParams
-from qvl.engine.scheduler import Scheduler
 from qvl.engine.state import StateStore
 from qvl.errors import CapacityError
 from qvl.inputs.processor import ModelInputs, Processor
@@ -360,23 +359,160 @@ def test_a_model_without_such_layers_plans_no_states():
 # --- prefixes
 
 
-def test_prefixes_are_not_reused_and_the_reason_is_told(tiny, prompts, reference):
-    engine = make_engine(tiny, prefix_caching=True)
-    assert run(engine, prompts[:1]) == reference[:1]
-    assert run(engine, prompts[:1]) == reference[:1]
+def begin_alike(tiny, count: int, words: int = 30) -> list[ModelInputs]:
+    """One picture and the same words first, then words of their own: the prompts part in the middle of a block."""
+    _, processor = tiny
+    alike = "the system in the inn " * (words // 5)
+    return [processor(conversation([picture(1)], f"{alike}{i} {'abc'[i % 3] * 9}")) for i in range(count)]
+
+
+def cached(engine: Engine, requests: list[ModelInputs]) -> int:
+    """Prompt tokens that these requests, run one after another, did not compute; their answers are checked."""
+    before = engine.stats.num_cached_tokens
+    for inputs in requests:
+        alone = make_engine((engine.model, SimpleNamespace(tokenizer=engine.tokenizer)), prefix_caching=False)
+        assert run(engine, [inputs]) == run(alone, [inputs])
+    return engine.stats.num_cached_tokens - before
+
+
+def last_block(inputs: ModelInputs) -> int:
+    return (len(inputs.input_ids) - 1) // BLOCK * BLOCK
+
+
+def test_a_prompt_asked_again_goes_on_from_the_state_at_its_last_whole_block(tiny, prompts):
+    for inputs in prompts:
+        engine = make_engine(tiny)
+        assert cached(engine, [inputs]) == 0
+        assert cached(engine, [inputs]) == last_block(inputs)
+        assert engine.notes == ()
+
+
+def test_the_next_turn_of_a_conversation_goes_on_from_the_one_before(tiny):
+    _, processor = tiny
+    first = conversation([picture(1)], "What is the total?")
+    then = [*first, {"role": "assistant", "content": "12"}, {"role": "user", "content": "And the tax?"}]
+    first, then = processor(first), processor(then)
+    begins_alike = first.input_ids.tolist() == then.input_ids[: len(first.input_ids)].tolist()
+    assert begins_alike
+    engine = make_engine(tiny)
+    assert cached(engine, [first, then]) == last_block(first)
+
+
+def test_another_question_about_a_picture_goes_on_behind_the_picture(tiny):
+    engine = make_engine(tiny)
+    first, second, *_ = begin_alike(tiny, 2)
+    behind = first.media[0].start + first.media[0].num_tokens
+    assert cached(engine, [first, second]) == behind // BLOCK * BLOCK
+
+
+def test_where_two_prompts_parted_the_third_goes_on(tiny):
+    engine = make_engine(tiny)
+    requests = begin_alike(tiny, 3)
+    ids = [inputs.input_ids.tolist() for inputs in requests]
+    alike = next(i for i, tokens in enumerate(zip(*ids)) if len(set(tokens)) > 1)
+    cached(engine, requests[:2])
+    assert cached(engine, requests[2:]) == alike // BLOCK * BLOCK
+
+
+def test_another_picture_under_the_same_words_goes_on_from_nothing_of_it(tiny):
+    _, processor = tiny
+    engine = make_engine(tiny)
+    one, other = (processor(conversation([picture(i)], "What is the total?")) for i in (1, 2))
+    assert cached(engine, [one]) == 0
+    assert cached(engine, [other]) <= one.media[0].start
+
+
+@pytest.mark.parametrize("step", [3, 9, 64])
+def test_prefixes_are_found_whatever_the_chunks_and_the_company(tiny, prompts, reference, step):
+    engine = make_engine(tiny, max_num_batched_tokens=step)
+    assert run(engine, prompts * 3) == reference * 3
+    assert run(engine, prompts[::-1]) == reference[::-1]
+    assert engine.stats.num_cached_tokens >= sum(map(last_block, prompts))
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 3])
+def test_with_few_slots_running_sequences_come_before_kept_states(tiny, prompts, reference, num_slots):
+    engine = make_engine(tiny, max_num_seqs=num_slots)
+    for _ in range(2):
+        assert run(engine, prompts) == reference
+    assert used_slots(engine) == 0
+    again = cached(engine, [prompts[0]] * 2)
+    assert again == (last_block(prompts[0]) if num_slots > 1 else 0)
+
+
+def test_with_one_slot_there_is_none_to_keep_a_state_in_and_that_is_told(tiny):
+    assert any("no slot to keep one in" in note for note in make_engine(tiny, max_num_seqs=1).notes)
+
+
+def test_who_asked_for_no_prefix_caching_gets_none_and_no_note(tiny, prompts):
+    engine = make_engine(tiny, prefix_caching=False, max_num_seqs=1)
+    assert run(engine, prompts[:1] * 2)
+    assert (engine.stats.num_cached_tokens, engine.notes) == (0, ())
+
+
+def test_a_step_that_fails_keeps_no_state(tiny, prompts, reference, monkeypatch, caplog):
+    engine = make_engine(tiny)
+    with monkeypatch.context() as patch:
+        patch.setattr(StateStore, "write", lambda *_: (_ for _ in ()).throw(RuntimeError("device is gone")))
+        run_to_end = [
+            event for event in [engine.submit(prompts[0], GREEDY)] for _ in range(3) if engine.step()
+        ]
+    assert run_to_end
+    assert run(engine, prompts[:1] * 2) == reference[:1] * 2
     assert engine.stats.num_cached_tokens == 0
-    assert any("linear-attention layers keep one state" in note for note in engine.notes)
 
 
-def test_who_asked_for_no_prefix_caching_gets_no_note(tiny):
-    assert make_engine(tiny, prefix_caching=False).notes == ()
+def test_a_prefix_is_known_no_longer_than_its_blocks(tiny, prompts):
+    """The state alone would not do: full-attention layers read the keys and values."""
+    engine = make_engine(tiny)
+    cached(engine, prompts[:1])
+    engine._pool.forget_all()
+    assert cached(engine, prompts[:1]) == 0
 
 
-def test_a_scheduler_with_states_refuses_prefix_caching():
-    """KV found in the cache would be read by a sequence whose state has not seen those tokens."""
-    limits = dict(max_num_batched_tokens=8, max_num_seqs=2, max_encoded_tokens=8, feature_bytes_per_token=4)
-    with pytest.raises(AssertionError, match="without the state at its end"):
-        Scheduler(BlockPool(4, 4), FeatureCache(64), **limits, prefix_caching=True, slots=SlotPool(2))
+@given(
+    st.lists(st.tuples(st.sampled_from("akf"), st.integers(0, 4)), max_size=80),
+    st.integers(1, 5),
+)
+@settings(max_examples=80, deadline=None)
+def test_kept_slots_are_found_until_they_are_needed_oldest_first(moves, num_slots: int) -> None:
+    pool, owned, kept = SlotPool(num_slots), list[int](), dict[bytes, int]()  # kept: oldest first
+    for move, i in moves:
+        key = bytes([i])
+        if move == "f" and owned:
+            pool.free(owned.pop(0))
+        elif move == "k":
+            full = len(owned) == num_slots
+            slot = pool.keep(key)
+            assert (slot is None) == (key in kept or full)
+            if slot is None and key in kept:
+                kept[key] = kept.pop(key)
+            if slot is not None:
+                if len(owned) + len(kept) == num_slots:
+                    assert slot == kept.pop(next(iter(kept)))
+                kept[key] = slot
+        elif move == "a" and len(owned) < num_slots:
+            oldest = next(iter(kept), None)
+            slot = pool.allocate()
+            if oldest is not None and slot == kept[oldest]:
+                assert len(owned) + len(kept) == num_slots
+                del kept[oldest]
+            owned.append(slot)
+        pool.check(owned)
+        assert pool.num_used == len(owned)
+        for known, slot in list(kept.items()):
+            assert pool.find(known) == slot
+
+
+def test_copied_states_are_the_source_at_its_place(store):
+    new = State(*(torch.randn_like(t) for t in store.read(0, slice(1, 2))))
+    store.write(0, slice(1, 2), new)
+    store.take(1, 0, 7)
+    store.copy(1, 3)
+    store.begin(1)
+    for held, wrote in zip(store.read(0, slice(3, 4)), new):
+        assert torch.equal(held, wrote)
+    store.take(3, 7, 1)
 
 
 def test_pictures_are_still_encoded_once(tiny, prompts):

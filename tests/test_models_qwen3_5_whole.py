@@ -63,14 +63,16 @@ def test_the_server_answers_several_clients_as_one_by_one(folder, picture):
     assert [answer.choices[0].message.content for answer in again] == texts
 
 
-def test_serve_tells_at_start_why_prefixes_are_computed_again(folder, capsys, monkeypatch):
+def test_serve_tells_at_start_when_prefixes_are_computed_again(folder, capsys, monkeypatch):
     from qvl.serve import server
 
     monkeypatch.setattr(server.Server, "run", lambda *_, **__: None)
     assert main(["serve", "--model", str(folder), "--port", "0"]) == 0
     said = capsys.readouterr().err
     assert "(16 sequences)" in said  # the states, in the line of the memory plan
-    assert "note: prompts that begin alike are computed each from its start" in said
+    assert "note:" not in said
+    assert main(["serve", "--model", str(folder), "--port", "0", "--max-num-seqs", "1"]) == 0
+    assert "note: prompts that begin alike are computed each from its start" in capsys.readouterr().err
 
 
 def test_thoughts_are_parted_from_the_answer_unless_the_template_closes_them(thinking):

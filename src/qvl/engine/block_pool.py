@@ -11,40 +11,59 @@ Free means blank or cached, so free + used = total at any moment; `check` assert
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import OrderedDict
 from collections.abc import Sequence
-from heapq import heappop, heappush
 
 
 class SlotPool:
-    """A fixed number of slots, each free or one running sequence's. The lowest free one is next, so that sequences
-    that run together tend to be neighbours.
+    """A fixed number of slots for states, in the same three states as blocks: blank, cached (what `keep` gave), used.
+
+    A running sequence gets the lowest blank slot and what is kept the highest, so that sequences that run together
+    tend to be neighbours.
     """
 
     def __init__(self, num_slots: int):
         assert num_slots > 0
         self.num_slots = num_slots
-        self._free = list(range(num_slots))  # a heap
+        self._blank = list(range(num_slots))  # ascending
+        self._cached: OrderedDict[bytes, int] = OrderedDict()  # oldest first
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return len(self._blank) + len(self._cached)
 
     @property
     def num_used(self) -> int:
         return self.num_slots - self.num_free
 
     def allocate(self) -> int:
-        assert self._free, f"all {self.num_slots} slots are used"
-        return heappop(self._free)
+        """A slot for a sequence; the oldest cached one is lost when none is blank."""
+        assert self.num_free, f"all {self.num_slots} slots are used"
+        return self._blank.pop(0) if self._blank else self._cached.popitem(last=False)[1]
 
     def free(self, slot: int) -> None:
-        assert slot not in self._free, f"slot {slot} freed twice"
-        heappush(self._free, slot)
+        assert slot not in [*self._blank, *self._cached.values()], f"slot {slot} freed twice"
+        insort(self._blank, slot)
+
+    def keep(self, key: bytes) -> int | None:
+        """The slot where `find` shall find a copy that the caller makes; None if there is one, or no slot is free."""
+        if self.find(key) is not None or not self.num_free:
+            return None
+        slot = self._blank.pop() if self._blank else self._cached.popitem(last=False)[1]
+        self._cached[key] = slot
+        return slot
+
+    def find(self, key: bytes) -> int | None:
+        """Where the state with this key lies, which becomes the last to be lost."""
+        if key in self._cached:
+            self._cached.move_to_end(key)
+        return self._cached.get(key)
 
     def check(self, owners: Sequence[int]) -> None:
-        """Asserts that every slot is free or in `owners`, and only once."""
-        assert sorted([*self._free, *owners]) == list(range(self.num_slots)), (self._free, owners)
+        """Asserts that every slot is blank, cached or in `owners`, and only once."""
+        held = sorted([*self._blank, *self._cached.values(), *owners])
+        assert held == list(range(self.num_slots)), (self._blank, self._cached, owners)
 
 
 class BlockPool:

@@ -43,8 +43,8 @@ FEATURES_WAIT_S = 0.02  # how late a newcomer may be seen while there is nothing
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 NO_PREFIX_REUSE = (
-    "prompts that begin alike are computed each from its start: this model's linear-attention layers keep one state, "
-    "of a sequence's end, and none of the places where another prompt could go on"
+    "prompts that begin alike are computed each from its start: this model's linear-attention layers need a state of "
+    "the place to go on from, and with max_num_seqs 1 there is no slot to keep one in"
 )
 KV_TORCH_DTYPES = {
     "fp32": torch.float32,
@@ -175,7 +175,8 @@ class Engine:
         assert not hybrid or memory.num_states, (
             "the memory plan has no states for the linear-attention layers"
         )
-        self.notes = (NO_PREFIX_REUSE,) if hybrid and options.prefix_caching else ()
+        nowhere = hybrid and memory.num_states == 1
+        self.notes = (NO_PREFIX_REUSE,) if nowhere and options.prefix_caching else ()
         self._scheduler = Scheduler(
             self._pool,
             self._features,
@@ -183,7 +184,7 @@ class Engine:
             max_num_seqs=options.max_num_seqs,
             max_encoded_tokens=options.max_encoded_tokens,
             feature_bytes_per_token=encoder_bytes_per_token(model.config, model.dtype.itemsize),
-            prefix_caching=options.prefix_caching and not hybrid,
+            prefix_caching=options.prefix_caching and not nowhere,
             slots=SlotPool(memory.num_states) if hybrid else None,
         )
         store = KVStore(
@@ -329,7 +330,7 @@ class Engine:
             log.exception("a step of %d tokens failed", step.num_tokens)
             ended = [self._requests[chunk.sequence.request_id] for chunk in step.chunks]
             return events + [self._end(request, "error", error=_reason(e)) for request in ended]
-        self._scheduler.advance(step)
+        self._runner.copy_states(self._scheduler.advance(step))
         self.stats.num_steps += 1
         now = self._clock()
         num_decoding = sum(chunk.count == 1 for chunk in step.chunks)
@@ -341,6 +342,7 @@ class Engine:
     def _schedule(self) -> Step:
         """The next step; what it wants encoded is begun."""
         step = self._scheduler.schedule(self._pace.prefill_tokens if self.options.interleave else None)
+        self._runner.copy_states(step.copies)
         if step.encode:
             began = self._started(sequence for sequence, _ in step.encode)
             media = [

@@ -5,7 +5,7 @@ Legend: T packed tokens of the step, D model width, S chunks that sample, V voca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,6 +74,12 @@ class Runner:
         logits_SV = self.model.logits(hidden_TD[torch.tensor(last_rows, device=device)]).float()
         logits_SV[:, self.num_words :] = float("-inf")
         return logits_SV
+
+    def copy_states(self, copies: Iterable[tuple[int, int]]) -> None:
+        """From slot to slot, in order."""
+        for source, target in copies:
+            assert self.states is not None
+            self.states.copy(source, target)
 
     def _attend(self, step: Step, rows: Sequence[int]) -> Attend:
         spans = [Span(row, c.count, c.start, c.sequence.blocks) for c, row in zip(step.chunks, rows)]

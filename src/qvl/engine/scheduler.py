@@ -9,6 +9,10 @@ are there, and until then the chunks end before them.
 
     tokens     p p p p p p p p g g            p prompt, g generated
     computed   ^^^^^^^^^^^                    KV written so far; the rest is what `schedule` may take
+
+Where layers keep a state, a prefix's blocks are of use only with the state at its end. Copies of it are kept in slots
+that nobody runs in, at few places, where chunks are cut: the last whole block of a prompt, that of its last visual,
+and where a prompt was seen to leave another's.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ class Sequence:
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
     slot: int | None = None  # of its state, while it runs, in models with linear-attention layers
+    keep_at: frozenset[int] = frozenset()  # lengths, in whole blocks, at which a copy of its state is kept
     keys: list[bytes] = field(default_factory=list)  # of the full blocks, as far as they were needed
     num_published: int = 0  # blocks already in the prefix index
     pinned: set[str] = field(default_factory=set)  # names of the features it holds in the cache
@@ -82,6 +87,9 @@ class Step:
     encode: tuple[
         tuple[Sequence, Visual], ...
     ] = ()  # features to make for later steps; `encoded` ends the job
+    copies: tuple[
+        tuple[int, int], ...
+    ] = ()  # of states, from slot to slot in this order, before anything runs
 
     @property
     def num_tokens(self) -> int:
@@ -116,7 +124,6 @@ class Scheduler:
         self.max_num_seqs = max_num_seqs
         self.max_encoded_tokens = max_encoded_tokens  # visual tokens a step; one larger visual goes alone
         self.feature_bytes_per_token = feature_bytes_per_token
-        assert slots is None or not prefix_caching, "a prefix's KV is of no use without the state at its end"
         self.prefix_caching = prefix_caching
         self.slots = slots
         self.running: list[Sequence] = []  # by arrival
@@ -125,6 +132,7 @@ class Scheduler:
         self._job_ended = False
         self._no_room = False  # for more features in the step that is being made
         self._num_arrived = 0
+        self._copies: list[tuple[int, int]] = []  # of states, for the step that is being made
 
     @property
     def has_work(self) -> bool:
@@ -152,6 +160,7 @@ class Scheduler:
         """
         preempted = self._grow_running()
         self._no_room = False
+        self._copies = []
         budget = self.max_num_batched_tokens
         encode: list[tuple[Sequence, Visual]] = []
         chunks: list[Chunk] = []
@@ -177,15 +186,19 @@ class Scheduler:
         if encode:
             self.encoding = tuple(visual.features for _, visual in encode)
         assert chunks or encode or waited or not self.has_work, "work waits, but nothing could be scheduled"
-        return Step(tuple(chunks), tuple(encode))
+        return Step(tuple(chunks), tuple(encode), tuple(self._copies))
 
     def encoded(self) -> None:
         """The job that a step named has ended: its features are in the cache, or will not be."""
         assert self.encoding
         self._job_ended = True
 
-    def advance(self, step: Step) -> None:
-        """Records that a step's tokens have their KV; new full blocks become findable, spent features free."""
+    def advance(self, step: Step) -> list[tuple[int, int]]:
+        """Records that a step's tokens have their KV; new full blocks become findable, spent features free.
+
+        Returns copies of states to make now, from slot to slot in this order.
+        """
+        copies = []
         for chunk in step.chunks:
             sequence = chunk.sequence
             sequence.num_computed = chunk.end
@@ -193,11 +206,16 @@ class Scheduler:
                 for index in range(sequence.num_published, chunk.end // self.pool.block_size):
                     self.pool.publish(sequence.blocks[index], sequence.key(index, self.pool.block_size))
                     sequence.num_published = index + 1
+            if self.slots is not None and sequence.slot is not None and chunk.end in sequence.keep_at:
+                key = sequence.key(chunk.end // self.pool.block_size - 1, self.pool.block_size)
+                if (slot := self.slots.keep(key)) is not None:
+                    copies.append((sequence.slot, slot))
             # only a visual cut through by the chunk stays pinned: who held one and waited for another could lock up
             halfway = {v.features for v in sequence.visuals if v.start < chunk.end < v.end}
             for name in sequence.pinned - halfway:
                 self.features.unpin(name)
             sequence.pinned &= halfway
+        return copies
 
     def _grow_running(self) -> bool:
         """Gives every running sequence blocks for all its tokens, oldest first; the youngest pay. True if one did."""
@@ -242,6 +260,11 @@ class Scheduler:
         if self.prefix_caching:
             keys = [sequence.key(i, size) for i in range((len(sequence.tokens) - 1) // size)]
             known = self.pool.match(keys)
+            if self.slots is not None:
+                seen = len(known)
+                known = known[: self._with_state(keys[:seen])]
+                last = max((visual.end for visual in sequence.visuals), default=0) // size
+                sequence.keep_at = frozenset({n * size for n in (len(keys), last, seen) if n > len(known)})
             self.pool.share(known)
         missing = self.pool.blocks_for(len(sequence.tokens)) - len(known)
         if not self.pool.can_allocate(missing + len(self.running)):
@@ -249,12 +272,20 @@ class Scheduler:
             return False
         sequence.blocks = known + self.pool.allocate(missing, after=known[-1] if known else None)
         if self.slots is not None:
+            source = self.slots.find(keys[len(known) - 1]) if known else None
             sequence.slot = self.slots.allocate()
+            if source is not None and source != sequence.slot:
+                self._copies.append((source, sequence.slot))
         sequence.num_computed = len(known) * size
         sequence.num_published = len(known)
         if sequence.num_preemptions == 0:
             sequence.num_cached_tokens = sequence.num_computed
         return True
+
+    def _with_state(self, keys: Seq[bytes]) -> int:
+        """How many blocks the longest prefix has at whose end a state is kept."""
+        assert self.slots is not None
+        return next((n for n in range(len(keys), 0, -1) if self.slots.find(keys[n - 1]) is not None), 0)
 
     def _take(
         self,
@@ -272,6 +303,7 @@ class Scheduler:
         start = sequence.num_computed
         self._ask_for_features(sequence, start, encode)
         end = min(len(sequence.tokens), start + budget)
+        end = min([end, *(at for at in sequence.keep_at if at > start)])
         read: list[str] = []
         for visual in overlapping(sequence.visuals, start, end):
             if not self.features.ready(visual.features):

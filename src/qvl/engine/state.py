@@ -3,7 +3,7 @@
 A running sequence has one slot: in every linear-attention layer the last inputs of the convolution and one matrix a
 head, the same size whatever its length. Unlike keys and values a state is overwritten by each token, so it knows one
 place in the sequence only: the next token it can take is the one after the last it took. The store counts them, and
-refuses any other.
+refuses any other. A prompt that begins as another did can go on from a copy of the state at that place.
 Legend: T packed tokens of a step, L tokens of one sequence, S slots.
 """
 
@@ -59,6 +59,13 @@ class StateStore:
         at = self._num_tokens[slot]
         assert start == at, f"slot {slot} has taken {at} tokens, token {start} can't be next"
         self._num_tokens[slot] = start + num_tokens
+
+    def copy(self, source: int, target: int) -> None:
+        """One slot's states become another's."""
+        for state in self._states.values():
+            for tensor in state:
+                tensor[target] = tensor[source]
+        self._num_tokens[target] = self._num_tokens[source]
 
     def read(self, layer: int, place: slice | Tensor) -> State:
         conv, memory = self._states[layer]
