@@ -14,7 +14,7 @@ from qvl.backends.fake import FakeModel, FakeStream
 from qvl.backends.http import HttpModel, HttpStream
 from qvl.backends.model import Model
 from qvl.backends.native import AnswerStream, NativeModel
-from qvl.errors import PromptError
+from qvl.errors import CheckpointError, PromptError
 from qvl.outputs.actions import Click
 from qvl.outputs.documents import Page
 
@@ -68,6 +68,42 @@ def test_an_address_is_a_server(server):
 def test_a_served_name_goes_with_an_endpoint(server):
     model = qvl.load("Qwen/Qwen2.5-VL-7B-Instruct", endpoint=server.url)
     assert (model.name, server.seen) == ("Qwen/Qwen2.5-VL-7B-Instruct", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_id"),
+    [
+        ("Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ("qwen2.5-vl-7b-awq", "Qwen/Qwen2.5-VL-7B-Instruct-AWQ"),
+        ("Qwen-VL-Chat", "Qwen/Qwen-VL-Chat"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct-AWQ", "Qwen/Qwen2.5-VL-7B-Instruct-AWQ"),
+        ("somebody/else", "somebody/else"),
+    ],
+)
+def test_a_name_that_the_catalogue_lists_is_fetched_from_the_hub(name, hub_id, monkeypatch):
+    class Fetched(Exception):
+        pass
+
+    def fetch(source, revision):
+        raise Fetched(str(source))
+
+    monkeypatch.setattr("qvl.models.checkpoint._fetch", fetch)
+    with pytest.raises(Fetched, match=f"^{hub_id}$"):
+        qvl.load(name)
+
+
+def test_a_folder_of_a_listed_name_goes_before_the_hub(tiny_checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "Qwen2.5-VL-7B").symlink_to(tiny_checkpoint)
+    monkeypatch.chdir(tmp_path)
+    assert qvl.load("Qwen2.5-VL-7B").name == "Qwen2.5-VL-7B"
+
+
+def test_an_unknown_name_is_told_what_a_name_may_be_and_the_nearest_known():
+    with pytest.raises(
+        CheckpointError, match=r"no such folder; a hub id looks like .* did you mean qwen2.5-vl-7b"
+    ):
+        qvl.load("qwen2.5-vl-77b")
 
 
 def test_nothing_named_is_the_embedded_model(monkeypatch):

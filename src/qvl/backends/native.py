@@ -22,11 +22,12 @@ from qvl.backends.answer import Answer, MediaSize, conversation
 from qvl.backends.base import Stream
 from qvl.backends.model import Model, as_list
 from qvl.catalog.config import Family, ModelConfig, read_config
+from qvl.catalog.models import resolve
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
 from qvl.engine.generation_config import GenerationDefaults, read_generation_config
 from qvl.engine.memory import DEFAULT_FEATURE_BYTES, EngineMemory, plan_memory
 from qvl.engine.sampling import Logprob, SamplingParams
-from qvl.errors import BackendError, CheckpointError, ConfigError
+from qvl.errors import BackendError, CatalogError, CheckpointError, ConfigError
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import ModelInputs, Processor
 from qvl.models.base import VisionLanguageModel
@@ -63,7 +64,8 @@ def load(
     prefix_caching: bool = True,
     revision: str | None = None,
 ) -> NativeModel:
-    """A model ready to answer, from a checkpoint folder, a hub id, or `mini`, the embedded one.
+    """A model ready to answer, from a checkpoint folder, a hub id, a name that `qvl models` lists, or `mini`, the
+    embedded one.
 
     dtype: auto (as stored; fp16 becomes fp32 on a CPU, bf16 beside quantised layers), fp32, bf16, fp16. device: auto,
     cpu, cuda, cuda:N.
@@ -115,8 +117,19 @@ def load(
 
 
 def _source_folder(source: str | Path) -> str | Path:
-    if source != "mini" or Path("mini").is_dir():
+    """The embedded model's folder for `mini`, the hub id for a name of the catalogue; what else it is stays."""
+    name = str(source)
+    if "/" in name or Path(name).expanduser().exists():
         return source
+    if name != "mini":
+        try:
+            model, checkpoint = resolve(name)
+        except CatalogError as e:
+            example = "Qwen/Qwen2.5-VL-3B-Instruct"
+            raise CheckpointError(
+                f"{name}: no such folder; a hub id looks like {example} (owner/name); {e}"
+            ) from e
+        return checkpoint.hub_id if checkpoint else model.hub_id
     if not (MINI_FOLDER / "config.json").is_file():
         raise CheckpointError(
             "the embedded model isn't in this installation; make it with `make mini`, or give a checkpoint folder or "
