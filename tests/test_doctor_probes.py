@@ -38,7 +38,12 @@ def test_every_cause_says_what_and_when_its_threads_were_read():
     for key, cause in CAUSES.items():
         text = cause_text(key)
         assert text.startswith(cause.what)
-        assert ("read 2026-08" in text) == bool(cause.where)
+        assert (f"read {cause.read})" in text) == bool(cause.where)
+
+
+def test_every_probe_names_a_cause_with_a_thread_or_version():
+    for probe in PROBES:
+        assert any(CAUSES[cause].where for cause in probe.causes), probe.name
 
 
 def test_probes_are_chosen_by_name_theme_and_level():

@@ -1,13 +1,11 @@
 """Likely causes of what a probe finds, each with the thread or version in which it was met.
 
-A cause is a lead and no verdict: versions move, and the same symptom has many roots. Read at `CHECKED`.
+A cause is a lead and no verdict: versions move, and the same symptom has many roots.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-CHECKED = "2026-08"  # when the threads were read
 
 
 @dataclass(frozen=True)
@@ -15,6 +13,7 @@ class Cause:
     what: str
     where: tuple[str, ...] = ()  # threads as owner/repository#number, or versions
     do: str = ""
+    read: str = "2026-08"  # when the threads were
 
 
 CAUSES: dict[str, Cause] = {
@@ -31,7 +30,8 @@ CAUSES: dict[str, Cause] = {
     "pixels-ignored": Cause(
         "min_pixels or max_pixels of the server isn't applied: each version spells it differently",
         ("vllm-project/vllm#15364 (transformers 4.50)", "vllm-project/vllm#13143", "vllm-project/vllm#27981"),
-        "qvl launch writes the spelling of your version; tell the doctor the server's own limit with --max-pixels",
+        "take the spelling that qvl launch writes for your version; tell the doctor the server's own limit with "
+        "--max-pixels",
     ),
     "double-resize": Cause(
         "something before the model scales pictures a second time",
@@ -69,12 +69,20 @@ CAUSES: dict[str, Cause] = {
         "set the server's frame limits (media-io-kwargs in vLLM), or send fewer frames",
     ),
     "mixed-media": Cause(
-        "features of a clip and a picture are merged in the wrong order, or one kind is dropped"
+        "a clip and a picture can't go together: features are merged in the wrong order, or one kind is dropped",
+        ("vllm-project/vllm#15387 (mended in 0.8.2)", "NVIDIA/TensorRT-LLM#15852 (mended there)"),
+        "ask about one kind at a time",
+        read="2026-11",
     ),
     "cache-text-only": Cause(
         "a prefix cache takes pictures of one size for equal, because their placeholders are",
-        (),
+        (
+            "waybarrios/vllm-mlx#718 (0.4.1)",
+            "sgl-project/sglang-omni#146",
+            "vllm-project/vllm#20261 (suspected there)",
+        ),
         "switch prefix caching off to see whether that is it",
+        read="2026-11",
     ),
     "language-only": Cause(
         "the vision tower isn't loaded, or pictures are dropped before the model",
@@ -83,8 +91,12 @@ CAUSES: dict[str, Cause] = {
     ),
     "template": Cause(
         "the chat template drops or moves parts of the conversation",
-        (),
+        (
+            "QwenLM/Qwen-VL#263 (system prompt without effect)",
+            "InternLM/lmdeploy#3475 (another default system prompt)",
+        ),
         "compare the server's template with the checkpoint's chat_template",
+        read="2026-11",
     ),
     "context-cut": Cause(
         "prompts beyond the context are cut without a word",
@@ -96,10 +108,62 @@ CAUSES: dict[str, Cause] = {
         ("QwenLM/Qwen3-VL#759", "huggingface/transformers#36100"),
         "pad on the left, or ask one by one",
     ),
-    "batch-mask": Cause("requests that run together see each other, or share a mask"),
-    "stop-ignored": Cause("stop strings are taken and not kept, or only where they are whole tokens"),
+    "batch-mask": Cause(
+        "requests that run together see each other, or share a mask",
+        ("vllm-project/vllm#23138 (0.10.0)", "vllm-project/vllm#5898"),
+        "ask one by one to see whether that is it",
+        read="2026-11",
+    ),
+    "unsteady": Cause(
+        "an answer depends on what runs beside it, or the seed isn't kept",
+        (
+            "vllm-project/vllm#23138 (0.10.0, temperature 0)",
+            "vllm-project/vllm#51226 (0.26.0 on a CPU, seeds)",
+        ),
+        "ask again with the server idle",
+        read="2026-11",
+    ),
+    "stop-ignored": Cause(
+        "stop strings are taken and not kept, or only where they are whole tokens",
+        ("vllm-project/vllm#3672 (mended there)", "sgl-project/sglang#11462 (of streams; mended there)"),
+        "look for the string in the answer yourself, and cut there",
+        read="2026-11",
+    ),
     "stream-pieces": Cause(
-        "pieces are lost or torn where characters take several tokens, or by a proxy that buffers"
+        "pieces are lost or torn where characters take several tokens, or by a proxy that buffers",
+        ("ai-dynamo/dynamo#12630", "sgl-project/sglang#31598", "waybarrios/vllm-mlx#109 (mended there)"),
+        "ask the server itself and not its gateway, or wait for the whole answer",
+        read="2026-11",
+    ),
+    "limit-ignored": Cause(
+        "of max_tokens and max_completion_tokens one is ignored",
+        ("Luce-Org/lucebox#165 (mended there)",),
+        "send the other name (extra_body)",
+        read="2026-11",
+    ),
+    "token-counts": Cause(
+        "usage counts other tokens than were made",
+        ("vllm-project/vllm#8625 (of streams)", "lm-sys/FastChat#3843 (one too few)"),
+        "count what comes, and bill by that",
+        read="2026-11",
+    ),
+    "schema-ignored": Cause(
+        "schemas are taken and not kept",
+        ("vllm-project/vllm#13038 (V1 engine of early 2025, Qwen2.5-VL)", "vllm-project/vllm#12692"),
+        "take a version whose engine has structured output; until then mend answers with qvl.outputs.repair",
+        read="2026-11",
+    ),
+    "raw-logits": Cause(
+        "log probabilities are made of raw logits, or are plain probabilities",
+        ("EricLBuehler/mistral.rs#2329 (greedy)", "ggml-org/llama.cpp#10783 (mended there)"),
+        "leave them alone; the texts may still be right",
+        read="2026-11",
+    ),
+    "picture-decoding": Cause(
+        "files are decoded otherwise: channels exchanged, or transparency dropped instead of laid on white",
+        ("vllm-project/vllm#18569 (mended there)", "NousResearch/hermes-agent#64548 (llama.cpp)"),
+        "send opaque RGB pictures as PNG",
+        read="2026-11",
     ),
     "sampling-defaults": Cause(
         "sampling settings of generation_config.json are applied by one side only",
@@ -112,6 +176,12 @@ CAUSES: dict[str, Cause] = {
         "for a quantised server compare with a baseline of its own, saved on a version known to be right",
     ),
     "media-checks": Cause(
-        "media aren't checked before they are decoded", (), "put limits on size and pixels in front"
+        "media aren't checked before they are decoded",
+        (
+            "QwenLM/Qwen3-VL#607 (one picture ends the server)",
+            "sgl-project/sglang#28587 (sizes aren't looked at first)",
+        ),
+        "put limits on size and pixels in front",
+        read="2026-11",
     ),
 }

@@ -101,7 +101,7 @@ def _mixed(patient: Patient) -> Finding:
 
 
 PROBES = (
-    plumbing("repeat", "consistency", "the same question gives the same answer", _repeat),
+    plumbing("repeat", "consistency", "the same question gives the same answer", _repeat, "unsteady"),
     plumbing(
         "batch",
         "consistency",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvl.doctor import answers, consistency, places, safety, sight, text, times, tokens
-from qvl.doctor.causes import CAUSES, CHECKED
+from qvl.doctor.causes import CAUSES
 from qvl.doctor.patient import Patient
 from qvl.doctor.probe import Finding, Probe, Status, failed, not_supported
 from qvl.errors import BackendError, MediaError, PromptError, QvlError, nearest
@@ -97,7 +97,7 @@ class Report:
 def cause_text(key: str) -> str:
     """A cause with its threads, the date they were read, and what to do."""
     cause = CAUSES[key]
-    where = f" ({'; '.join(cause.where)}; read {CHECKED})" if cause.where else ""
+    where = f" ({'; '.join(cause.where)}; read {cause.read})" if cause.where else ""
     return f"{cause.what}{where}" + (f". {cause.do[0].upper()}{cause.do[1:]}" if cause.do else "") + "."
 
 

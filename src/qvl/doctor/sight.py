@@ -223,7 +223,7 @@ PROBES = (
         "cache-text-only",
         "language-only",
     ),
-    plumbing("colours", "sight", "colours are seen", _colours),
+    plumbing("colours", "sight", "colours are seen", _colours, "picture-decoding", "language-only"),
     plumbing("fine-detail", "sight", "lines of one pixel are seen", _fine, "double-resize"),
     plumbing(
         "corners-small",
@@ -259,5 +259,5 @@ PROBES = (
         "each-of-two", "sight", "each of two pictures is seen", _each, "picture-order", "cache-text-only"
     ),
     plumbing("words-around", "sight", "words stay on their side of a picture", _words_around, "template"),
-    plumbing("formats", "sight", "file formats don't matter", _formats),
+    plumbing("formats", "sight", "file formats don't matter", _formats, "picture-decoding"),
 )

@@ -242,13 +242,13 @@ def _seeds(patient: Patient) -> Finding:
 
 
 PROBES = (
-    plumbing("max-tokens", "text", "the limit on an answer is kept", _limit),
+    plumbing("max-tokens", "text", "the limit on an answer is kept", _limit, "limit-ignored"),
     plumbing("stop", "text", "stop strings end the answer", _stop, "stop-ignored"),
     plumbing("system-prompt", "text", "the system prompt is read", _system, "template"),
     plumbing("history", "text", "earlier turns are read", _history, "template", "context-cut"),
-    plumbing("json-schema", "text", "a JSON schema is kept to", _schema),
+    plumbing("json-schema", "text", "a JSON schema is kept to", _schema, "schema-ignored"),
     plumbing("stream", "text", "streaming gives the same text", _stream, "stream-pieces"),
     plumbing("stream-stop", "text", "stop strings end a stream", _stream_stops, "stop-ignored"),
-    plumbing("logprobs", "text", "log probabilities are probabilities", _logprobs),
-    plumbing("seed", "text", "a seed repeats an answer", _seeds),
+    plumbing("logprobs", "text", "log probabilities are probabilities", _logprobs, "raw-logits"),
+    plumbing("seed", "text", "a seed repeats an answer", _seeds, "unsteady"),
 )

@@ -193,5 +193,7 @@ PROBES = (
         "tokens-several", "tokens and pixels", "three pictures cost the sum of each", _several, *_PIXELS
     ),
     plumbing("tokens-clip", "tokens and pixels", "a clip costs what its frames cost", _clip, "video-frames"),
-    plumbing("tokens-answer", "tokens and pixels", "answer tokens are counted", _answer_counts),
+    plumbing(
+        "tokens-answer", "tokens and pixels", "answer tokens are counted", _answer_counts, "token-counts"
+    ),
 )
