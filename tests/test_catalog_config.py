@@ -165,6 +165,14 @@ def test_tower_fields_that_all_models_share_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", BOTH)
+def test_the_towers_rotation_as_transformers_5_23_writes_it_is_read_and_any_other_refused(name: str) -> None:
+    written = {"rope_theta": 10000.0, "rope_type": "axial"}
+    assert read_config(changed(name, vision={"rope_parameters": written})) == read_config(hub_config(name))
+    with pytest.raises(ConfigError, match=r"vision_config: rope_parameters is .*20000"):
+        read_config(changed(name, vision={"rope_parameters": written | {"rope_theta": 20000.0}}))
+
+
+@pytest.mark.parametrize("name", BOTH)
 def test_an_invented_key_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match="unknown atention_bias, flux"):
         read_config(changed(name, flux=3, atention_bias=True))

@@ -273,3 +273,13 @@ def test_a_file_that_is_not_nested_json_ends_in_a_config_error(tmp_path):
     path.write_text(json.dumps({"model_type": "qwen3_vl", "text_config": 7, "vision_config": []}))
     with pytest.raises(ConfigError):
         read_config(path)
+
+
+def test_the_towers_rotation_as_transformers_5_23_writes_it_is_read_and_any_other_refused():
+    raw = qwen3_vl()
+    written = {"rope_theta": 10000.0, "rope_type": "axial"}
+    raw["vision_config"] |= {"rope_parameters": written}
+    assert read_config(raw) == read_config(qwen3_vl())
+    raw["vision_config"] |= {"rope_parameters": written | {"rope_type": "default"}}
+    with pytest.raises(ConfigError, match=r"vision_config: rope_parameters is .*default"):
+        read_config(raw)

@@ -237,6 +237,9 @@ class _Keys:
             raise ConfigError(f"{self.where}: " + "; ".join(faults))
 
 
+# What transformers 5.23 writes of the tower's rotary embedding; no release before it wrote any
+VISION_ROPE = {"rope_type": "axial", "rope_theta": 10000.0}
+
 # Keys that every transformers config may carry and that don't change what is computed here: training
 # settings, generation settings (read from generation_config.json instead), and the file's own history.
 _COMMON_IGNORABLE = frozenset(
@@ -381,6 +384,7 @@ def _read_vision_2(family: Family, raw: Any, where: str, text_hidden: int) -> Vi
     """
     k = _Keys(raw, where, _VISION_IGNORABLE)
     k.only("hidden_act", _VISION_ACT[family])
+    k.only("rope_parameters", VISION_ROPE)
     common: dict[str, Any] = dict(
         depth=k.integer("depth", 32),
         num_heads=k.integer("num_heads", 16),

@@ -13,6 +13,7 @@ from typing import Any
 
 from qvl.catalog.config import (
     _COMMON_IGNORABLE,
+    VISION_ROPE,
     Family,
     ModelConfig,
     TextConfig,
@@ -136,6 +137,7 @@ def _hybrid_fields(k: _Keys, layers: int) -> dict[str, Any]:
 def _read_vision(family: Family, raw: Mapping[str, Any], where: str, text_hidden: int) -> VisionConfig:
     k = _Keys(raw, where, _COMMON_IGNORABLE | {"rope_parameters"})
     k.only("hidden_act", "gelu_pytorch_tanh")
+    k.only("rope_parameters", VISION_ROPE)
     deepstack = family.startswith("qwen3_vl")
     taps = k.integers("deepstack_visual_indexes", None if deepstack else ())
     k.require(deepstack or not taps, f"deepstack_visual_indexes {list(taps)}; Qwen3.5 has no DeepStack")
