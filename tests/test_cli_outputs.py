@@ -103,8 +103,15 @@ def test_json_carries_the_answer_and_what_was_found(capsys, fake, picture):
 def test_nothing_found_is_exit_1_with_the_reason_on_stderr(capsys, fake, picture):
     fake("I can't see one.")
     code, out, err = qvl(capsys, "ask", "--boxes", picture, "Locate the red circle")
-    assert (code, out.strip()) == (1, "")
-    assert err == "nothing found: no box, point or quad in the text\n"
+    assert (code, out) == (1, "")
+    assert err == "nothing found: no box, point or quad in the text; the answer was: I can't see one.\n"
+
+
+def test_a_long_answer_without_a_finding_is_shown_short_and_cannot_steer_the_terminal(capsys, fake, picture):
+    fake("\x1b[2J" + "no " * 500)
+    err = qvl(capsys, "ask", "--boxes", "--retry", "no", picture, "Locate it")[2]
+    assert "\x1b" not in err
+    assert len(err.splitlines()[-1]) < 300
 
 
 def test_doubts_and_repairs_go_to_stderr(capsys, fake, picture):
@@ -151,14 +158,16 @@ def test_an_answer_cannot_steer_the_terminal(capsys, fake, picture):
         (["--boxes", "--system", "s", "PICTURE", "x"], "--system can't go with --boxes"),
         (["--boxes", "PICTURE", "PICTURE", "x"], "exactly one picture"),
         (["--boxes", "PICTURE"], "no question"),
-        (["--boxes", "--draw", "nowhere/o.png", "PICTURE", "x"], "can't be written"),
+        (["--boxes", "--draw", "nowhere/o.png", "PICTURE", "x"], "there is no folder nowhere"),
+        (["--boxes", "--draw", "o.txt", "PICTURE", "x"], "a drawing ends in .png"),
         (["--events", "PICTURE", "x"], "exactly one clip"),
     ],
 )
 def test_mistakes_in_asking_are_one_line_and_exit_2(capsys, fake, picture, words, part):
-    fake(BOX)
+    model = fake(BOX)
     code, _, err = qvl(capsys, "ask", *(picture if w == "PICTURE" else w for w in words))
     assert code == 2
+    assert not model.calls, "the answer would be lost"
     assert part in err.splitlines()[-1]
     assert "Traceback" not in err
 
@@ -355,6 +364,8 @@ def test_pages_without_content_are_exit_1(capsys, fake, picture):
         (["PDF", "--dpi", "5"], "from 18 to 1200"),
         (["PICTURE", "--to", "docx"], "known: md, html, json, csv, layout"),
         (["PICTURE", "-o", "no/such/folder.md"], "no folder"),
+        (["PICTURE", "-o", "page.docx"], "say it with --to"),
+        (["PICTURE", "--draw", "page.docx"], "a drawing ends in .png"),
         (["BROKEN"], "can't be opened as a PDF"),
     ],
 )

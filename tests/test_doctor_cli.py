@@ -113,6 +113,8 @@ def test_the_list_needs_no_model(capsys):
         (["--baseline", "compare", "no-such-name"], "there is no such baseline"),
         (["--only", "nothing"], "no probe, theme or level"),
         (["--seed", "-1"], "from 0 to"),
+        (["--report", "nowhere/out.html"], "there is no folder nowhere"),
+        (["--baseline", "save", "nowhere/b.json"], "there is no folder nowhere"),
         (["--endpoint", "http://127.0.0.1:9", "--model", "m"], "127.0.0.1"),
     ],
 )

@@ -11,7 +11,7 @@ from qvl.outputs import draw
 from qvl.outputs.actions import Click, Drag, LongPress, Move, Scroll, Swipe, TypeText
 from qvl.outputs.boxes import parse_boxes, write_boxes
 from qvl.outputs.documents import parse_document
-from qvl.outputs.draw import draw_actions, draw_places, draw_regions, font_for, save
+from qvl.outputs.draw import ENDINGS, draw_actions, draw_places, draw_regions, font_for, save
 from qvl.outputs.mapping import picture_map
 
 SIZE = Size(300, 400)
@@ -190,6 +190,12 @@ def test_a_drawing_is_saved(tmp_path):
     path = tmp_path / "out.png"
     save(draw_places(picture(), places(("x", (10, 10, 99, 99)))), str(path))
     assert Image.open(path).size == (SIZE.width, SIZE.height)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_ending_that_is_offered_can_be_written(tmp_path, ending):
+    save(draw_places(picture(), places(("x", (10, 10, 99, 99)))), str(tmp_path / f"drawn{ending}"))
+    assert (tmp_path / f"drawn{ending}").stat().st_size > 100
 
 
 @pytest.mark.parametrize("name", ["out.nothing", "no/such/folder/out.png"])

@@ -124,6 +124,7 @@ def run(
     """Ask a model about pictures or clips."""
     task = _one_task(boxes=boxes, document=document, events=events, actions=actions)
     _check_options(task, draw=draw, phone=phone, system=system)
+    check_out(draw, drawing=True)
     retried = None if retry is None else _check_retry(retry)
     names, question = split_words(words or [], question_needed=task != "document")
     media = [open_media(name) for name in names]  # before torch is imported: a bad file is told at once
@@ -177,13 +178,12 @@ def run(
         **{k: v for k, v in settings.items() if v is not None},
     )
     peak_bytes = getattr(backend, "peak_memory_bytes", None)
-    drawn: tuple[str, ...] = () if draw is None else draw_to(found, names[0], draw)
     if as_json:
         described_all = described(backend.name, found.answer, load_s, peak_bytes)
         _print_json(described_all | {"found": found.to_dict()})
-    else:
-        print(found_text(found))
-    tell(found, drawn)
+    elif text := found_text(found):
+        print(text)
+    tell(found, () if draw is None else draw_to(found, names[0], draw))
     if show_thinking and found.answer.reasoning:
         print(showable(found.answer.reasoning), file=sys.stderr)
     if stats:
@@ -287,6 +287,29 @@ def open_model(
     return open_backend(model, endpoint=endpoint, **given)
 
 
+def check_out(path: str | None, *, drawing: bool = False) -> None:
+    """Told before an hour of asking, not after it. Raises: PromptError when a file can't be written there."""
+    import os
+    from pathlib import Path
+
+    from qvl.errors import PromptError
+
+    if path is None:
+        return
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise PromptError(f"{path}: there is no folder {folder}")
+    if Path(path).is_dir():
+        raise PromptError(f"{path}: is a folder, a file is needed")
+    if not os.access(folder, os.W_OK):
+        raise PromptError(f"{path}: nothing may be written in the folder {folder}")
+    if drawing:
+        from qvl.outputs.draw import ENDINGS
+
+        if Path(path).suffix.lower() not in ENDINGS:
+            raise PromptError(f"{path}: a drawing ends in {', '.join(ENDINGS)}")
+
+
 def draw_to(found: TaskAnswer[Any], picture: str, path: str) -> tuple[str, ...]:
     """Draws what was found onto the picture; returns what couldn't be drawn. Raises: OutputError."""
     from qvl.backends.tasks import draw_result
@@ -305,7 +328,9 @@ def tell(found: TaskAnswer[Any], more: tuple[str, ...] = ()) -> None:
     for line in found.result.repairs:
         print(f"repaired: {line}", file=sys.stderr)
     if found.reason is not None:
-        print(f"nothing found: {found.reason}", file=sys.stderr)
+        said = showable(" ".join(found.answer.text.split()))
+        words = f"; the answer was: {said[:200]}{'…' if len(said) > 200 else ''}" if said else ""
+        print(f"nothing found: {found.reason}{words}", file=sys.stderr)
 
 
 def found_text(found: TaskAnswer[Any]) -> str:

@@ -14,6 +14,7 @@ from qvl.cli.ask import (
     KeyOption,
     ModelOption,
     WeightsOption,
+    check_out,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ def run(
         _print_list(probes, as_json)
         return 0
     _check(baseline, name, reference, seed)
+    check_out(report)
+    if baseline == "save" and name is not None:
+        from qvl.doctor.baseline import is_file_name
+
+        check_out(name if is_file_name(name) else None)
     kept = _kept(name, model) if baseline == "compare" else None
 
     from qvl.cli.ask import open_model
@@ -99,10 +105,6 @@ def run(
         notes.append(f"the stored baseline has other questions than seed {seed}: nothing is compared")
     patient = Patient(backend, seed=number, standard=standard, limits=limits)
     done = examine(patient, probes, None if as_json else _progress)
-    if report is not None:
-        from qvl.doctor.page import write_html
-
-        write_html(done, report)
     if baseline == "save":
         notes.append(_save(patient, done, name))
     if as_json:
@@ -113,8 +115,11 @@ def run(
         _print(done)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-        if report is not None:
-            print(f"report: {report}", file=sys.stderr)
+    if report is not None:
+        from qvl.doctor.page import write_html
+
+        write_html(done, report)
+        print(f"report: {report}", file=sys.stderr)
     return 0 if done.ok else 1
 
 

@@ -22,6 +22,7 @@ from qvl.cli.ask import (
     RetryOption,
     SpendOption,
     WeightsOption,
+    check_out,
     open_model,
     showable,
 )
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("md", "html", "json", "csv", "layout")
 DEFAULT_PAGE_TOKENS = 4096
-_BY_SUFFIX = {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html", ".json": "json", ".csv": "csv"}
+_BY_SUFFIX = {
+    "": "md", ".md": "md", ".markdown": "md", ".txt": "md", ".html": "html", ".htm": "html", ".json": "json",
+    ".csv": "csv",
+}  # fmt: skip
 
 
 def run(
@@ -76,8 +80,8 @@ def run(
     if not files:
         raise PromptError("no page; qvl read PAGE...")
     refs = list_pages(files, dpi, pages)
-    _check_folder(out)
-    _check_folder(draw)
+    check_out(out)
+    check_out(draw, drawing=True)
     backend = open_model(
         model, endpoint, weights=weights, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
         region=region, max_spend=max_spend, prices=prices,
@@ -148,20 +152,13 @@ def _format(to: str | None, out: str | None) -> str:
         raise PromptError(f"--to {to!r}: known: {', '.join(FORMATS)}")
     if to is not None:
         return to
-    return _BY_SUFFIX.get(Path(out).suffix.lower(), "md") if out else "md"
-
-
-def _check_folder(path: str | None) -> None:
-    """Told before an hour of reading, not after it."""
-    from qvl.errors import PromptError
-
-    if path is None:
-        return
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise PromptError(f"{path}: there is no folder {folder}")
-    if Path(path).is_dir():
-        raise PromptError(f"{path}: is a folder, a file is needed")
+    suffix = Path(out or "").suffix.lower()
+    if suffix not in _BY_SUFFIX:
+        raise PromptError(
+            f"{out}: no format by that ending; say it with --to ({', '.join(FORMATS)}), or end the name in "
+            f"{', '.join(filter(None, _BY_SUFFIX))}"
+        )
+    return _BY_SUFFIX[suffix]
 
 
 def _draw(read: ReadPage, path: str, numbered: bool) -> list[str]:

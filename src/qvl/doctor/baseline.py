@@ -84,14 +84,19 @@ class Baseline:
 
 
 def baseline_path(name: str, *, writing: bool = False) -> Path:
-    """A file as it is (by a slash or .json), otherwise the name's file of this user, or the shipped one."""
-    if name.endswith(".json") or "/" in name or os.sep in name:
+    """A file as it is (`is_file_name`), otherwise the name's file of this user, or the shipped one."""
+    if is_file_name(name):
         return Path(name)
     own = _data_folder() / f"{_slug(name)}.json"
     if writing or own.exists():
         return own
     shipped = SHIPPED / f"{_slug(name)}.json"
     return shipped if shipped.exists() else own
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a baseline is told by its file, and not by the name it is kept under."""
+    return name.endswith(".json") or "/" in name or os.sep in name
 
 
 def name_of(model: str) -> str:

@@ -260,6 +260,9 @@ class DryRun:
         return draw_actions(self.screenshot, self.actions, **options)
 
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pdf")  # of files to draw into
+
+
 def save(drawing: Drawing, path: str) -> None:
     """Raises: OutputError when the file can't be written or its ending names no format."""
     try:
