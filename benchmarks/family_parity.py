@@ -1,12 +1,14 @@
-"""The parity figures of docs/family.md: every network against its oracle, tiny random weights, fp32, on the CPU.
+"""The first table of docs/family.md: every network against its oracle, tiny random weights, fp32, on the CPU.
 
-usage: python benchmarks/family_parity.py [ROW…]
+usage: python benchmarks/family_parity.py [FAMILY…]
 
-A row is the worst over the shapes and prompts of the tests whose helpers it uses.
+A figure is the worst over the shapes and prompts of the tests whose helpers it uses. A size class stands in a row when
+the network of its config, built without memory, has the published number of parameters.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,12 +22,87 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "
 
 
 class Row(NamedTuple):
-    network: str
+    family: str
     tower: float  # largest absolute difference
     logits: float
     num_equal_tokens: int  # of the greedy ones compared
     num_tokens: int
     oracle: str
+
+
+class Claim(NamedTuple):
+    """What the docs say of a family beside its figures."""
+
+    networks: str
+    proven: str
+    not_proven: str
+    oracle: str = "{}"
+
+
+CLAIMS = {
+    "qwen_vl": Claim(
+        "Qwen-VL, Qwen-VL-Chat",
+        "tower, adapter, position tables stretched up and down, logn, dynamic NTK at its three first stages; prompts "
+        "token by token; the 853 tensor names; chunks, batches, preemption, prefix blocks; `.bin` and safetensors",
+        "released weights; half precision on a GPU; cutting long histories at 6144 tokens (`max_window_size`: the "
+        "length is refused instead)",
+        "a naive second implementation, `{}`; see below for the published code and vLLM's",
+    ),
+    "qwen2_vl": Claim(
+        "Qwen2-VL",
+        "text, pictures, videos, batches, gradients; bf16 features to the bit; both layouts of names",
+        "released weights",
+    ),
+    "qwen2_5_vl": Claim(
+        "Qwen2.5-VL", "as above, with windows; the 3B's true shape in bf16", "released weights"
+    ),
+    "qwen3_vl": Claim(
+        "Qwen3-VL, dense", "as above, with DeepStack through chunks and prefix hits", "released weights"
+    ),
+    "qwen3_vl_moe": Claim(
+        "Qwen3-VL, mixture of experts",
+        "as above, with the router and experts",
+        "released weights; bf16 where two experts score alike",
+    ),
+    "qwen3_5": Claim(
+        "Qwen3.5, dense (Gated DeltaNet beside gated attention)",
+        "forward of text, pictures, clips, padded batch; state through chunks, batches, preemption, reused prefixes; "
+        "hub and transformers 5 layouts",
+        "released weights; 2B and 4B (config not seen); multi-token prediction (skipped)",
+        "{}, stored answers",
+    ),
+    "qwen3_5_moe": Claim(
+        "Qwen3.5, mixture (the same with routed and shared experts)",
+        "as above, experts fused or one by one",
+        "as above; 122B-A10B (config not seen)",
+        "{}, stored answers",
+    ),
+}
+
+
+def size_classes(family: str) -> str:
+    """Those whose networks have the published number of parameters."""
+    from qvl.catalog.models import config_of, models
+    from qvl.models import build
+
+    found = {}
+    for model in models():
+        if model.family != family or not model.shape:
+            continue
+        with torch.device("meta"):
+            count = sum(p.numel() for p in build(config_of(model)).parameters())
+        assert count == model.num_parameters, (model.name, count)
+        size = re.search(r"[\d.]+b(-a\d+b)?$", model.shape)
+        found["7B" if size is None else size[0].upper()] = count
+    return ", ".join(f"{size} ({count:,})" for size, count in found.items())
+
+
+def markdown(row: Row) -> str:
+    claim = CLAIMS[row.family]
+    figures = f"tower {row.tower:.1e}, logits {row.logits:.1e}, {row.num_equal_tokens} of {row.num_tokens}"
+    figures = figures.replace("e-0", "e-")
+    networks = f"{claim.networks}: {size_classes(row.family)}"
+    return f"| {networks} | {figures} | {claim.oracle.format(row.oracle)} | {claim.proven} | {claim.not_proven} |"
 
 
 def naive() -> Iterator[Row]:
@@ -55,10 +132,10 @@ def naive() -> Iterator[Row]:
         ours = case.logits([*ids, *answer], pictures, len(ids))[len(ids) - 1 : -1].argmax(-1).tolist()
         equal += sum(a == b for a, b in zip(ours, answer))
         count += len(answer)
-    yield Row("Qwen-VL, Qwen-VL-Chat", max(towers), max(logits), equal, count, "tests/naive_qwen_vl.py")
+    yield Row("qwen_vl", max(towers), max(logits), equal, count, "tests/naive_qwen_vl.py")
 
 
-def transformers(name: str, family: str) -> Iterator[Row]:
+def transformers(family: str) -> Iterator[Row]:
     """Qwen2-VL to Qwen3-VL against the transformers that is installed, over the shapes, grids and prompts of tests."""
     import transformers as hf
 
@@ -97,7 +174,7 @@ def transformers(name: str, family: str) -> Iterator[Row]:
             said = scores[len(prompt.ids) - 1 : -1].argmax(-1).tolist()
             equal += sum(a == b for a, b in zip(said, answer))
             count += len(answer)
-    yield Row(name, max(towers), max(logits), equal, count, f"transformers {hf.__version__}")
+    yield Row(family, max(towers), max(logits), equal, count, f"transformers {hf.__version__}")
 
 
 def qwen3_5() -> Iterator[Row]:
@@ -110,30 +187,32 @@ def qwen3_5() -> Iterator[Row]:
 
 ROWS: dict[str, Callable[[], Iterator[Row]]] = {
     "qwen_vl": naive,
-    "qwen2_vl": lambda: transformers("Qwen2-VL", "qwen2_vl"),
-    "qwen2_5_vl": lambda: transformers("Qwen2.5-VL", "qwen2_5_vl"),
-    "qwen3_vl": lambda: transformers("Qwen3-VL dense", "qwen3_vl"),
-    "qwen3_vl_moe": lambda: transformers("Qwen3-VL mixture of experts", "qwen3_vl_moe"),
+    "qwen2_vl": lambda: transformers("qwen2_vl"),
+    "qwen2_5_vl": lambda: transformers("qwen2_5_vl"),
+    "qwen3_vl": lambda: transformers("qwen3_vl"),
+    "qwen3_vl_moe": lambda: transformers("qwen3_vl_moe"),
     "qwen3_5": qwen3_5,
 }
+
+
+HEAD = (
+    "| networks and sizes (parameters) | parity figure, greedy tokens equal | oracle | proven | not proven |\n"
+    "|---|---|---|---|---|"
+)
 
 
 def main(names: list[str]) -> int:
     unknown = sorted(set(names) - set(ROWS))
     if unknown:
-        print(f"no row is named {', '.join(unknown)}; known: {', '.join(ROWS)}", file=sys.stderr)
+        print(f"no family is named {', '.join(unknown)}; known: {', '.join(ROWS)}", file=sys.stderr)
         return 2
     torch.manual_seed(0)
-    print("network                      tower    logits   greedy tokens equal  oracle")
+    print(HEAD)
     for name in names or ROWS:
         with torch.inference_mode():
             for row in ROWS[name]():
-                equal = f"{row.num_equal_tokens} of {row.num_tokens}"
-                print(
-                    f"{row.network:27}  {row.tower:.1e}  {row.logits:.1e}  {equal:19}  {row.oracle}",
-                    flush=True,
-                )
-    print(f"torch {torch.__version__}, fp32, CPU; {torch.get_num_threads()} threads")
+                print(markdown(row), flush=True)
+    print(f"\ntorch {torch.__version__}, fp32, CPU; {torch.get_num_threads()} threads")
     return 0
 
 
