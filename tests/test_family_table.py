@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import family_parity as table  # noqa: E402
+
 from qvl.catalog.models import models  # noqa: E402
 
 DOCS = (ROOT / "docs" / "family.md").read_text(encoding="utf-8")
