@@ -87,6 +87,36 @@ def test_report_and_plot_are_written(qvl, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_report_and_a_plot_of_nothing_do_not_hide_the_answer(qvl, tmp_path):
+    page, picture = tmp_path / "r.html", tmp_path / "p.png"
+    args = ["--gpu", "rtx4090", "--min-quality", "99", "--report", str(page), "--plot", str(picture)]
+    code, out, _ = qvl(*args)
+    assert code == 1
+    assert "--min-quality 99 decides" in out
+    assert "without --min-quality 99: Qwen3-VL" in " ".join(out.split())
+    assert "nothing to plot" in out
+    assert not picture.exists()
+    assert "without --min-quality 99" in page.read_text(encoding="utf-8")
+    data = json.loads(qvl(*args[:4], "--json")[1])
+    assert data["ways_out"][0]["change"] == "without --min-quality 99"
+    assert data["ways_out"][0]["model"]
+
+
+def test_the_best_says_where_its_scores_and_its_price_were_read(qvl):
+    _, out, _ = qvl("--task", "ocr", "--where", "api", "--allow-stale", "--top", "1")
+    text = " ".join(out.split())
+    assert "scores as printed in Qwen3-VL report, arXiv 2511.21631v2 (2025-11, official)" in text
+    assert "llm-prices v0.1.40 release notes (2026-05-20, third party)" in text
+    _, out, _ = qvl("--where", "rent", "--allow-stale", "--json")
+    best = json.loads(out)["ranked"][0]
+    assert "a GPU hour" in best["cost"]["priced_by"]
+
+
+def test_a_negative_age_is_refused_where_no_price_is_asked_for_too(qvl):
+    code, _, err = qvl("--gpu", "rtx4090", "--max-age", "-1")
+    assert (code, err.count("\n")) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("args", "text"),
     [

@@ -94,3 +94,10 @@ def test_an_unmeasured_format_borrows_from_its_relatives_and_names_them():
 
 def test_small_models_lose_more_in_four_bits():
     assert quantisation_loss("qwen2-vl-2b", "awq").points > quantisation_loss("qwen2-vl-72b", "awq").points
+
+
+def test_what_another_source_prints_stands_beside_the_score_that_is_used():
+    quality = task_quality(find_task("ocr"))["Qwen2-VL-7B-Instruct"]
+    assert dict(quality.elsewhere)[Benchmark("OCRBench", "all")] == (pytest.approx(86.6),)
+    assert "OCRBench (all) 84.5 (elsewhere 86.6)" in quality.describe()
+    assert any("(2025-01, official)" in s for s in quality.sources)

@@ -82,6 +82,8 @@ def run(
         private, commercial = bool(answers["private"]), bool(answers["commercial"])
 
     from qvl.plan.choose import choose
+    from qvl.plan.deployment import Remembered
+    from qvl.plan.relax import with_ways_out
     from qvl.plan.requirement import (
         THINKING_FACTOR,
         Requirement,
@@ -123,8 +125,11 @@ def run(
         thinking_factor=THINKING_FACTOR if thinking_factor is None else thinking_factor,
     )
     book, stale = _usable_prices(requirement, prices, max_age, allow_stale)
-    choice = choose(requirement, book=book, detailed=top if as_json else 1)
-    choice = replace(choice, warnings=(*choice.warnings, *stale))
+    planner = Remembered()
+    choice = choose(requirement, planner, book, detailed=top if as_json else 1)
+    choice = with_ways_out(choice, planner, book)
+    nothing = ("there is nothing to plot: no picture is written",) if plot and not choice.ranked else ()
+    choice = replace(choice, warnings=(*choice.warnings, *stale, *nothing))
     _write_files(choice, plot, report)
     if as_json:
         from qvl.plan.choose_report import choice_dict
@@ -159,14 +164,14 @@ def _usable_prices(
     req: Requirement, prices: Path | None, max_age: int, allow_stale: bool
 ) -> tuple[PriceBook | None, tuple[str, ...]]:
     """(prices fresh enough to be used, or None; what to say about their age)."""
+    if max_age < 0:
+        raise PlanError(f"--max-age {max_age}: days can't be negative")
     if req.where == ("own",) and req.budget_per_month is None:
         return None, ()
     from datetime import date
 
     from qvl.catalog.prices import age_warnings, price_book
 
-    if max_age < 0:
-        raise PlanError(f"--max-age {max_age}: days can't be negative")
     today = date.today()
     book = price_book(prices)
     if allow_stale:
@@ -260,7 +265,7 @@ def ask(prompt: Callable[[str], str]) -> dict[str, str]:
 
 def _write_files(choice: Choice, plot: Path | None, report: Path | None) -> None:
     title = "tasks: " + ", ".join(t.name for t in choice.requirement.tasks)
-    if plot:
+    if plot and choice.ranked:
         from qvl.plan.pareto import pareto
         from qvl.plan.pareto import plot as draw
 
@@ -291,6 +296,9 @@ def _print_choice(choice: Choice, top: int, everything: bool) -> None:
         out.print(Text("Nothing meets every requirement.", style="bold"))
     if choice.decisive():
         out.print(Text(f"\n{choice.decisive()}"))
+    if choice.ways_out:
+        out.print("")
+        _print_ways_out(choice)
     if choice.ranked:
         out.print("")
         _print_ranking(choice, top)
@@ -301,6 +309,14 @@ def _print_choice(choice: Choice, top: int, everything: bool) -> None:
     _print_front(choice)
     for warning in choice.warnings:
         out.print(Text(f"note: {warning}", style="dim"))
+
+
+def _print_ways_out(choice: Choice) -> None:
+    from rich.text import Text
+
+    out = console()
+    for line in (w.describe() for w in choice.ways_out):
+        out.print(Text(textwrap.fill(line, out.width - 1, initial_indent="  · ", subsequent_indent="    ")))
 
 
 def _print_ranking(choice: Choice, top: int) -> None:

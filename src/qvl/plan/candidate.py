@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from qvl.catalog.models import Checkpoint, Model
 from qvl.plan.quality import Loss, Quality
 from qvl.plan.requirement import Where
+from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from qvl.catalog.devices import Hardware
@@ -80,6 +81,7 @@ class Candidate:
     num_servers: int = 1
     cost_per_month: float | None = None
     cost_per_1000: float | None = None
+    priced_by: str = ""  # the price that the bill stands on, with its source and date
     why: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     also: tuple[str, ...] = ()  # other deployments of the model that also meet everything
@@ -107,6 +109,24 @@ class Candidate:
         servers = f"{self.num_servers} x " if self.num_servers > 1 else ""
         rented = "rented " if self.where == "rent" else ""
         return f"{rented}{servers}{self.hardware.name}, {self.engine}, {self.precision}"
+
+
+@dataclass(frozen=True)
+class WayOut:
+    """What could be given up, in the words of the command line, and the best that it makes possible."""
+
+    change: str  # `without --latency 2s`, `with --engine llama.cpp`
+    gives_up: tuple[str, ...]  # the requirements themselves: `--latency 2s`, or two of them
+    candidate: Candidate
+
+    def describe(self) -> str:
+        c, ev = self.candidate, self.candidate.evaluation
+        parts = [f"{c.expected or 0.0:.1f} expected"]
+        if ev and c.hardware:
+            parts.append(format_bytes(ev.per_gpu_bytes) + " on each GPU" * (c.hardware.count > 1))
+        if ev and ev.answer_s:
+            parts.append(f"an answer in {format_seconds(ev.answer_s)} at best")
+        return f"{self.change}: {c.model.name} on {c.place} ({', '.join(parts)})"
 
 
 # Order matters: a model is reported under the requirement that it fails last, having passed those before.

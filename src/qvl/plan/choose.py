@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from math import log2
 from typing import TYPE_CHECKING
 
-from qvl.catalog.models import Model, models
+from qvl.catalog.models import Model, models, regressions
 from qvl.errors import PlanError
-from qvl.plan.candidate import STAGES, Ask, Candidate, Failure, Planner, bill
+from qvl.plan.candidate import STAGES, Ask, Candidate, Failure, Planner, WayOut, bill
 from qvl.plan.quality import combined_quality
 from qvl.plan.requirement import DOUBLING, Requirement
 from qvl.plan.ways import UTILISATION, deployments, workload_of
@@ -39,6 +39,7 @@ class Choice:
     unranked: tuple[Candidate, ...]  # meet everything known, but nobody printed a score for the task
     ruled_out: tuple[RuledOut, ...]
     warnings: tuple[str, ...]
+    ways_out: tuple[WayOut, ...] = ()  # filled in by plan.relax
 
     @property
     def best(self) -> Candidate | None:
@@ -47,6 +48,8 @@ class Choice:
     def decisive(self) -> str:
         """The requirement that keeps the most better models out, in a sentence; empty when none does."""
         best = self.best
+        if not best and self.ways_out:
+            return _stands_in_the_way(self.ways_out)
         floor = (best.expected or 0.0) if best else 0.0
         better = [r for r in self.ruled_out if r.expected is not None and r.expected > floor]
         if not better:
@@ -177,14 +180,30 @@ def _rank(req: Requirement, found: Sequence[Candidate]) -> list[Candidate]:
 # Words
 
 
+def _stands_in_the_way(ways_out: Sequence[WayOut]) -> str:
+    """Requirements that each open a way when given up can't all be met, though any of them alone can."""
+    given_up = [w.gives_up[0] for w in ways_out if len(w.gives_up) == 1]
+    if not given_up:
+        return "no single requirement decides: two at once would have to give way"
+    if len(given_up) == 1:
+        return f"{given_up[0]} decides: all else can be met"
+    names = f"{', '.join(given_up[:-1])} and {given_up[-1]}"
+    return f"{names} contradict each other: giving up any one of them is enough"
+
+
 def _why(req: Requirement, c: Candidate) -> tuple[str, ...]:
     lines = []
     for q in c.quality:
         lines.append(f"{q.task} {q.value:.1f}: {q.describe()}")
-    if not c.quality:
+    if c.quality:
+        lines.append(
+            f"scores as printed in {'; '.join(dict.fromkeys(s for q in c.quality for s in q.sources))}"
+        )
+    else:
         lines.append("no published score for this task: it can't be ranked, only tried (qvl evaluate)")
     if c.precision and c.precision != "bf16":
-        lines.append(f"{c.precision}: {c.loss.describe()}")
+        said = f"; {'; '.join(c.loss.sources)}" if c.loss.sources else ""
+        lines.append(f"{c.precision}: {c.loss.describe()}{said}")
     ev = c.evaluation
     if ev and c.hardware:
         each = " on each GPU" if c.hardware.count > 1 else ""
@@ -199,10 +218,11 @@ def _why(req: Requirement, c: Candidate) -> tuple[str, ...]:
                 f"first token in {format_seconds(ev.first_token_s)}, answer in {format_seconds(ev.answer_s)} at best; "
                 f"limited by {ev.limited_by}"
             )
+    by = f"; {c.priced_by}" if c.priced_by else ""
     if c.cost_per_month:
-        lines.append(f"${c.cost_per_month:,.0f} a month, ${c.cost_per_1000 or 0:,.2f} per 1,000 requests")
+        lines.append(f"${c.cost_per_month:,.0f} a month, ${c.cost_per_1000 or 0:,.2f} per 1,000 requests{by}")
     elif c.cost_per_1000:
-        lines.append(f"${c.cost_per_1000:,.2f} per 1,000 requests")
+        lines.append(f"${c.cost_per_1000:,.2f} per 1,000 requests{by}")
     lines.append(f"{c.model.licence.title}: {c.model.licence.permits}")
     return (*lines, *_warnings(req, c), *c.warnings)
 
@@ -219,6 +239,12 @@ def _warnings(req: Requirement, c: Candidate) -> Iterator[str]:
     unlisted = [code for code in req.languages if code not in c.model.languages.value]
     if unlisted:
         yield f"{', '.join(unlisted)}: not in the list we read, which says there are more"
+    if c.engine == "llama.cpp":  # its builds have no versions to compare
+        yield from (
+            f"llama.cpp {r.versions}: {r.what}; {r.escape} ({r.note})"
+            for r in regressions()
+            if r.engine == "llama.cpp" and c.model.family in r.families
+        )
     if c.where == "api" and req.latency_s is not None:
         yield "nobody promises the latency of an API: measure it"
     if c.where == "api" and c.model.hosted:
@@ -233,6 +259,8 @@ def _general_warnings(req: Requirement, book: PriceBook | None) -> tuple[str, ..
         found.append(
             "money is left out: the prices here are too old (--allow-stale takes them, --prices FILE replaces them)"
         )
+    if book is not None and "rent" in req.where and not req.hardware:
+        found.append("the bill of a rented machine is its rent: `qvl cost` adds the people who run it")
     if req.requests_per_month:
         found.append(
             f"servers are planned to be {UTILISATION:.0%} busy over the month, leaving room for peaks"

@@ -51,6 +51,7 @@ def candidate_dict(c: Candidate) -> dict[str, Any]:
                 "error": round(q.error, 2),
                 "published": {str(b): v for b, v in q.scores},
                 "expected_without_score": {str(b): round(v, 1) for b, v in q.filled},
+                "elsewhere": {str(b): list(v) for b, v in q.elsewhere},
                 "sources": list(q.sources),
             }
             for q in c.quality
@@ -82,7 +83,11 @@ def candidate_dict(c: Candidate) -> dict[str, Any]:
             "limited_by": ev.limited_by,
             "is": "a bound: no real server is faster",
         },
-        "cost": {"usd_per_month": c.cost_per_month, "usd_per_1000_requests": c.cost_per_1000},
+        "cost": {
+            "usd_per_month": c.cost_per_month,
+            "usd_per_1000_requests": c.cost_per_1000,
+            "priced_by": c.priced_by or None,
+        },
         "licence": {"title": c.model.licence.title, "commercial": c.model.licence.commercial},
         "why": list(c.why),
         "also": list(c.also),
@@ -104,6 +109,10 @@ def choice_dict(choice: Choice) -> dict[str, Any]:
             for r in choice.ruled_out
         ],
         "decisive": choice.decisive(),
+        "ways_out": [
+            {"change": w.change, "gives_up": list(w.gives_up), **candidate_dict(w.candidate)}
+            for w in choice.ways_out
+        ],
         "pareto": [
             {
                 "model": p.candidate.model.name,
@@ -152,12 +161,14 @@ def html_report(choice: Choice, made_on: str) -> str:
         parts += ["<h2>The choice, and why</h2><div class=card>", _list(best.why), "</div>"]
     if choice.decisive():
         parts.append(f"<p>{escape(choice.decisive())}</p>")
+    if choice.ways_out:
+        parts.append(_list(w.describe() for w in choice.ways_out))
     if len(choice.ranked) > 1:
         parts += ["<h2>What else would do</h2>", _ranking(choice.ranked[:SHOWN])]
         if len(choice.ranked) > SHOWN:
             names = ", ".join(c.model.name for c in choice.ranked[SHOWN:])
             parts.append(f"<p class=soft>And, in this order: {escape(names)}.</p>")
-        parts += ["<h2>Quality against memory</h2>", _figure(pareto(choice.ranked))]
+        parts += _figures(pareto(choice.ranked))
     if choice.unranked:
         parts += ["<h2>Would do, but nobody printed a score for the task</h2>"]
         parts.append(_list(f"{c.model.name}: {c.place}" for c in choice.unranked))
@@ -166,12 +177,19 @@ def html_report(choice: Choice, made_on: str) -> str:
         parts += ["<h2>To keep in mind</h2>", _list(choice.warnings)]
     parts += [
         "<h2>Where the figures come from</h2>",
-        _list(sorted({s for c in choice.ranked for q in c.quality for s in q.sources})),
+        _list(_sources(choice.ranked)),
         "<p class=soft>Quality is the mean of the published scores on the task's benchmarks; where a model has "
         "none on one of them, what its other scores let expect. Times are bounds from arithmetic and bandwidth: "
         "no real server is faster. Test on your own pictures before you decide.</p>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _sources(ranked: Sequence[Candidate]) -> list[str]:
+    """Of scores, of quantisation losses and of prices, each once."""
+    scores = sorted({s for c in ranked for q in c.quality for s in q.sources})
+    losses = sorted({s for c in ranked for s in c.loss.sources if c.precision != "bf16"} - set(scores))
+    return scores + losses + sorted({c.priced_by for c in ranked if c.priced_by})
 
 
 def requirement_words(req: Requirement) -> list[str]:
@@ -231,15 +249,25 @@ def _ruled_out(found: Sequence[RuledOut]) -> str:
     return f"<table><tr><th>model<th>by<th>because<th class=n>quality{rows}</table>"
 
 
-def _figure(points: Sequence[Point]) -> str:
-    """A scatter as inline SVG: memory on a log scale to the right, quality upwards, the front filled."""
-    from math import log2
+def _figures(points: Sequence[Point]) -> list[str]:
+    """Quality against memory, and against the bill where all have one, which is where an API can be seen too."""
+    owned = [p for p in points if p.memory]
+    found = ["<h2>Quality against memory</h2>", _figure(owned, [p.memory / 2**30 for p in owned], "{:g} GiB")]
+    if points and all(p.cost for p in points):
+        found.append("<h2>Quality against the bill of 1,000 requests</h2>")
+        found.append(_figure(points, [p.cost or 1.0 for p in points], "${:g}"))
+    less = "less memory and a smaller bill" if all(p.cost is not None for p in points) else "less memory"
+    return [*found, f"<p class=soft>Filled: nobody has more quality for {less} at once.</p>"]
 
-    placed = [p for p in points if p.memory]
+
+def _figure(placed: Sequence[Point], values: Sequence[float], tick: str) -> str:
+    """A scatter as inline SVG: `values` on a log scale to the right, quality upwards, the front filled."""
+    from math import ceil, floor, log2
+
     if len(placed) < 2:
         return "<p class=soft>Too few to draw.</p>"
     width, height, left, bottom, right, top = 760, 380, 46, 40, 200, 16
-    xs = [log2(p.memory / 2**30) for p in placed]
+    xs = [log2(v) for v in values]
     x0, x1 = min(xs) - 0.3, max(xs) + 0.3
     y0, y1 = min(p.quality for p in placed) - 1.5, max(p.quality for p in placed) + 1.5
 
@@ -250,10 +278,12 @@ def _figure(points: Sequence[Point]) -> str:
         )
 
     marks = []
-    for power in range(int(x0) + 1, int(x1) + 1):
+    for power in range(ceil(x0), floor(x1) + 1):
         x, _ = at(power, y0)
         marks.append(f'<line x1="{x:.0f}" y1="{top}" x2="{x:.0f}" y2="{height - bottom}" stroke="#8883"/>')
-        marks.append(f'<text x="{x:.0f}" y="{height - 22}" text-anchor="middle">{2**power:g} GiB</text>')
+        marks.append(
+            f'<text x="{x:.0f}" y="{height - 22}" text-anchor="middle">{tick.format(2.0**power)}</text>'
+        )
     step = 5 if y1 - y0 > 12 else 2
     for value in range(int(y0) + 1, int(y1) + 1):
         if value % step == 0:
@@ -262,19 +292,18 @@ def _figure(points: Sequence[Point]) -> str:
             marks.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{value}</text>')
     # numbers with a key at the right: names would lie over each other where models crowd
     front = [p for p in placed if p.front]
-    less = "memory and a smaller bill" if all(p.cost is not None for p in points) else "memory"
-    for p, gib in zip(placed, xs, strict=True):
-        x, y = at(gib, p.quality)
-        name = escape(p.candidate.model.name.removesuffix("-Instruct"))
+    for p, exponent in zip(placed, xs, strict=True):
+        x, y = at(exponent, p.quality)
+        name = escape(p.label)
         fill = "var(--mark)" if p.front else "#8888"
-        marks.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="5" fill="{fill}"><title>{name}</title></circle>')
+        tip = f"{name}: {escape(p.candidate.place)}"
+        marks.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="5" fill="{fill}"><title>{tip}</title></circle>')
         if p.front:
             number = front.index(p) + 1
             marks.append(f'<text x="{x - 3:.0f}" y="{y - 9:.0f}">{number}</text>')
             key = top + 15 * number
             marks.append(f'<text x="{width - right + 14}" y="{key}">{number}  {name}</text>')
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="quality against memory" '
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="quality over {tick.format(1)}" '
         f'font-size="11" fill="currentColor">{"".join(marks)}</svg>'
-        f"<p class=soft>Filled: nobody has more quality for less {less}.</p>"
     )

@@ -7,6 +7,7 @@ the largest batch; `limits` makes them for the few that are shown.
 from __future__ import annotations
 
 from qvl.catalog.models import config_of
+from qvl.errors import QvlError
 from qvl.plan.candidate import Ask, Evaluation, Limits
 from qvl.plan.engines import memory_terms
 from qvl.plan.fit import max_concurrency, max_context, shortfalls
@@ -52,6 +53,28 @@ def evaluate(ask: Ask) -> Evaluation:
         impossible=bool(setup.problems),
         notes=setup.notes,
     )
+
+
+class Remembered:
+    """A planner that plans each deployment once, however often it is asked: requirements change, plans don't."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Evaluation | QvlError] = {}
+
+    def evaluate(self, ask: Ask) -> Evaluation:
+        key = (ask.model.name, ask.precision, ask.engine, ask.hardware.name, ask.workload)
+        if key not in self._known:
+            try:
+                self._known[key] = evaluate(ask)
+            except QvlError as e:
+                self._known[key] = e
+        known = self._known[key]
+        if isinstance(known, QvlError):
+            raise known
+        return known
+
+    def limits(self, ask: Ask) -> Limits:
+        return limits(ask)
 
 
 def limits(ask: Ask) -> Limits:

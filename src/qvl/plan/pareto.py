@@ -21,6 +21,13 @@ class Point:
     memory: int  # bytes over all GPUs; 0 for an API, which takes none of ours
     front: bool  # nobody is at least as good on every axis and better on one
 
+    @property
+    def label(self) -> str:
+        """`Qwen3-VL-8B`, `Qwen3-VL-32B (API)`."""
+        return self.candidate.model.name.removesuffix("-Instruct") + " (API)" * (
+            self.candidate.where == "api"
+        )
+
 
 def pareto(candidates: Sequence[Candidate]) -> tuple[Point, ...]:
     """Points of all scored candidates, best quality first."""
@@ -108,8 +115,7 @@ def _draw(ax: object, points: Sequence[Point], values: Sequence[float]) -> None:
     ax.plot(xs, ys, color="#1f6feb", marker="o", drawstyle="steps-post", zorder=3)  # type: ignore[attr-defined]
     # numbers with a key: names would lie over each other where models crowd
     for number, i in enumerate(front, 1):
-        name = f"{number}  {points[i].candidate.model.name.removesuffix('-Instruct')}"
-        ax.plot([], [], " ", label=name)  # type: ignore[attr-defined]
+        ax.plot([], [], " ", label=f"{number}  {points[i].label}")  # type: ignore[attr-defined]
         ax.annotate(  # type: ignore[attr-defined]
             str(number),
             (values[i], points[i].quality),

@@ -39,6 +39,7 @@ class Quality:
     scores: tuple[tuple[Benchmark, float], ...]  # as published, in percent
     filled: tuple[tuple[Benchmark, float], ...]  # not published; expected from the other scores
     sources: tuple[str, ...]
+    elsewhere: tuple[tuple[Benchmark, tuple[float, ...]], ...] = ()  # what other sources print, in percent
 
     @property
     def coverage(self) -> float:
@@ -47,7 +48,11 @@ class Quality:
 
     def describe(self) -> str:
         """`DocVQA (test) 95.7, ChartQA (test avg) 87.3; expected: TextVQA (val) 84.1 ± 1.2`."""
-        text = ", ".join(f"{b} {v:.1f}" for b, v in self.scores)
+        others = dict(self.elsewhere)
+        text = ", ".join(
+            f"{b} {v:.1f}" + "".join(f" (elsewhere {o:.1f})" for o in others.get(b, ()))
+            for b, v in self.scores
+        )
         if self.filled:
             # with one score there is no residual to estimate an error from
             doubt = f" ± {self.error:.1f}" if len(self.scores) > 1 else ""
@@ -70,15 +75,26 @@ def published_percent(model: str, benchmark: Benchmark) -> tuple[float, str] | N
     """(score on a 0-100 scale, its source), or None when nobody printed one."""
     found = _published().get((model, benchmark))
     if found is not None:
-        return found.percent, found.figure.source.title
+        return found.percent, _cite(found)
     if benchmark == REFCOCO_AVG:
         parts = [_published().get((model, b)) for b in REFCOCO_PARTS]
         if all(parts):
             kept = [p for p in parts if p is not None]
-            return sum(p.percent for p in kept) / len(
-                kept
-            ), f"{kept[0].figure.source.title}, mean of 8 splits"
+            return sum(p.percent for p in kept) / len(kept), f"{_cite(kept[0])}, mean of 8 splits"
     return None
+
+
+def _cite(score: Score) -> str:
+    f = score.figure
+    return f"{f.source.title} ({f.date}, {f.kind.replace('_', ' ')})"
+
+
+def _printed_elsewhere(model: str, benchmark: Benchmark) -> tuple[float, ...]:
+    """What sources that disagree with the used one print, on the same scale."""
+    found = _published().get((model, benchmark))
+    if found is None:
+        return ()
+    return tuple(float(o.value) * found.percent / found.value for o in found.figure.others)
 
 
 @cache
@@ -110,6 +126,7 @@ def task_quality(task: Task) -> Mapping[str, Quality]:
             scores=tuple(own),
             filled=tuple(filled),
             sources=tuple(dict.fromkeys(found[name, b][1] for b, _ in own)),
+            elsewhere=tuple((b, other) for b, _ in own if (other := _printed_elsewhere(name, b))),
         )
     return result
 
@@ -218,7 +235,7 @@ def quantisation_loss(model: Model | str, precision: str) -> Loss:
         count=len(losses),
         own=bool(own) and precision in {p[1] for p in own},
         on=tuple(dict.fromkeys(p[0] if p[1] == precision else f"{p[0]} in {p[1]}" for p in taken)),
-        sources=tuple(dict.fromkeys(p[2].figure.source.title for p in taken)),
+        sources=tuple(dict.fromkeys(_cite(p[2]) for p in taken)),
     )
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 UTILISATION = 0.3
 MAX_BATCH = 1024  # growing stops here
 LADDER_COUNTS = (1, 2, 4, 8)  # GPUs of a rented machine
+# What is planned where nobody names an engine. Bounds are the hardware's, so engines are not ranked by them.
+ENGINES_OF = {"gpu": ("vllm",), "apple": ("llama.cpp",), "cpu": ("qvl", "llama.cpp")}
 
 
 def deployments(
@@ -33,7 +35,7 @@ def deployments(
 ) -> Iterator[Outcome]:
     if not model.hosted:
         if not model.shape:
-            yield Failure("memory", "its config.json was not seen, so no plan: qvl fit --config takes yours")
+            yield Failure("engine", "its config.json was not seen, so no plan: qvl fit --config takes yours")
         elif req.hardware and "own" in req.where:
             yield from _own(req, model, quality, planner)
         elif not req.hardware and "rent" in req.where:
@@ -46,16 +48,11 @@ def _plans(
     req: Requirement, model: Model, hardware: Hardware
 ) -> Iterator[tuple[str, str, Checkpoint | None]]:
     """(engine, precision, published weights) that this hardware can be given."""
-    kind = hardware.device.kind
-    engines = (
-        [req.engine]
-        if req.engine
-        else {"gpu": ["vllm"], "apple": ["llama.cpp"], "cpu": ["qvl", "llama.cpp"]}[kind]
-    )
-    for engine in engines:
-        if engine.partition("@")[0] not in model.engines:
+    for engine in _engines(req, hardware):
+        name = engine.partition("@")[0]
+        if name not in model.engines or (name == "llama.cpp" and _wants_clips(req)):
             continue
-        if engine.partition("@")[0] == "llama.cpp":
+        if name == "llama.cpp":
             # its converter quantises 16-bit weights; the others read what is published
             options = [(p, model.checkpoints[0]) for p in ("bf16", "int8", "int4")]
         else:
@@ -76,12 +73,22 @@ def _own(req: Requirement, model: Model, quality: tuple[Quality, ...], planner: 
     assert req.hardware
     plans = list(_plans(req, model, req.hardware))
     if not plans:
-        yield Failure("engine", _no_plan(req, model))
+        yield Failure("engine", _no_plan(req, model, req.hardware))
     for engine, precision, checkpoint in plans:
         yield _try(req, model, quality, planner, engine, precision, checkpoint, req.hardware, "own", None)
 
 
-def _no_plan(req: Requirement, model: Model) -> str:
+def _engines(req: Requirement, hardware: Hardware) -> tuple[str, ...]:
+    return (req.engine,) if req.engine else ENGINES_OF[hardware.device.kind]
+
+
+def _wants_clips(req: Requirement) -> bool:
+    return bool(req.workload.videos) or "video" in req.all_needs
+
+
+def _no_plan(req: Requirement, model: Model, hardware: Hardware) -> str:
+    if _wants_clips(req) and all(e.startswith("llama.cpp") for e in _engines(req, hardware)):
+        return "llama.cpp's server takes pictures, no clips; frames can be planned as pictures (--image)"
     parts = [f"no weights in {', '.join(req.precisions)}"] if req.precisions else []
     parts += [f"{req.engine} is not known to run it"] if req.engine else []
     has = ", ".join(dict.fromkeys(c.precision for c in model.checkpoints))
@@ -233,7 +240,8 @@ def _with_rent(
     else:
         rate = _batched(req, candidate, planner, workload, float("inf"))[0].requests_per_s
         per_1000 = hour / (rate * UTILISATION * 3600) * 1000 if rate else None
-    return replace(candidate, cost_per_month=month, cost_per_1000=per_1000)
+    by = f"${price.typical:.2f} a GPU hour, {price.cite()}"
+    return replace(candidate, cost_per_month=month, cost_per_1000=per_1000, priced_by=by)
 
 
 def _hosted(
@@ -242,6 +250,7 @@ def _hosted(
     """Through an API: the maker's for hosted names, a third party's for open weights that one sells."""
     price = _api_price(model, book)
     if price is None and not model.hosted:
+        yield Failure("place", "its weights are open, but no API that sells it is among the prices used here")
         return
     candidate = Candidate(
         model=model, where="api", precision="", engine="", hardware=None, checkpoint=None, quality=quality,
@@ -279,6 +288,7 @@ def _hosted(
             candidate,
             cost_per_1000=each * 1000,
             cost_per_month=each * req.requests_per_month if req.requests_per_month else None,
+            priced_by=f"{price.key} by {price.cite()}",
             warnings=bill.notes,
         ),
     )

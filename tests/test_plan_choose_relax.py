@@ -1,0 +1,106 @@
+"""What to give up when nothing meets every requirement, and what the other engine would hold."""
+
+import pytest
+
+from qvl.errors import PlanError
+from qvl.plan.candidate import Ask
+from qvl.plan.deployment import Remembered, evaluate
+from qvl.plan.relax import with_ways_out
+from test_plan_choose import BOOK, FakePlanner, pick
+
+
+def stuck(*args, book=None, **changes):
+    choice = pick(*args, book=book, **changes)
+    assert choice.best is None
+    return with_ways_out(choice, FakePlanner(), book)
+
+
+def changes_of(choice):
+    return [w.change for w in choice.ways_out]
+
+
+def test_the_one_requirement_in_the_way_is_named():
+    choice = stuck(gpu="rtx4090", min_quality=99, commercial=True)
+    assert changes_of(choice) == ["without --min-quality 99"]
+    assert choice.decisive() == "--min-quality 99 decides: all else can be met"
+
+
+def test_two_requirements_that_contradict_each_other_are_both_named():
+    choice = stuck(gpu="rtx3060", latency_s=0.02, private=True)
+    assert changes_of(choice) == ["without --latency 0.02s"]
+    choice = stuck(needs=("thinking",), where=("rent",), latency_s=0.1)
+    assert changes_of(choice) == ["without --latency 0.1s", "without --needs thinking"]
+    assert choice.decisive().startswith("--latency 0.1s and --needs thinking contradict each other")
+
+
+def test_where_no_single_one_helps_pairs_are_looked_for():
+    choice = stuck(gpu="rtx3060", latency_s=0.02, min_quality=99)
+    assert choice.ways_out
+    assert all(" and " in w.change and len(w.gives_up) == 2 for w in choice.ways_out)
+    assert "two at once" in choice.decisive()
+
+
+def test_every_way_out_meets_the_rest():
+    choice = stuck(gpu="rtx4090", min_quality=83, languages=("ko",), commercial=True)
+    for way in choice.ways_out:
+        c = way.candidate
+        assert c.model.licence.commercial != "no"
+        assert "min-quality" in way.change or c.expected >= 83
+    assert any(w.gives_up == ("--gpu rtx4090",) for w in choice.ways_out)
+
+
+def test_what_ruled_nobody_out_is_not_offered_to_be_given_up():
+    assert "--commercial" not in str(changes_of(stuck(gpu="rtx4090", needs=("thinking",), min_quality=99)))
+
+
+def test_llama_cpp_is_told_of_where_it_holds_a_better_model():
+    choice = with_ways_out(pick(gpu="rtx4090"), FakePlanner())
+    (way,) = choice.ways_out
+    assert way.change == "with --engine llama.cpp"
+    assert way.candidate.engine == "llama.cpp"
+    assert way.candidate.expected > choice.best.expected
+    assert way.candidate.model.name not in {c.model.name for c in choice.ranked}
+    assert choice.decisive().startswith("memory decides")
+
+
+@pytest.mark.parametrize("changes", [{"engine": "vllm"}, {"gpu": "8xb300"}, {"task": "video"}])
+def test_the_other_engine_is_not_named_without_need(changes):
+    choice = pick(**{"gpu": "rtx4090", **changes})
+    assert with_ways_out(choice, FakePlanner()).ways_out == ()
+
+
+def test_a_budget_in_the_way_is_named_with_its_number():
+    choice = stuck(book=BOOK, where=("rent",), budget_per_month=10.0)
+    assert changes_of(choice) == ["without --budget 10"]
+
+
+def test_the_words_of_a_way_out_hold_model_place_and_numbers():
+    words = stuck(gpu="rtx4090", min_quality=99).ways_out[0].describe()
+    assert words.startswith("without --min-quality 99: Qwen3-VL-")
+    for part in ("on rtx4090, vllm", "expected", "GiB", "an answer in"):
+        assert part in words
+
+
+def test_clips_are_no_work_for_llama_cpp():
+    choice = pick("video", gpu="m2-ultra")
+    assert choice.best is None
+    assert any("llama.cpp's server takes pictures, no clips" in r.reason for r in choice.ruled_out)
+    needs = pick(gpu="rtx4090", engine="llama.cpp", needs=("video",))
+    assert needs.best is None
+
+
+def test_a_llama_cpp_candidate_tells_of_builds_that_read_wrongly():
+    best = pick(gpu="rtx4090", engine="llama.cpp").best
+    assert any("before pull request 25781" in line for line in best.why)
+
+
+def test_a_remembered_plan_is_the_plan_itself():
+    planner = Remembered()
+    c = pick(gpu="rtx4090").best
+    ask = Ask(c.model, "bf16", "vllm", c.hardware, pick(gpu="rtx4090").requirement.workload)
+    assert planner.evaluate(ask) == evaluate(ask)
+    assert planner.evaluate(ask) is planner.evaluate(ask)
+    wrong = Ask(c.model, "bf16", "no such engine", c.hardware, ask.workload)
+    for _ in range(2):
+        with pytest.raises(PlanError, match="no engine"):
+            planner.evaluate(wrong)
