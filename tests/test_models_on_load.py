@@ -18,15 +18,16 @@ from models_reference import SPECIAL
 from qvl.backends.base import open_backend
 from qvl.catalog.config import read_config
 from qvl.errors import BackendError, CheckpointError, ConfigError
-from qvl.models import build
+from qvl.models import build, checkpoint
 from qvl.models.base import initialize
 from qvl.models.checkpoint import load_model, save_model
 from qvl.models.linear import QuantizedLinear, quantize_codes
-from qvl.models.on_load import layers_to_shrink
+from qvl.models.on_load import coded_layers
 from qvl.plan.memory import weight_bytes
 from test_models_attention import TEXT, VISION
 from test_models_quantized_memory import CONFIG
 
+TIED = replace(CONFIG, text=replace(CONFIG.text, tie_word_embeddings=True))
 ROOT = Path(__file__).parent.parent
 
 
@@ -42,35 +43,74 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("plain"))
 
 
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("tied"), TIED)
+
+
+def rounded(weight, bits: int, group: int) -> torch.Tensor:
+    """What the codes of a weight stand for, made all at once, not in pieces."""
+    codes, scales = quantize_codes(weight, bits, group)
+    return QuantizedLinear.from_codes(codes, bits, scales, group_size=group).dequantize()
+
+
+@pytest.mark.parametrize("head", ["tied", "untied"])
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_the_decoders_linears_become_codes_and_nothing_else_does(plain, weights):
-    before, after = load_model(plain), load_model(plain, weights=weights)
+def test_the_decoders_linears_table_and_head_become_codes_and_nothing_else_does(head, weights, request):
+    folder = request.getfixturevalue("tied" if head == "tied" else "plain")
+    before, after = load_model(folder), load_model(folder, weights=weights)
     coded = {name for name, m in after.named_modules() if isinstance(m, QuantizedLinear)}
     kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    layers = range(CONFIG.text.num_hidden_layers)
-    assert {name.rpartition(".")[2] for name in coded} == set(kinds)
-    assert len(coded) == len(kinds) * len(layers)
-    assert all(name.startswith("model.layers.") for name in coded)
+    in_layers = {name for name in coded if name.startswith("model.layers.")}
+    assert {name.rpartition(".")[2] for name in in_layers} == set(kinds)
+    assert len(in_layers) == len(kinds) * CONFIG.text.num_hidden_layers
+    assert coded - in_layers == {"model.embed_tokens.table"} | ({"lm_head"} if head == "untied" else set())
     for name in coded:
-        layer, whole = after.get_submodule(name), before.get_submodule(name)
-        group = 128 if weights == "int4" else whole.in_features
-        bits = 8 if weights == "int8" else 4
-        codes, scales = quantize_codes(whole.weight, bits, group)  # all at once, not in pieces
-        want = QuantizedLinear.from_codes(codes, bits, scales, group_size=group)
-        assert torch.equal(layer.dequantize(), want.dequantize())
-        assert (layer.bias is None) == (whole.bias is None)
-        assert layer.bias is None or torch.equal(layer.bias, whole.bias)
+        layer, whole = after.get_submodule(name), before.get_submodule(name.removesuffix(".table"))
+        bits = 4 if weights == "int4" and name in in_layers else 8
+        group = 128 if bits == 4 else layer.in_features
+        assert torch.equal(layer.dequantize(), rounded(whole.weight, bits, group)), name
+        bias = getattr(whole, "bias", None)
+        assert (layer.bias is None) == (bias is None)
+        assert bias is None or torch.equal(layer.bias, bias)
     for name, tensor in before.state_dict().items():
-        if name.rpartition(".")[0] not in coded:
+        if not {name.rpartition(".")[0], name.rpartition(".")[0] + ".table"} & coded:
             assert torch.equal(after.state_dict()[name], tensor), name
 
 
+def test_tokens_are_looked_up_and_scored_by_the_rounded_table(tied):
+    before, after = load_model(tied), load_model(tied, weights="int4")
+    table = rounded(before.model.embed_tokens.weight, 8, CONFIG.text.hidden_size)
+    ids = torch.tensor([5, 0, CONFIG.text.vocab_size - 1, 17, 16, 5])
+    assert torch.equal(after.embed(ids), table[ids].bfloat16())
+    hidden = torch.randn(3, CONFIG.text.hidden_size, generator=torch.Generator().manual_seed(0)).bfloat16()
+    want = hidden.float() @ table.T
+    assert torch.allclose(after.logits(hidden).float(), want, atol=0.02 * want.abs().max())
+
+
+def test_a_large_table_comes_in_pieces_that_give_the_same(plain, monkeypatch):
+    whole = load_model(plain, weights="int8", copy=True)
+    monkeypatch.setattr(checkpoint, "_COPY_BATCH", 40 * 2 * CONFIG.text.intermediate_size)
+    pieces = load_model(plain, weights="int8", copy=True)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(pieces.state_dict()[name], tensor), name
+
+
+def test_on_a_gpu_table_and_head_stay_as_stored():
+    for config in (CONFIG, TIED):
+        names = coded_layers(build(config), "int4", on_cpu=False)
+        assert names
+        assert all(name.startswith("model.layers.") for name in names)
+
+
+@pytest.mark.parametrize("head", ["tied", "untied"])
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_they_take_the_bytes_that_the_plan_says(plain, weights):
-    model = load_model(plain, weights=weights)
+def test_they_take_the_bytes_that_the_plan_says(head, weights, tmp_path):
+    config = replace(CONFIG, text=replace(CONFIG.text, tie_word_embeddings=head == "tied", vocab_size=208))
+    model = load_model(saved(tmp_path, config), weights=weights)
     held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     # the networks keep no buffers of their own; sizes here are whole tiles and steps
-    assert held == weight_bytes(CONFIG, weights).total
+    assert held == weight_bytes(model.config, weights, table_codes=True).total
 
 
 def test_eight_bits_answer_nearly_as_sixteen_and_four_less_so():
@@ -99,10 +139,10 @@ def test_a_clean_receipt_is_read_with_eight_bits_and_the_plan_is_printed_with_th
 
 def test_the_first_generation_and_hybrids_have_their_layers_made_small():
     for settings in (qwen_vl_small.CONFIG, qwen3_5_tiny.config_json("dense")):
-        names = layers_to_shrink(build(read_config(settings)), "int8")
+        names = coded_layers(build(read_config(settings)), "int8", on_cpu=True)
         leaves = {name.rpartition(".")[2] for name in names}
         assert names
-        assert not leaves & {"in_proj_a", "in_proj_b", "gate", "kv_proj", "in_proj", "c_fc", "lm_head"}
+        assert not leaves & {"in_proj_a", "in_proj_b", "gate", "kv_proj", "in_proj", "c_fc"}
 
 
 def test_what_cannot_be_made_small_is_refused_with_the_reason(plain, tmp_path):
@@ -116,7 +156,7 @@ def test_what_cannot_be_made_small_is_refused_with_the_reason(plain, tmp_path):
         **SPECIAL,
     )
     with torch.device("meta"), pytest.raises(CheckpointError, match="fused experts aren't made smaller"):
-        layers_to_shrink(build(moe), "int4")
+        coded_layers(build(moe), "int4", on_cpu=True)
     with pytest.raises(CheckpointError, match=r"weights 'int5'.*int[48]"):
         load_model(plain, weights="int5")
     with pytest.raises(ConfigError, match="known: auto, int8, int4"):

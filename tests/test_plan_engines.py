@@ -36,6 +36,22 @@ def terms(config=SEVEN_B, gpu="a100", **fields):
     return {t.name: t.bytes for t in gpus[0]}
 
 
+def test_our_engine_holds_the_table_in_8_bits_on_a_cpu_when_it_rounds_the_weights_itself():
+    table = 152_064 * 3584
+    for precision in ("int8", "int4"):
+        held = terms(gpu="cpu", engine="qvl", precision=precision)
+        assert held["embeddings"] == held["head"] == table + 2 * 152_064
+    coded = replace(SEVEN_B, quantization={"quant_method": "compressed-tensors"})
+    others = (
+        {"gpu": "a100", "engine": "qvl", "precision": "int4"},
+        {"gpu": "cpu", "engine": "qvl", "precision": "bf16"},
+        {"gpu": "cpu", "engine": "qvl", "precision": "int4", "config": coded},
+        {"gpu": "a100", "engine": "vllm", "precision": "int4"},
+    )
+    for fields in others:
+        assert terms(**fields)["embeddings"] == 2 * table, fields
+
+
 def total(**fields):
     return sum(terms(**fields).values())
 

@@ -141,7 +141,48 @@ def time_ours(
                 "decode_cpu_s": (cpu[-1] - cpu[prefilled]) / later,
             }
         )
-    return {"engine": "qvl", "load_s": load_s, "planned_bytes": memory.total_bytes, "runs": runs[1:]}
+    planned = planned_terms(config, small or short, short, args)
+    return {
+        "engine": "qvl",
+        "load_s": load_s,
+        "planned_bytes": sum(planned.values()),
+        "planned": planned,
+        "anonymous_bytes": anonymous_bytes(),
+        "runs": runs[1:],
+    }
+
+
+def planned_terms(
+    config: ModelConfig, precision: str, kv_dtype: str, args: argparse.Namespace
+) -> dict[str, int]:
+    """What `qvl fit` says of this work on a CPU, by term."""
+    from qvl.catalog.devices import parse_hardware
+    from qvl.plan.engines import memory_terms
+    from qvl.plan.request import FitRequest, resolve
+    from qvl.plan.workload import Image, Workload
+
+    width, height = map(int, args.size.split("x"))
+    work = Workload(
+        images=(Image(width, height),),
+        prompt_tokens=args.text_tokens,
+        answer_tokens=args.new_tokens,
+        concurrency=args.batch,
+    )
+    request = FitRequest(
+        config=config,
+        workload=work,
+        engine="qvl",
+        precision=precision,
+        kv_dtype=kv_dtype,
+        hardware=parse_hardware("cpu"),
+    )
+    return {term.name: term.bytes for term in memory_terms(resolve(request))[0]}
+
+
+def anonymous_bytes() -> int:
+    """Memory of the process that no file backs, at the end."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def time_transformers(

@@ -69,8 +69,8 @@ def load(
 
     dtype: auto (as stored; fp16 becomes fp32 on a CPU, bf16 beside quantised layers), fp32, bf16, fp16. device: auto,
     cpu, cuda, cuda:N.
-    weights: auto (as stored), or int8, int4: the decoder's layers of a plain checkpoint made so as they are read, at
-    a loss to be measured on your task.
+    weights: auto (as stored), or int8, int4: the decoder's layers of a plain checkpoint made so as they are read (on a
+    CPU table and head in 8 bits besides), at a loss to be measured on your task.
     kv_dtype: auto (as the activations), fp32, bf16, fp16, fp8. Sizes in bytes; None is worked out from what is free.
     Memory is planned before anything is allocated: `model.memory`.
     Raises: CheckpointError, ConfigError, CapacityError.

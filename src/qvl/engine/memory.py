@@ -9,6 +9,7 @@ from qvl.errors import CapacityError, ConfigError
 from qvl.plan.memory import (
     KvDtype,
     Precision,
+    codes_table,
     kv_bytes_per_token,
     num_kv_blocks,
     state_bytes,
@@ -75,7 +76,8 @@ def plan_memory(
     `max_model_len` None takes the checkpoint's own limit, at most 32768, as far as it fits.
     Raises: CapacityError with the numbers when the weights or one sequence of `max_model_len` don't fit.
     """
-    weights = weight_bytes(config, precision).total
+    in_codes = codes_table(config, precision, device == "cpu")
+    weights = weight_bytes(config, precision, table_codes=in_codes).total
     per_block = block_size * kv_bytes_per_token(config, kv_dtype)
     per_state = state_bytes(config, precision)
     states = max_num_seqs * per_state

@@ -18,7 +18,7 @@ from qvl.errors import PromptError
 from qvl.models.attention import Attend
 from qvl.models.decoder import Decoder
 from qvl.models.layers import CenteredRMSNorm
-from qvl.models.linear import Linear, product
+from qvl.models.linear import CodedEmbedding, Linear, product
 from qvl.models.vision import GridTHW
 
 
@@ -79,9 +79,12 @@ class VisionLanguageModel(nn.Module):
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """(T, vocab_size). Rows of the table past the tokenizer's last id are padding: callers mask them."""
-        if self.lm_head is None:
-            return product(hidden_TD, self.model.embed_tokens.weight)
-        return self.lm_head(hidden_TD)
+        if self.lm_head is not None:
+            return self.lm_head(hidden_TD)
+        tokens = self.model.embed_tokens
+        if isinstance(tokens, CodedEmbedding):
+            return tokens.table(hidden_TD)
+        return product(hidden_TD, tokens.weight)
 
 
 @torch.no_grad()

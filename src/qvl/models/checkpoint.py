@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,9 @@ from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.models import build, pickled
 from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import expert_places, put_expert, single_shape
-from qvl.models.linear import QuantizedLinear
+from qvl.models.linear import TILE
 from qvl.models.names import published_names, to_canonical
-from qvl.models.on_load import layers_to_shrink, shrunk
+from qvl.models.on_load import coded_layers, placed
 from qvl.models.quantized.int4_matmul import on_device
 from qvl.models.quantized.layers import QuantizedLayer, make_layer, quantized_layers
 from qvl.units import MiB, format_bytes
@@ -80,8 +80,7 @@ def load_model(
         model = build(config)
     entries = read_headers(folder)
     layers = quantized_layers(model, folder, entries)
-    to_shrink = set() if weights is None else layers_to_shrink(model, weights)
-    small: dict[str, QuantizedLinear] = {}
+    coded = {} if weights is None else coded_layers(model, weights, place.type == "cpu")
     replaced = {f"{name}.{part}" for name, layer in layers.items() for part in layer.replaces}
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if n not in replaced}
     parts = {f"{name}.{part}": spec for name, layer in layers.items() for part, spec in layer.parts.items()}
@@ -91,20 +90,18 @@ def load_model(
     names = match_names(shapes, entries, folder, parts)
     try:
         fused = {name: torch.empty(shape, dtype=wanted, device=place) for name, shape in fused_shapes.items()}
-        for name, tensor in read_tensors(names, wanted, place, copy):
+        in_parts = {f"{name}.weight": layer for name, layer in coded.items()}
+        for name, tensor, first in read_tensors(names, wanted, place, copy, in_parts):
             if name in experts:
                 put_expert(config.text, fused[experts[name].fused], experts[name], tensor)
-            elif name.endswith(".weight") and name.removesuffix(".weight") in to_shrink:
-                assert weights is not None
-                small[name.removesuffix(".weight")] = shrunk(tensor, weights)
+            elif name in in_parts:
+                in_parts[name].put(first, tensor)
             else:
                 _set_parameter(model, name, tensor)
         for name, tensor in fused.items():
             _set_parameter(model, name, tensor)
-        for name, coded in small.items():
-            bias: Any = model.get_submodule(name).bias
-            coded.bias = None if bias is None else bias.detach().cpu()
-            model.set_submodule(name, on_device(coded, place))
+        for name, small in coded.items():
+            model.set_submodule(name, placed(small, model.get_submodule(name), wanted, place))
         for name, layer in layers.items():
             model.set_submodule(name, on_device(_read_quantized(model, name, layer, entries, copy), place))
     except RuntimeError as e:  # torch's word for a full device, and for a full host
@@ -374,12 +371,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def read_tensors(
-    names: Mapping[str, TensorEntry], dtype: torch.dtype, device: torch.device, copy: bool
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, file by file, in the wanted dtype on the wanted device.
+    names: Mapping[str, TensorEntry],
+    dtype: torch.dtype,
+    device: torch.device,
+    copy: bool,
+    in_parts: Container[str] = (),
+) -> Iterator[tuple[str, Tensor, int]]:
+    """Name, tensor and its first row (0), file by file, in the wanted dtype on the wanted device.
 
     Pages of a mapped file count as this process's memory until it is closed, so what is copied anyway is read
-    in pieces, with a mapping for each batch of them.
+    in pieces, with a mapping for each batch of them. A large tensor named in `in_parts` comes as these pieces, in
+    order, of a multiple of TILE rows each but the last.
     """
     by_file: dict[Path, list[str]] = {}
     for name, entry in names.items():
@@ -390,7 +392,7 @@ def read_tensors(
         ]
         with _opened(file) as opened:
             for name in mapped:
-                yield name, opened.get_tensor(names[name].stored_name)
+                yield name, opened.get_tensor(names[name].stored_name), 0
         copied = {name: names[name] for name in members if name not in set(mapped)}
         unfinished: dict[str, Tensor] = {}
         for batch in _batches(copied):
@@ -398,13 +400,18 @@ def read_tensors(
                 for piece in batch:
                     entry = names[piece.name]
                     if piece.rows is None:
-                        yield piece.name, opened.get_tensor(entry.stored_name).to(device, dtype, copy=True)
+                        whole = opened.get_tensor(entry.stored_name)
+                        yield piece.name, whole.to(device, dtype, copy=True), 0
+                        continue
+                    part = opened.get_slice(entry.stored_name)[piece.rows]
+                    if piece.name in in_parts:
+                        yield piece.name, part.to(device, dtype, copy=True), piece.rows.start
                         continue
                     if piece.rows.start == 0:
                         unfinished[piece.name] = torch.empty(entry.shape, dtype=dtype, device=device)
-                    unfinished[piece.name][piece.rows] = opened.get_slice(entry.stored_name)[piece.rows]
+                    unfinished[piece.name][piece.rows] = part
                     if piece.rows.stop == entry.shape[0]:
-                        yield piece.name, unfinished.pop(piece.name)
+                        yield piece.name, unfinished.pop(piece.name), 0
 
 
 class _Piece(NamedTuple):
@@ -429,6 +436,7 @@ def _batches(entries: Mapping[str, TensorEntry]) -> Iterator[list[_Piece]]:
             continue
         num_rows = entry.shape[0]
         step = max(1, _COPY_BATCH * num_rows // entry.num_bytes)
+        step -= step % TILE if step > TILE else 0
         for start in range(0, num_rows, step):
             yield [_Piece(name, slice(start, min(start + step, num_rows)))]
     if batch:

@@ -198,20 +198,28 @@ class QuantizedLinear(nn.Module):
         )
 
     @classmethod
-    def empty(
-        cls, in_features: int, out_features: int, bits: int, group_size: int, scale_dtype: torch.dtype
-    ) -> QuantizedLinear:
-        """Zeros in the middle, no bias; `put` fills it."""
+    def empty(cls, in_features: int, out_features: int, bits: int, group_size: int) -> QuantizedLinear:
+        """Zeros in the middle, bf16 scales, no bias; on the CPU; `put` fills it."""
+        group_size = min(group_size, in_features)
         tiles, inputs = -(-out_features // TILE), in_features + -in_features % STEP
         packed = torch.empty(tiles, inputs * bits // 32, TILE, 4, dtype=torch.uint8)
-        scales = torch.empty(tiles, -(-in_features // group_size), TILE, dtype=scale_dtype)
+        scales = torch.empty(tiles, -(-in_features // group_size), TILE, dtype=torch.bfloat16)
         return cls(in_features, out_features, bits, group_size, packed, scales)
 
-    def put(self, tile: int, codes_OI: Tensor, scales_OG: Tensor) -> None:
-        """Rows from this tile on: whole tiles, or the last ones."""
-        part = slice(tile, tile + -(-len(codes_OI) // TILE))
-        self.packed[part] = pack_codes(codes_OI, self.bits)
-        self.scales[part] = _tiled(scales_OG)
+    def put(self, first: int, weight_RI: Tensor) -> None:
+        """Rounds output rows from `first` on, a multiple of TILE: whole tiles of them, or the last ones.
+
+        A few tiles at a time, straight into their place: whole copies in between would be the peak of a load.
+        """
+        assert first % TILE == 0, first
+        step = max(1, WEIGHTS_AT_ONCE // (self.in_features * TILE)) * TILE
+        for at in range(0, len(weight_RI), step):
+            rows = weight_RI[at : at + step].cpu()
+            codes_RI, scales_RG = quantize_codes(rows, self.bits, self.group_size)
+            tile = (first + at) // TILE
+            part = slice(tile, tile + -(-len(rows) // TILE))
+            self.packed[part] = pack_codes(codes_RI, self.bits)
+            self.scales[part] = _tiled(scales_RG)
 
     @property
     def num_bytes(self) -> int:
@@ -226,6 +234,16 @@ class QuantizedLinear(nn.Module):
     def takes_kernel(self, x: Tensor) -> bool:
         """bf16 activations may be rounded to 8 bits; fp32 ones are multiplied as they are, by `dequantize`."""
         return x.dtype == torch.bfloat16 and self.has_kernel and ops.ready(x)
+
+    def rows(self, indices_T: Tensor) -> Tensor:
+        """fp32 (T, I): these rows of `dequantize`, without the others. For layers of one scale a row."""
+        tiles_T, lanes_T = indices_T // TILE, indices_T % TILE
+        codes_TBJ = self.packed[tiles_T, :, lanes_T]
+        if self.bits == 4:
+            codes_TBJ = torch.stack((codes_TBJ & 15, codes_TBJ >> 4), dim=2)
+        codes_TI = codes_TBJ.flatten(1)[:, : self.in_features].float()
+        zeros_T1 = 1 << (self.bits - 1) if self.zeros is None else self.zeros[tiles_T, :, lanes_T].float()
+        return (codes_TI - zeros_T1) * self.scales[tiles_T, :, lanes_T].float()
 
     def extra_repr(self) -> str:
         return (
@@ -255,6 +273,17 @@ class QuantizedLinear(nn.Module):
             return ops.codes_linear((self,), x)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.dequantize().to(x.dtype), bias)
+
+
+class CodedEmbedding(nn.Module):
+    """nn.Embedding over a table held as codes. Where it is tied to the head, `table` is the head's layer too."""
+
+    def __init__(self, table: QuantizedLinear, dtype: torch.dtype):
+        super().__init__()
+        self.table, self.dtype = table, dtype
+
+    def forward(self, ids_T: Tensor) -> Tensor:
+        return self.table.rows(ids_T).to(self.dtype)
 
 
 def linears(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
@@ -318,20 +347,10 @@ def quantize_codes(weight_OI: Tensor, bits: int, group_size: int) -> tuple[Tenso
     return codes_OGJ.to(torch.uint8).view(outputs, -1)[:, :inputs], scales_OG1[:, :, 0]
 
 
-def quantize_weight(weight_OI: Tensor, bits: int, group_size: int) -> QuantizedLinear:
-    """Nearest rounding, no bias; on the CPU, wherever the weight is. A group_size of I or more: one scale a row."""
-    outputs, inputs = weight_OI.shape
-    group_size = min(group_size, inputs)
-    layer = QuantizedLinear.empty(inputs, outputs, bits, group_size, torch.bfloat16)
-    # a few tiles at a time, put straight into their place: whole copies in between would be the peak of a load
-    rows = max(1, WEIGHTS_AT_ONCE // (inputs * TILE)) * TILE
-    for first in range(0, outputs, rows):
-        layer.put(first // TILE, *quantize_codes(weight_OI[first : first + rows].cpu(), bits, group_size))
-    return layer
-
-
 def quantize_linear(linear: nn.Linear, bits: int, group_size: int = GROUP) -> QuantizedLinear:
-    """A layer's weights made small. A group_size of I or more gives one scale a row."""
-    layer = quantize_weight(linear.weight.detach(), bits, group_size)
+    """A layer's weights made small, by nearest rounding. A group_size of I or more gives one scale a row."""
+    outputs, inputs = linear.weight.shape
+    layer = QuantizedLinear.empty(inputs, outputs, bits, group_size)
+    layer.put(0, linear.weight.detach())
     layer.bias = None if linear.bias is None else linear.bias.detach().cpu()
     return layer

@@ -1,29 +1,34 @@
 """Weights made 8- or 4-bit while a plain checkpoint is read: which layers, and making one.
 
-The decoder's linears, as the usual recipes choose: the tower, norms, routers, the table and the head stay as stored.
-`int8` has one scale an output row, `int4` one for 128 inputs, both nearest rounding without calibration: what
-plan.memory counts under these names.
+The decoder's linears, as the usual recipes choose: the tower, norms and routers stay as stored. `int8` has one scale
+an output row, `int4` one for 128 inputs, both nearest rounding without calibration. On a CPU the token table and the
+head get 8 bits in either, one scale a row: plan.memory counts these very layers.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import nn
 
 from qvl.errors import CheckpointError, nearest
-from qvl.models.linear import GROUP, Linear, QuantizedLinear, quantize_weight
+from qvl.models.linear import GROUP, CodedEmbedding, Linear, QuantizedLinear
 from qvl.models.moe import Experts
+from qvl.models.quantized.int4_matmul import on_device
 
 if TYPE_CHECKING:
     from qvl.models.base import VisionLanguageModel
 
 BITS = {"int8": 8, "int4": 4}
-KEPT = ("lm_head", "gate", "shared_expert_gate", "in_proj_a", "in_proj_b")  # the head, and what is narrow
+KEPT = ("gate", "shared_expert_gate", "in_proj_a", "in_proj_b")  # what is narrow
 
 
-def layers_to_shrink(model: VisionLanguageModel, weights: str) -> set[str]:
-    """Names of the layers. Raises: CheckpointError when this checkpoint's weights can't be made so."""
+def coded_layers(model: VisionLanguageModel, weights: str, on_cpu: bool) -> dict[str, QuantizedLinear]:
+    """Names of the layers, and what each becomes, still empty.
+
+    Raises: CheckpointError when this checkpoint's weights can't be made so.
+    """
     if weights not in BITS:
         raise CheckpointError(f"weights {weights!r}: {nearest(weights, list(BITS))}")
     if model.config.quantization is not None:
@@ -34,11 +39,25 @@ def layers_to_shrink(model: VisionLanguageModel, weights: str) -> set[str]:
         raise CheckpointError(
             f"weights {weights!r}: fused experts aren't made smaller here; take an AWQ, GPTQ or FP8 checkpoint"
         )
-    linears = [name.split(".") for name, module in model.named_modules() if isinstance(module, Linear)]
-    return {".".join(at) for at in linears if "visual" not in at and at[-1] not in KEPT}
+    layers = {}
+    for name, module in model.named_modules():
+        leaf = name.rpartition(".")[2]
+        if name.startswith("visual.") or leaf in KEPT or not isinstance(module, Linear | nn.Embedding):
+            continue
+        outputs, inputs = module.weight.shape
+        bits, group = BITS[weights], GROUP if weights == "int4" else inputs
+        if isinstance(module, nn.Embedding) or leaf == "lm_head":
+            if not on_cpu:
+                continue
+            bits, group = 8, inputs
+        layers[name] = QuantizedLinear.empty(inputs, outputs, bits, group)
+    return layers
 
 
-def shrunk(weight_OI: Tensor, weights: str) -> QuantizedLinear:
-    """Without a bias. On the CPU, wherever the weight is."""
-    bits = BITS[weights]
-    return quantize_weight(weight_OI, bits, GROUP if bits == 4 else weight_OI.shape[1])
+def placed(coded: QuantizedLinear, plain: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """What stands where `plain` stood."""
+    if isinstance(plain, nn.Embedding):
+        return CodedEmbedding(coded, dtype)
+    bias: Any = plain.bias
+    coded.bias = None if bias is None else bias.detach().cpu()
+    return on_device(coded, device)

@@ -56,7 +56,7 @@ def memory_terms(setup: Setup) -> tuple[GpuTerms, ...]:
 
 
 def _weights(setup: Setup, shards: Shards) -> list[Term]:
-    w = weight_bytes(setup.config, setup.precision, shards)
+    w = weight_bytes(setup.config, setup.precision, shards, table_codes=setup.table_codes)
     c, p = parameter_counts(setup.config), setup.precision
     cut = "" if shards.tensor == 1 else f" / {shards.tensor} GPUs"
     whole = bytes_per_value(p)

@@ -144,10 +144,18 @@ def bytes_per_value(precision: str) -> int:
 # Weights
 
 
+def codes_table(config: ModelConfig, precision: Precision, on_cpu: bool) -> bool:
+    """Whether our engine holds the token table and the head in 8 bits too: on a CPU, of weights that it rounds itself
+    (`--weights int8` or `int4`). There the head is up to a third of what a token reads."""
+    return on_cpu and precision in ("int8", "int4") and config.quantization is None
+
+
 @cache  # choose asks for the same few hundreds of times
-def weight_bytes(config: ModelConfig, precision: Precision, shards: Shards = ONE) -> WeightBytes:
+def weight_bytes(
+    config: ModelConfig, precision: Precision, shards: Shards = ONE, *, table_codes: bool = False
+) -> WeightBytes:
     """Exact bytes on the busiest GPU. Tower, merger, embeddings, head and norms stay in 16 bits (fp32: 32),
-    except in llama.cpp's formats, which also quantise the table and the head."""
+    except in llama.cpp's formats, which also quantise the table and the head. `table_codes`: see `codes_table`."""
     value = bytes_per_value(precision)
     counts = parameter_counts(config)
     text, tp = config.text, shards.tensor
@@ -168,6 +176,8 @@ def weight_bytes(config: ModelConfig, precision: Precision, shards: Shards = ONE
     elif precision == "q4_k_m":  # the matrix that makes the logits gets 6 bits, tied or not
         embeddings_bytes = _gguf(table, "q4_k" if counts.head else "q6_k")
         head_bytes = _gguf(head, "q6_k")
+    elif table_codes:  # one 16-bit scale a row
+        embeddings_bytes, head_bytes = (n + 2 * n // text.hidden_size for n in (table, head))
     return WeightBytes(
         linears=plain,
         scales=scales,

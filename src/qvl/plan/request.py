@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qvl.catalog.config import ModelConfig
 from qvl.errors import CatalogError, PlanError
-from qvl.plan.memory import KvDtype, Precision, Shards, check_kv_dtype, check_precision, stored_precision
+from qvl.plan.memory import (
+    KvDtype,
+    Precision,
+    Shards,
+    check_kv_dtype,
+    check_precision,
+    codes_table,
+    stored_precision,
+)
 from qvl.plan.split import best_split, split_problems
 from qvl.plan.workload import Media, Workload, context_length, media_of, prompt_length
 from qvl.units import GiB
@@ -143,6 +151,12 @@ class Setup:
     @property
     def context_tokens(self) -> int:
         return context_length(self.workload, self.media)
+
+    @property
+    def table_codes(self) -> bool:
+        """Whether the token table is held in 8 bits: our engine runs on a CPU wherever there is no CUDA."""
+        on_cpu = self.device is not None and self.device.kind != "gpu"
+        return self.engine == "qvl" and codes_table(self.config, self.precision, on_cpu)
 
     @property
     def training(self) -> bool:

@@ -171,7 +171,7 @@ def prefill_phase(setup: Setup) -> Phase:
     text, tokens = setup.config.text, setup.prompt_tokens
     head = 2.0 * text.vocab_size * text.hidden_size
     flops = language_flops(setup, tokens, tokens / 2) + head
-    w = weight_bytes(setup.config, setup.precision)
+    w = weight_bytes(setup.config, setup.precision, table_codes=setup.table_codes)
     chunks = ceil(tokens / setup.max_num_batched_tokens) if setup.engine in ("vllm", "qvl") else 1
     size = chunks * (w.linears + w.scales + w.norms) + (w.head or w.embeddings)
     kernels = chunks * _kernels(setup)
@@ -193,7 +193,7 @@ def decode_bytes(setup: Setup, batch: int, context: float) -> float:
 
     Of a mixture, the experts that at least one sequence visits: 1 - (1 - k/E)^batch of them when routing is even.
     """
-    text, w = setup.config.text, weight_bytes(setup.config, setup.precision)
+    text, w = setup.config.text, weight_bytes(setup.config, setup.precision, table_codes=setup.table_codes)
     counts = parameter_counts(setup.config)
     linears = float(w.linears + w.scales)
     if text.num_experts:
