@@ -428,6 +428,13 @@ def test_a_version_that_ignores_limits_reserves_for_the_worst():
 def test_a_local_config_needs_what_its_family_needs():
     old = resolve(FitRequest(config=SEVEN_B, name="some/folder", engine="vllm@0.7.1"))
     assert old.problems == ("vllm 0.7.1 does not know some/folder, which needs 0.7.2",)
+
+
+@pytest.mark.parametrize("version", ["0.17", "0.17.0", "0.17.0.0"])
+def test_a_version_without_its_zeros_is_the_same_version(version):
+    assert not resolve(FitRequest(config=SEVEN_B, name="Qwen3.5-9B", engine=f"vllm@{version}")).problems
+    faulty = resolve(FitRequest(config=SEVEN_B, name="Qwen2.5-VL-7B-Instruct", engine="vllm@0.8"))
+    assert any("window-attention mask" in note for note in faulty.notes)
     assert not resolve(FitRequest(config=SEVEN_B, name="some/folder", engine="vllm@0.7.2")).problems
     assert not resolve(
         FitRequest(config=SEVEN_B, engine="vllm@0.1")

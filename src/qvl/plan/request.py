@@ -302,17 +302,25 @@ def _version_faults(
     engine: str, version: tuple[int, ...], request: FitRequest
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(why this version can't serve the model, what is known to be wrong with it), from the catalogue."""
+    from qvl.catalog.engines import parse_version
     from qvl.catalog.models import regressions
 
+    if not version:
+        return (), ()
     text = ".".join(map(str, version))
-    too_old: tuple[str, ...] = ()
     first = needed_version(engine, request)
-    if version < tuple(int(part) for part in first.split(".") if part):
+    too_old: tuple[str, ...] = ()
+    if first and parse_version(text) < parse_version(first):
         too_old = (f"{engine} {text} does not know {request.name}, which needs {first}",)
+
+    def named(listed: str) -> bool:  # `0.8.0, 0.8.1`; words about builds name no version
+        numbers = (v for v in listed.split(", ") if re.fullmatch(r"\d+(\.\d+)*", v))
+        return parse_version(text) in map(parse_version, numbers)
+
     faults = tuple(
         f"{engine} {text}: {r.what}; way out: {r.escape} ({r.note})"
         for r in regressions()
-        if r.engine == engine and request.config.family in r.families and text in r.versions.split(", ")
+        if r.engine == engine and request.config.family in r.families and named(r.versions)
     )
     return too_old, faults
 
