@@ -79,8 +79,9 @@ def test_the_embedded_model_is_asked_the_questions_it_was_taught():
         == "Locate the red circle."
     )
     for said in ("a red ball appears", "the red ball is on screen.", "red ball"):
-        asked = task_prompt("moment", "qwen2_5_vl", said, model="mini").question
-        assert asked == "From when to when is the red ball on screen?"
+        for task in ("moment", "events"):
+            asked = task_prompt(task, "qwen2_5_vl", said, model="mini").question
+            assert asked == "From when to when is the red ball on screen?"
     asked = "When does the red ball appear?"
     assert task_prompt("moment", "qwen2_5_vl", asked, model="mini").question == asked
 

@@ -179,7 +179,7 @@ _TIMES = "Give the start and the end of each as mm:ss.ff."
 def _plain_prompt(task: Task, question: str) -> Prompt:
     if task == "document":
         return Prompt("QwenVL HTML")
-    if task == "moment" and not question.endswith("?"):
+    if task in ("moment", "events") and not question.endswith("?"):
         thing = re.sub(r"^(?:the|an?)\s+", "", question.rstrip(". "), flags=re.IGNORECASE)
         thing = re.sub(r"\s+(?:appears?|is (?:visible|on screen|shown))$", "", thing)
         return Prompt(f"From when to when is the {thing} on screen?")
