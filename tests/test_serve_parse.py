@@ -1,6 +1,7 @@
 """`qvl_parse`: a reply carries what it says as typed results, in pixels of the picture that the client sent."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,26 @@ def test_without_exactly_one_picture_the_request_is_refused(server, count):
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "qvl_parse"
     server.wait_until_idle()
+
+
+def test_times_are_checked_against_the_clips_length(server, says):
+    says("From 0.5 to 900 seconds.")
+    clip = (Path(__file__).parent.parent / "examples" / "clip.mp4").read_bytes()
+    item = {"type": "video_url", "video_url": {"url": data_url(clip, "video/mp4")}}
+    parsed = ask(server, item, qvl_parse="events").json()["choices"][0]["qvl_parsed"]
+    [event] = parsed["items"]
+    assert (event["start"], event["end"], event["clamped"]) == (0.5, 6.0, True)  # seconds of the clip
+    assert "clamped to the clip's end" in parsed["warnings"][0]
+
+
+def test_the_embedded_models_place_on_a_screen_is_read_as_a_click(server, says, monkeypatch):
+    """As `qvl ask --actions` does: it answers with a place, and knows no tool calls."""
+    says('{"point_2d": [28, 56], "label": "OK"}')
+    assert ask(server, qvl_parse="actions").json()["choices"][0]["qvl_parsed"]["items"] == []
+    monkeypatch.setattr(server.service.model, "name", "mini")
+    parsed = ask(server, qvl_parse="actions").json()["choices"][0]["qvl_parsed"]
+    assert [(a["kind"], a["x"], a["y"]) for a in parsed["items"]] == [("click", 28.0, 56.0)]
+    assert "read as a click" in parsed["warnings"][0]
 
 
 def test_times_need_a_clip(server):

@@ -54,6 +54,7 @@ class MediaSpan:
     seen: Size
     seconds_per_grid: float | None = None  # videos only
     timestamps: tuple[float, ...] = ()  # seconds of every temporal patch; videos only
+    clip_seconds: float | None = None  # how long the whole video lasts; videos only
     item: int = 0  # which picture or video of the conversation this is, from 0
 
 
@@ -149,6 +150,7 @@ class _Slot:
     seen: Size
     seconds_per_grid: float | None = None
     timestamps: tuple[float, ...] = ()
+    clip_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,10 +370,18 @@ class Processor:
         step = seconds_per_grid(video.fps, tp)
         times = grid_timestamps(video.times, tp)
         if not self.time_as_text:
-            return [self._slot("video", number, video.frames, video.original, step, times)]
+            return [self._slot("video", number, video.frames, video.original, step, times, video.seconds)]
         # frames of different moments never attend to each other in the tower, so cutting changes nothing
         return [
-            self._slot("video", number, video.frames[i * tp : (i + 1) * tp], video.original, step, (time,))
+            self._slot(
+                "video",
+                number,
+                video.frames[i * tp : (i + 1) * tp],
+                video.original,
+                step,
+                (time,),
+                video.seconds,
+            )
             for i, time in enumerate(times)
         ]
 
@@ -383,6 +393,7 @@ class Processor:
         original: Size,
         step: float | None = None,
         times: tuple[float, ...] = (),
+        clip_seconds: float | None = None,
     ) -> _Slot:
         patches, grid = to_patches(frames, self.image_limits, self.mean, self.std)
         settings = (kind, tuple(grid), frames.shape, self.image_limits.patch_size, self.mean, self.std, step)
@@ -390,7 +401,9 @@ class Processor:
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(frames).data)
         seen = Size(*frames.shape[1:3])
-        return _Slot(kind, number, patches, grid, digest.hexdigest(), original, seen, step, times)
+        return _Slot(
+            kind, number, patches, grid, digest.hexdigest(), original, seen, step, times, clip_seconds
+        )
 
 
 def _count(kinds: Sequence[str]) -> str:

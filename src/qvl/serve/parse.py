@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvl.backends.tasks import parse_reply, result_dict
 from qvl.errors import OutputError
+from qvl.outputs.events import Clip
 from qvl.outputs.mapping import PictureMap
 from qvl.serve.problems import Problem
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 
 def parser_of(
-    request: ChatRequest, inputs: ModelInputs, family: Family
+    request: ChatRequest, inputs: ModelInputs, family: Family, model: str
 ) -> Callable[[str], dict[str, Any]] | None:
-    """What turns an answer's text into the extra field; None when nobody asked for it.
+    """What turns an answer's text into the extra field; None when nobody asked for it. model: its own name, which
+    tells the embedded one.
 
     Raises: Problem 400 when the conversation doesn't hold exactly one picture to map to (for events: one clip).
     """
@@ -41,10 +43,11 @@ def parser_of(
         )
     span = inputs.media[0]
     picture = PictureMap(span.original, span.seen) if wanted == "image" else None
+    clip = Clip(duration=span.clip_seconds) if wanted == "video" else None
 
     def parse(text: str) -> dict[str, Any]:
         try:
-            return {"task": task, **result_dict(parse_reply(task, text, family, picture, None))}
+            return {"task": task, **result_dict(parse_reply(task, text, family, picture, clip, model))}
         except OutputError as e:  # frame numbers, which need the file's own rate
             return {"task": task, "items": [], "reason": str(e)}
 
