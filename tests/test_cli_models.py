@@ -55,6 +55,17 @@ def test_a_page_shows_count_licence_cache_and_bad_versions(qvl):
         assert text in out, text
 
 
+def test_a_hosted_models_page_shows_its_prices_with_their_age(qvl):
+    _, out, _ = qvl("qwen3-vl-plus")
+    line = next(line for line in out.splitlines() if line.startswith("qwen3-vl-plus, up to 131,072 in"))
+    for text in ("¥1.5", "¥15", "¥0.3", "¥0.75/¥7.5", "2026-01", "days old"):
+        assert text in line, text
+    assert "llm-prices" in " ".join(qvl("qwen3-vl-8b", "--sources")[1].split())
+    prices = json.loads(qvl("qwen-vl-max", "--json")[1])["prices"]
+    assert {p["name"] for p in prices} == {"qwen-vl-max", "qwen-vl-max@2025-07", "qwen-vl-max@intl-2025"}
+    assert all(p["date"] and p["source"] and p["per_million_tokens"] for p in prices)
+
+
 def test_a_page_shows_what_other_sources_say(qvl):
     _, out, _ = qvl("qwen2.5-vl-32b")
     line = next(line for line in out.splitlines() if line.startswith("MMMU"))

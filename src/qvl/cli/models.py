@@ -14,6 +14,7 @@ from qvl.errors import CatalogError
 if TYPE_CHECKING:
     from qvl.catalog.figures import Figure
     from qvl.catalog.models import Model
+    from qvl.catalog.prices import ApiPrice
     from qvl.catalog.scores import Score
     from qvl.plan.machine import Machine, Run
 
@@ -131,6 +132,18 @@ def model_dict(model: Model) -> dict[str, Any]:
             }
             for s in scores_of(model.name)
         ],
+        "prices": [
+            {
+                "name": p.key,
+                "provider": p.provider,
+                "currency": p.currency,
+                "per_million_tokens": [asdict(t) for t in p.tiers],
+                "source": p.source.title,
+                "date": p.date,
+                "kind": p.source.kind,
+            }
+            for p in _prices_of(model)
+        ],
         "regressions": [
             {
                 "engine": r.engine,
@@ -171,6 +184,14 @@ def _regressions_of(model: Model) -> list[Any]:
     from qvl.catalog.models import regressions
 
     return [r for r in regressions() if model.family in r.families and not model.hosted]
+
+
+def _prices_of(model: Model) -> list[ApiPrice]:
+    """What hosts ask for it by the token, older and regional lists included."""
+    from qvl.catalog.models import resolve
+    from qvl.catalog.prices import price_book
+
+    return [p for p in price_book().api.values() if resolve(p.name)[0] is model]
 
 
 # Words for cells
@@ -358,12 +379,39 @@ def _print_model(model: Model, machine: Machine | str) -> None:
             for c in model.checkpoints
         ]
         out.print(table(("weights", "precision", "by", "here", ""), rows3, whole=(3,)), "")
+    _print_prices(model)
     _print_scores(model)
     found = _regressions_of(model)
     if found:
         rows4 = [(f"{r.engine} {r.versions}", r.what, r.escape) for r in found]
         out.print(table(("known bad versions", "what happens", "instead"), rows4), "")
     out.print(f"Sources of all this: qvl models {model.name} --sources")
+
+
+def _print_prices(model: Model) -> None:
+    """By the token, with the age: prices fall by the quarter."""
+    from datetime import date
+
+    rows = []
+    for p in _prices_of(model):
+        read = f"{p.date}, {p.age_days(date.today())} days old"
+        for t in p.tiers:
+            up_to = f", up to {t.up_to:,} in" if t.up_to else ""
+            prices = (t.input, t.output, t.cached_input, t.batch_input, t.batch_output)
+            cells = [_price(v, p.currency) for v in prices]
+            rows.append((f"{p.key}{up_to}", *cells[:3], "/".join(dict.fromkeys(cells[3:])), read))
+    if rows:
+        headers = ("a million tokens", "in", "out", "cached in", "batch in/out", "read")
+        console().print(table(headers, rows, right=(1, 2, 3, 4), whole=(0,)), "")
+
+
+def _price(value: float | None, currency: str) -> str:
+    sign = {"USD": "$", "CNY": "¥"}.get(currency, f"{currency} ")
+    return "-" if value is None else f"{sign}{value:g}"
+
+
+def _tiers(p: ApiPrice) -> str:
+    return ", ".join(f"{_price(t.input, p.currency)}/{_price(t.output, p.currency)}" for t in p.tiers)
 
 
 def _fits(model: Model, machine: Machine | str) -> dict[str, str]:
@@ -499,6 +547,7 @@ def _print_sources(model: Model) -> None:
     out = console()
     rows = [(name, _value(f), _cited(f)) for name, f in model.figures().items()]
     rows += [(f"weights {c.precision}", c.hub_id, c.source.title) for c in model.checkpoints]
+    rows += [(f"price {p.key}", _tiers(p), p.cite()) for p in _prices_of(model)]
     rows += [(str(s.benchmark), _number(s), _cited(s.figure)) for s in scores_of(model.name)]
     out.print(table((model.name, "value", "source"), rows))
 
