@@ -109,6 +109,21 @@ def test_the_guides_server_is_priced_owned_and_rented(capsys):
     assert found["cheapest"] == "api"
 
 
+def test_a_mac_is_planned_with_llama_cpp_and_its_watts_are_the_whole_machines(capsys):
+    words = [*API, "--gpu", "m2-ultra", "--purchase-price", "5000", "--allow-stale"]
+    found = facts(capsys, *words)
+    assert found["capacity"]["engine"] == "llama.cpp"
+    owned = next(b for b in found["own"] if b["side"] == "owned")
+    assert owned["power"] == pytest.approx(295 * 1.4 / 1000 * 730 * 0.12)
+    assert not any("host factor" in note for note in found["notes"])
+
+
+def test_every_factor_that_is_nobodys_price_list_is_said(capsys):
+    _, out, _ = run(capsys, *OWN[:-4], "--gpu", "8xh100", "--allow-stale")
+    for name in ("utilisation 0.3", "months 36", "host factor 1.8", "pue 1.4", "usd per kwh 0.12", "5000"):
+        assert f"assumed {name}" in out or name in out
+
+
 def test_pages_become_requests_by_the_pictures_in_each(capsys):
     words = [
         "cost",

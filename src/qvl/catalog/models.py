@@ -255,7 +255,9 @@ def config_of(model: Model | str) -> Any:
         model = find_model(model)
     if not model.shape:
         why = "it is hosted, its shape is not public" if model.hosted else "its config.json was not seen"
-        raise CatalogError(f"{model.name} has no shape here: {why}; --config takes a local config.json")
+        raise CatalogError(
+            f"{model.name} has no shape here: {why}; qvl fit and qvl launch take a local config.json (--config)"
+        )
     return _config(model.shape)
 
 

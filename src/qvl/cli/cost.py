@@ -193,10 +193,11 @@ def capacity_of(
                 "with --self-model"
             )
         self_model = model if open_weights else OWN
+    engine = "vllm" if hardware.device.kind == "gpu" else "llama.cpp"
     found = best_capacity(
         request_for(
             self_model,
-            engine="vllm",
+            engine=engine,
             precision=precision,
             hardware=hardware,
             workload=Workload(
@@ -211,6 +212,7 @@ def capacity_of(
         "requests_per_s": found.requests_per_s,
         "source": "upper bound of qvl fit; engines stay below",
         "model": self_model,
+        "engine": engine,
         "gpu": hardware.name,
         "gpus_per_replica": found.gpus_per_replica,
         "replicas": found.replicas,
@@ -260,6 +262,7 @@ def server_of(
         used.append(book.exchange[currency])
     if bought is not None and device.watts is None:
         notes.append(f"the power of {device.title} is not known: owning is counted without it")
+    powered = bought is not None and device.watts is not None
     server = Server(
         name=hardware.name,
         num_devices=hardware.count,
@@ -269,8 +272,9 @@ def server_of(
         purchase_price=bought,
         months=default("months", own["months"]) if bought is not None else 36,
         device_watts=float(device.watts.value) if device.watts else None,
-        host_factor=book.assumption("host_factor"),
-        pue=book.assumption("pue"),
+        # the catalogue's watts of a Mac are the whole machine's
+        host_factor=default("host_factor", None) if powered and device.kind != "apple" else 1.0,
+        pue=default("pue", None) if powered else 1.0,
         price_per_kwh=default("usd_per_kwh", own["power_price"], True) if bought is not None else 0.0,
         people_per_month=default("people_usd_per_month", own["people"], True),
     )
