@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from datetime import date
 
 import pytest
 
+from qvl.catalog.prices import price_book
 from qvl.cli.choose import ask
 from qvl.cli.main import main
 
@@ -62,6 +64,19 @@ def test_old_prices_are_left_out_unless_accepted(qvl, tmp_path):
     assert code == 0
     assert data["ranked"]
     assert any("older than 1 days" in w for w in data["warnings"])
+
+
+def test_the_age_of_a_price_that_is_not_used_stops_no_budget(qvl):
+    """Lists of 2025 are kept beside today's; choose never uses them."""
+    book, today = price_book(), date.today()
+    used = [*(p for p in book.api.values() if not p.variant), *(r for r in book.rent if r.used)]
+    oldest = max(p.age_days(today) for p in [*used, *book.exchange.values()])
+    work = ("--task", "charts", "--volume", "10k/month", "--budget", "500")
+    assert qvl(*work, "--max-age", "1")[0] == 2
+    code, out, _ = qvl(*work, "--max-age", str(oldest), "--json")
+    assert code == 0
+    assert not any("left out" in w for w in json.loads(out)["warnings"])
+    assert book.api["qwen-vl-max@intl-2025"].age_days(today) > oldest
 
 
 def test_nothing_left_is_status_1_and_says_so(qvl):

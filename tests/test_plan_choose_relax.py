@@ -1,5 +1,7 @@
 """What to give up when nothing meets every requirement, and what the other engine would hold."""
 
+import re
+
 import pytest
 
 from qvl.errors import PlanError
@@ -72,6 +74,7 @@ def test_the_other_engine_is_not_named_without_need(changes):
 def test_a_budget_in_the_way_is_named_with_its_number():
     choice = stuck(book=BOOK, where=("rent",), budget_per_month=10.0)
     assert changes_of(choice) == ["without --budget 10"]
+    assert re.search(r"\$[\d,]+ a month\)$", choice.ways_out[0].describe())
 
 
 def test_the_words_of_a_way_out_hold_model_place_and_numbers():

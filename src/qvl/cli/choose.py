@@ -175,7 +175,7 @@ def _usable_prices(
     today = date.today()
     book = price_book(prices)
     if allow_stale:
-        return book, _ages([*book.api.values(), *book.rent], today, max_age)
+        return book, _ages(_in_use(book), today, max_age)
 
     def fresh(p: object) -> bool:
         return not age_warnings([p], today, max_age)  # type: ignore[list-item]
@@ -188,7 +188,7 @@ def _usable_prices(
         rent=tuple(r for r in rent if fresh(r)),
         exchange={k: e for k, e in book.exchange.items() if fresh(e)},
     )
-    left_out = len(book.api) + len(book.rent) - len(kept.api) - len(kept.rent)
+    left_out = len(_in_use(book)) - len(_in_use(kept))
     if left_out and req.budget_per_month is not None:
         raise PlanError(
             f"no verdict on a budget: {left_out} prices are older than {max_age} days. "
@@ -198,6 +198,11 @@ def _usable_prices(
         return None, ()
     said = f"{left_out} prices older than {max_age} days are left out (--allow-stale takes them)"
     return kept, (said,) if left_out else ()
+
+
+def _in_use(book: PriceBook) -> list[Price]:
+    """Older and regional lists of a name, and tiers that are not the usual one, are for `qvl cost` alone."""
+    return [*(p for p in book.api.values() if not p.variant), *(r for r in book.rent if r.used)]
 
 
 def _ages(records: Sequence[Price], today: date, max_age: int) -> tuple[str, ...]:

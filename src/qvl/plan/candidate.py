@@ -126,6 +126,9 @@ class WayOut:
             parts.append(format_bytes(ev.per_gpu_bytes) + " on each GPU" * (c.hardware.count > 1))
         if ev and ev.answer_s:
             parts.append(f"an answer in {format_seconds(ev.answer_s)} at best")
+        if c.cost_per_month or c.cost_per_1000:
+            month = f"${c.cost_per_month:,.0f} a month" if c.cost_per_month else ""
+            parts.append(month or f"${c.cost_per_1000:,.2f} per 1,000 requests")
         return f"{self.change}: {c.model.name} on {c.place} ({', '.join(parts)})"
 
 

@@ -259,7 +259,7 @@ def _general_warnings(req: Requirement, book: PriceBook | None) -> tuple[str, ..
         found.append(
             "money is left out: the prices here are too old (--allow-stale takes them, --prices FILE replaces them)"
         )
-    if book is not None and "rent" in req.where and not req.hardware:
+    if book is not None and book.rent and "rent" in req.where and not req.hardware:
         found.append("the bill of a rented machine is its rent: `qvl cost` adds the people who run it")
     if req.requests_per_month:
         found.append(
