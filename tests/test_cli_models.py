@@ -83,6 +83,15 @@ def test_a_comparison_marks_the_best_of_each_row(qvl):
     assert code == 0
     row = next(line for line in out.splitlines() if line.startswith("MMMU"))
     assert row.index("58.6") < row.index("69.6 ◀")
+    alone = next(line for line in out.splitlines() if line.startswith("TextVQA"))
+    assert "84.9" in alone
+    assert "◀" not in alone, "nobody to be better than"
+
+
+def test_a_comparison_with_a_hosted_name_dates_its_scores_and_prices(qvl):
+    _, out, _ = qvl("--compare", "qwen-vl-max", "qwen2.5-vl-72b")
+    assert "¥1.6/¥4 (2026-01)" in out
+    assert "51.4 (2024-01)" in next(line for line in out.splitlines() if line.startswith("MMMU"))
 
 
 def test_a_comparison_of_one_is_refused_with_the_number(qvl):

@@ -235,6 +235,12 @@ def _number(s: Score) -> str:
     return f"{s.value:.2f}".removesuffix("0")
 
 
+def _dated(s: Score) -> str:
+    """With the snapshot that it is of, where a hosted name stands for several."""
+    snapshot = s.model.partition("@")[2]
+    return _number(s) + f" ({snapshot})" * bool(snapshot)
+
+
 def _short(name: str) -> str:
     return name.removesuffix("-Instruct")
 
@@ -520,15 +526,19 @@ def _print_comparison(chosen: Sequence[Model], machine: Machine | str) -> None:
     rows += [(k, *(f.get(k, "-") for f in facts)) for k in facts_kept]
     rows.append(("abilities", *(_abilities(m) for m in chosen)))
     rows.append(("here", *(_here(m, machine) for m in chosen)))
+    prices = [[f"{_tiers(p)} ({p.date})" for p in _prices_of(m) if not p.variant] for m in chosen]
+    if any(prices):
+        rows.append(("price of 1 M tokens, in/out", *(p[0] if p else "-" for p in prices)))
     scores = [{s.benchmark: s for s in scores_of(m.name)} for m in chosen]
     benchmarks = sorted({b for found in scores for b in found}, key=str)
     for b in benchmarks:
         values = [found[b].percent if b in found else None for found in scores]
-        best = max(v for v in values if v is not None)
+        published = [v for v in values if v is not None]
+        best = max(published) if len(published) > 1 else None  # alone nobody is best
         cells = [
             "-"
             if b not in found
-            else _number(found[b]) + " *" * bool(found[b].figure.others) + " ◀" * (v == best)
+            else _dated(found[b]) + " *" * bool(found[b].figure.others) + " ◀" * (v == best)
             for found, v in zip(scores, values, strict=True)
         ]
         rows.append((str(b), *cells))
