@@ -67,6 +67,32 @@ def test_a_row_of_codes_does_not_depend_on_its_batch(bits, generator):
 
 
 @needs_kernels
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "group_size"),
+    [(33, 100, 128), (48, 300, 128), (16, 256, 64), (1, 5, 999), (70, 97, 97)],
+)
+def test_weights_are_rounded_to_the_bit_as_pytorch_does(
+    outputs, inputs, group_size, dtype, bits, generator, monkeypatch
+):
+    weight = torch.randn(outputs, inputs, generator=generator)
+    weight[0] = 0  # a scale of nothing
+    weight[outputs // 2, : inputs // 2] = 0.75  # ties, one of them negative and first
+    weight[outputs // 2, 0] = -0.75
+    weight = weight.to(dtype)
+    ours = QuantizedLinear.empty(inputs, outputs, bits, group_size)
+    theirs = QuantizedLinear.empty(inputs, outputs, bits, group_size)
+    for layer in (ours, theirs):
+        layer.packed.fill_(99)  # whatever memory held
+    ours.put(0, weight)
+    monkeypatch.setattr(ops, "functions", lambda: None)
+    theirs.put(0, weight)
+    assert torch.equal(ours.packed, theirs.packed)
+    assert torch.equal(ours.scales, theirs.scales)
+
+
+@needs_kernels
 @pytest.mark.parametrize(("outputs", "inputs"), [(33, 100), (64, 512), (7, 31), (1, 32)])
 def test_a_few_rows_of_bf16_are_linears_within_a_rounding(outputs, inputs, generator):
     weight = torch.randn(outputs, inputs, generator=generator).bfloat16()

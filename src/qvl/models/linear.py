@@ -212,9 +212,14 @@ class QuantizedLinear(nn.Module):
         A few tiles at a time, straight into their place: whole copies in between would be the peak of a load.
         """
         assert first % TILE == 0, first
+        weight_RI = weight_RI.detach().cpu()
+        if ops.ready(weight_RI):
+            part = slice(first // TILE, -(-(first + len(weight_RI)) // TILE))
+            ops.round_rows(weight_RI, self.bits, self.group_size, self.packed[part], self.scales[part])
+            return
         step = max(1, WEIGHTS_AT_ONCE // (self.in_features * TILE)) * TILE
         for at in range(0, len(weight_RI), step):
-            rows = weight_RI[at : at + step].cpu()
+            rows = weight_RI[at : at + step]
             codes_RI, scales_RG = quantize_codes(rows, self.bits, self.group_size)
             tile = (first + at) // TILE
             part = slice(tile, tile + -(-len(rows) // TILE))
@@ -351,6 +356,6 @@ def quantize_linear(linear: nn.Linear, bits: int, group_size: int = GROUP) -> Qu
     """A layer's weights made small, by nearest rounding. A group_size of I or more gives one scale a row."""
     outputs, inputs = linear.weight.shape
     layer = QuantizedLinear.empty(inputs, outputs, bits, group_size)
-    layer.put(0, linear.weight.detach())
+    layer.put(0, linear.weight)
     layer.bias = None if linear.bias is None else linear.bias.detach().cpu()
     return layer

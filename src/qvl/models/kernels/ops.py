@@ -45,6 +45,7 @@ _SIGNATURES = {
     "qvl_bf16_linear": [_PTR, _I64, _I64, _PTR, _I64, _PTR, _I32],
     "qvl_rms_norm": [_PTR, _PTR, _PTR, _I64, _I64, _I64, _FLOAT, _I32, _I32],
     "qvl_silu_mul": [_PTR, _PTR, _PTR, _I64, _I64, _I64, _I32, _I32],
+    "qvl_round": [_PTR, _I32, _I64, _I64, _I64, _I32, _I64, _PTR, _PTR, _I32],
     "qvl_rope": [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _I64, _I64, _I32, _I32, _I32, _I32],
 }
 
@@ -103,6 +104,22 @@ def codes_linear(layers: Sequence[QuantizedLinear], x: Tensor) -> Tensor:
         torch.get_num_threads(),
     )
     return y
+
+
+def round_rows(weight_RI: Tensor, bits: int, group_size: int, packed: Tensor, scales: Tensor) -> None:
+    """Fills packed (N, B, 16, 4) and bf16 scales (N, G, 16), both contiguous, with the nearest codes of these rows."""
+    weight_RI = weight_RI.contiguous()
+    _lib().qvl_round(
+        weight_RI.data_ptr(),
+        _DTYPES[weight_RI.dtype],
+        *weight_RI.shape,
+        group_size,
+        bits,
+        packed.shape[1],
+        packed.data_ptr(),
+        scales.data_ptr(),
+        torch.get_num_threads(),
+    )
 
 
 def bf16_linear(weights_OI: Sequence[Tensor], biases: Sequence[Tensor | None], x: Tensor) -> Tensor:
