@@ -400,6 +400,14 @@ def test_clips_are_planned_by_every_engine():
         assert total(engine=engine, workload=work) > total(engine=engine, workload=Workload())
 
 
+def test_clips_for_llama_cpp_are_said_to_be_pictures():
+    for engine, said in (("llama.cpp", True), ("vllm", False)):
+        notes = resolve(
+            FitRequest(config=SEVEN_B, engine=engine, workload=Workload(videos=(Video(30, 2.0),)))
+        ).notes
+        assert any("takes pictures, no clips" in n for n in notes) is said
+
+
 # versions
 
 

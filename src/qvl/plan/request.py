@@ -208,6 +208,8 @@ def resolve(request: FitRequest) -> Setup:
         problems, notes = problems + too_old, notes + faults
         if engine == "vllm" and any("limit_mm_per_prompt" in fault for fault in faults):
             request = replace(request, default_limits=True)  # it prepares for the worst whatever is asked
+    if engine == "llama.cpp" and request.workload.videos:
+        notes += ("llama.cpp's server takes pictures, no clips: their frames have to be sent as pictures",)
     shards = Shards()
     if engine == "vllm" and gpus > 1:
         shards = _shards(request, precision, gpus)

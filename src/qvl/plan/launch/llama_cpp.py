@@ -39,10 +39,6 @@ class LlamaCppFlags(FlagWriter):
             self.add(
                 "--image-min-tokens", least, "boxes want about 1,024 tokens a picture (llama.cpp issue 16842)"
             )
-        if request.workload.videos:
-            self.warnings.append(
-                "llama.cpp's server takes pictures, no clips: send sampled frames as pictures"
-            )
         if request.media_path:
             self.add("--media-path", request.media_path, "as asked: requests may name files in it")
         self.notes.append("file names are those of your conversion or download: put the real ones in")
