@@ -15,7 +15,7 @@ from qvl.outputs.repetition import (
     classify,
     guarded,
 )
-from repetition_report import cases, run, score
+from repetition_report import cases, drawn, run, score
 
 CASES = cases()
 
@@ -47,6 +47,22 @@ def test_the_report_counts_right_and_wrong_stops():
     assert (result.true_stops, result.false_stops, result.missed, result.survived) == (0, 3, 3, 0)
     assert result.precision == result.recall == 0
     assert len(result.wrong) == 6
+
+
+def test_drawn_loops_stop_and_drawn_repeats_survive():
+    """On a seed that no threshold was set by."""
+    result = score(drawn(2, each=6))
+    assert result.precision == 1, result.wrong
+    assert result.recall >= 0.9, result.wrong
+
+
+def test_a_loop_of_whole_tables_stops():
+    """Its rows repeat inside each copy, so that short cycles come and go."""
+    rows = "".join(f"<tr>{'<td>0</td>' * n}</tr>" for n in (3, 3, 3, 3, 3, 2))
+    text = f"<p>Stock</p><table>{rows}</table>" * 100
+    stop = stop_of(text)
+    assert stop is not None
+    assert stop.at < len(text)
 
 
 def test_there_are_as_many_real_repeats_as_loops():
@@ -130,6 +146,12 @@ def test_boxes_inside_the_known_picture_may_go_on():
 )
 def test_units_are_told_apart(unit, pattern):
     assert classify(unit)[0] == pattern
+
+
+def test_units_of_several_rows_need_fewer_copies():
+    line = "| N/A | yes |\n"
+    copies = [classify(line * n)[1].copies for n in (1, 2, 4, 100)]
+    assert copies == [50, 38, 19, LIMITS["text"].copies]
 
 
 def test_longer_units_need_fewer_copies():

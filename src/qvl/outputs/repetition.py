@@ -24,23 +24,25 @@ Pattern = Literal["text", "form", "table", "blank", "box", "drift"]
 
 
 class Limit(NamedTuple):
-    """A cycle is one too many at this many copies that together have this many characters."""
+    """A cycle is one too many at this many copies that together have this many characters. Where a copy holds
+    several rows or lines, this many `rows` in at least six copies are as bad as `copies`."""
 
     copies: int
     characters: int
+    rows: int = 0  # 0: rows aren't counted
 
 
 LIMITS: dict[Pattern, Limit] = {
     "text": Limit(6, 300),  # a paragraph or sentence; short ones need more copies, see _copies_needed
-    "form": Limit(50, 1200),  # text with room to fill in: a sheet of signature lines is real
-    "table": Limit(50, 3000),  # rows or cells with words: N/A, yes, no
-    "blank": Limit(400, 8000),  # rows or cells without a word: zeros, dashes, empty
+    "form": Limit(50, 1200, 75),  # text with room to fill in: a sheet of signature lines is real
+    "table": Limit(50, 3000, 75),  # rows or cells with words: N/A, yes, no
+    "blank": Limit(400, 8000, 200),  # rows or cells without a word: zeros, dashes, empty
     "box": Limit(4, 0),  # the same box with the same label: never real four times
     "drift": Limit(40, 0),  # the same label at equal steps; real rows of seats are shorter
 }
 _LEADER = Limit(300, 800)  # dots, underscores or dashes without rows: leaders and rules across a page
 
-_GRAMS = (4, 24, 96)  # short cycles, cycles with repeats inside, table rows with many equal cells
+_GRAMS = (4, 24, 96, 400, 1200)  # the longer, the longer the repeats that a cycle may have inside
 _MEMORY = 4096  # tokens; the longest period found
 _HELD = 24  # characters held back, so that a token never depends on how the stream is cut
 _TOKEN = re.compile(r"\n[ \t]{0,8}\d{1,4}[.):](?=\s)|[A-Za-z]{1,16}|\d{1,12}|[ \t]{1,16}|.", re.DOTALL)
@@ -96,7 +98,7 @@ class _Cycle:
         self.first = 0
 
     def push(self, index: int, ids: deque[int], starts: deque[int]) -> None:
-        """`ids` and `starts` end with token `index`; they hold the last _MEMORY + 200 tokens."""
+        """`ids` and `starts` end with token `index`; they hold the last _MEMORY + _GRAMS[-1] tokens."""
         self.hash = (self.hash * _BASE + ids[-1]) % _PRIME
         if len(ids) > self.gram:
             self.hash = (self.hash - ids[-1 - self.gram] * self.power) % _PRIME
@@ -134,9 +136,9 @@ class RepetitionGuard:
         self._buffer = ""  # fed but not yet cut into tokens
         self._offset = 0  # characters before the buffer
         self._index = -1
-        self._ids: deque[int] = deque(maxlen=_MEMORY + 200)
-        self._texts: deque[str] = deque(maxlen=_MEMORY + 200)
-        self._starts: deque[int] = deque(maxlen=_MEMORY + 200)
+        self._ids: deque[int] = deque(maxlen=_MEMORY + _GRAMS[-1])
+        self._texts: deque[str] = deque(maxlen=_MEMORY + _GRAMS[-1])
+        self._starts: deque[int] = deque(maxlen=_MEMORY + _GRAMS[-1])
         self._cycles = tuple(_Cycle(g) for g in _GRAMS)
         self._tail = ""  # since the last record's end, for boxes
         self._boxes: dict[tuple[str, tuple[str, ...]], int] = {}
@@ -262,6 +264,15 @@ class RepetitionGuard:
 
 def classify(unit: str) -> tuple[Pattern, Limit]:
     """What kind of text repeats, and how much of it is too much."""
+    pattern, limit = _kind(unit)
+    rows = unit.count("\n") + unit.count("</tr")
+    if rows < 2 or not limit.rows:
+        return pattern, limit
+    fewest = LIMITS["text"].copies
+    return pattern, limit._replace(copies=min(limit.copies, max(fewest, -(-limit.rows // rows))))
+
+
+def _kind(unit: str) -> tuple[Pattern, Limit]:
     bare = _TAG.sub("", _HALF_TAG.sub("", unit))  # a cycle may be caught in the middle of a tag
     words = _LETTER.search(bare) is not None
     structured = _STRUCTURE.search(unit) is not None
