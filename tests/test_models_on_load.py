@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,21 +11,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import qvl
 import qwen3_5_tiny
 import qwen_vl_small
-from models_reference import SPECIAL
 from qvl.backends.base import open_backend
 from qvl.catalog.config import read_config
+from qvl.catalog.models import config_of, models
 from qvl.errors import BackendError, CheckpointError, ConfigError
 from qvl.models import build, checkpoint
 from qvl.models.base import initialize
 from qvl.models.checkpoint import load_model, save_model
 from qvl.models.linear import QuantizedLinear, quantize_codes
+from qvl.models.moe import Experts
 from qvl.models.on_load import coded_layers
 from qvl.plan.memory import weight_bytes
-from test_models_attention import TEXT, VISION
+from test_models_quantized_experts import CONFIG as QWEN3_MOE
 from test_models_quantized_memory import CONFIG
 
 TIED = replace(CONFIG, text=replace(CONFIG.text, tie_word_embeddings=True))
@@ -145,18 +148,96 @@ def test_the_first_generation_and_hybrids_have_their_layers_made_small():
         assert not leaves & {"in_proj_a", "in_proj_b", "gate", "kv_proj", "in_proj", "c_fc"}
 
 
-def test_what_cannot_be_made_small_is_refused_with_the_reason(plain, tmp_path):
-    moe = replace(
-        CONFIG,
-        family="qwen3_vl_moe",
-        text=replace(
-            TEXT, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, attention_bias=False
-        ),
-        vision=replace(VISION, out_hidden_size=TEXT.hidden_size),
-        **SPECIAL,
+MIXTURES = {
+    "inputs first": QWEN3_MOE,  # as stored
+    "outputs first": read_config(qwen3_5_tiny.config_json("moe")),
+}
+
+
+def one_by_one(folder: Path, target: Path) -> Path:
+    """The same mixture with each expert's matrices as tensors of their own."""
+    config = read_config(folder)
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        at, _, leaf = name.rpartition(".")
+        if not at.endswith("experts"):
+            tensors[name] = tensor
+            continue
+        parts = ("gate_proj", "up_proj") if leaf == "gate_up_proj" else ("down_proj",)
+        for e, matrix in enumerate(tensor):
+            matrix_OI = matrix.T if config.text.expert_inputs_first else matrix
+            for part, rows in zip(parts, matrix_OI.chunk(len(parts))):
+                tensors[f"{at}.{e}.{part}.weight"] = rows.contiguous()
+    target.mkdir()
+    save_file(tensors, target / "model.safetensors")
+    shutil.copy(folder / "config.json", target)
+    return target
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_experts_become_codes_however_they_are_stored(kind, weights, tmp_path, monkeypatch):
+    """Each expert's matrices are rounded alone: codes of neighbours would share scales otherwise."""
+    folder = saved(tmp_path / "fused", MIXTURES[kind])
+    plain, small = load_model(folder), load_model(folder, weights=weights)
+    apart = load_model(one_by_one(folder, tmp_path / "single"), weights=weights)
+    monkeypatch.setattr(checkpoint, "_COPY_BATCH", 2 * 3 * 32 * 64)  # few experts at a time
+    pieces = load_model(folder, weights=weights, copy=True)
+    for other in (apart, pieces):
+        assert small.state_dict().keys() == other.state_dict().keys()
+        for name, tensor in small.state_dict().items():
+            assert torch.equal(other.state_dict()[name], tensor), name
+    bits, group = (8, 1 << 20) if weights == "int8" else (4, 128)
+    mixtures = [(n, m) for n, m in plain.named_modules() if isinstance(m, Experts)]
+    assert mixtures
+    hidden = torch.randn(
+        5, plain.config.text.hidden_size, generator=torch.Generator().manual_seed(1)
+    ).bfloat16()
+    for name, experts in mixtures:
+        coded = small.get_submodule(name)
+        for e in range(experts.num_experts):
+            gate_up, down = experts.gate_up_proj[e], experts.down_proj[e]
+            if experts.inputs_first:
+                gate_up, down = gate_up.T, down.T
+            wanted = (*gate_up.chunk(2), down)
+            for layer, matrix in zip((*coded.inner[e], coded.down[e]), wanted, strict=True):
+                assert torch.equal(layer.dequantize(), rounded(matrix, bits, min(group, matrix.shape[1])))
+            near, far = coded(hidden, e).float(), experts(hidden, e).float()
+            assert (near - far).norm() < (0.05 if weights == "int8" else 0.4) * far.norm()
+
+
+SHAPES = sorted({m.shape for m in models() if m.shape})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_published_shape_takes_the_bytes_that_the_plan_says(shape):
+    """Built without memory, four layers and a few experts of it. The plan's list of narrow linears and the loader's are
+    two: this holds them together.
+    """
+    config = config_of(next(m for m in models() if m.shape == shape))
+    text = config.text
+    few = replace(
+        text,
+        num_hidden_layers=4,
+        layer_types=text.layer_types[:4],
+        num_experts=min(text.num_experts, 12),
     )
-    with torch.device("meta"), pytest.raises(CheckpointError, match="fused experts aren't made smaller"):
-        coded_layers(build(moe), "int4", on_cpu=True)
+    config = replace(config, text=few)
+    with torch.device("meta"):
+        model = build(config)
+        for weights in ("int8", "int4"):
+            coded = coded_layers(model, weights, on_cpu=True)
+            replaced = {f"{name}.weight" for name in coded}
+            plain = sum(
+                2 * p.numel()
+                for name, p in model.named_parameters()
+                if name not in replaced and ".experts." not in name
+            )
+            held = plain + sum(layer.num_bytes for layer in coded.values())
+            assert held == weight_bytes(config, weights, table_codes=True).total, weights
+
+
+def test_what_cannot_be_made_small_is_refused_with_the_reason(plain, tmp_path):
     with pytest.raises(CheckpointError, match=r"weights 'int5'.*int[48]"):
         load_model(plain, weights="int5")
     with pytest.raises(ConfigError, match="known: auto, int8, int4"):

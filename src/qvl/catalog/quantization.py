@@ -224,8 +224,11 @@ def _group_size(value: int, where: str = "group_size") -> int:
     return value
 
 
-def _in_decoder(module: str) -> bool:
-    """AWQ and GPTQ quantise the decoder's linears: neither the tower, nor the head, nor routers."""
+def in_decoder(module: str) -> bool:
+    """AWQ and GPTQ quantise the decoder's linears: neither the tower, nor the head, nor routers and other narrow ones.
+
+    plan.parameters counts the same ones as `quantized`.
+    """
     return not (matches("visual", module) or module == "lm_head" or any(matches(n, module) for n in _SPARED))
 
 
@@ -238,7 +241,7 @@ def _read_awq(config: Mapping[str, Any]) -> Quantization:
         symmetric=not _choice(config, "zero_point", (True,), True),
     )
     patterns = _names(config, "modules_to_not_convert")
-    return Quantization("awq", patterns, lambda module: scheme if _in_decoder(module) else None)
+    return Quantization("awq", patterns, lambda module: scheme if in_decoder(module) else None)
 
 
 def _read_gptq(config: Mapping[str, Any]) -> Quantization:
@@ -268,7 +271,7 @@ def _read_gptq(config: Mapping[str, Any]) -> Quantization:
         dynamic.append((pattern, None if key.startswith("-:") else scheme({**config, **(changed or {})})))
 
     def scheme_of(module: str) -> Scheme | None:
-        if not _in_decoder(module) and not (head and module == "lm_head"):
+        if not in_decoder(module) and not (head and module == "lm_head"):
             return None
         if inside and module != "lm_head" and not any(matches(name, module) for name in inside):
             return None

@@ -33,7 +33,7 @@ from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import expert_places, put_expert, single_shape
 from qvl.models.linear import TILE
 from qvl.models.names import published_names, to_canonical
-from qvl.models.on_load import coded_layers, placed
+from qvl.models.on_load import coded_layers, place_coded, receivers
 from qvl.models.quantized.int4_matmul import on_device
 from qvl.models.quantized.layers import QuantizedLayer, make_layer, quantized_layers
 from qvl.units import MiB, format_bytes
@@ -89,19 +89,22 @@ def load_model(
     shapes |= {name: single_shape(config.text, at) for name, at in experts.items()}
     names = match_names(shapes, entries, folder, parts)
     try:
-        fused = {name: torch.empty(shape, dtype=wanted, device=place) for name, shape in fused_shapes.items()}
-        in_parts = {f"{name}.weight": layer for name, layer in coded.items()}
+        in_parts = receivers(model, coded)
+        fused = {
+            name: torch.empty(shape, dtype=wanted, device=place)
+            for name, shape in fused_shapes.items()
+            if name not in in_parts
+        }
         for name, tensor, first in read_tensors(names, wanted, place, copy, in_parts):
-            if name in experts:
-                put_expert(config.text, fused[experts[name].fused], experts[name], tensor)
-            elif name in in_parts:
+            if name in in_parts:
                 in_parts[name].put(first, tensor)
+            elif name in experts:
+                put_expert(config.text, fused[experts[name].fused], experts[name], tensor)
             else:
                 _set_parameter(model, name, tensor)
         for name, tensor in fused.items():
             _set_parameter(model, name, tensor)
-        for name, small in coded.items():
-            model.set_submodule(name, placed(small, model.get_submodule(name), wanted, place))
+        place_coded(model, coded, wanted, place)
         for name, layer in layers.items():
             model.set_submodule(name, on_device(_read_quantized(model, name, layer, entries, copy), place))
     except RuntimeError as e:  # torch's word for a full device, and for a full host
@@ -381,7 +384,7 @@ def read_tensors(
 
     Pages of a mapped file count as this process's memory until it is closed, so what is copied anyway is read
     in pieces, with a mapping for each batch of them. A large tensor named in `in_parts` comes as these pieces, in
-    order, of a multiple of TILE rows each but the last.
+    order; a matrix in multiples of TILE rows, but for the last.
     """
     by_file: dict[Path, list[str]] = {}
     for name, entry in names.items():
@@ -436,7 +439,7 @@ def _batches(entries: Mapping[str, TensorEntry]) -> Iterator[list[_Piece]]:
             continue
         num_rows = entry.shape[0]
         step = max(1, _COPY_BATCH * num_rows // entry.num_bytes)
-        step -= step % TILE if step > TILE else 0
+        step -= step % TILE if step > TILE and len(entry.shape) == 2 else 0
         for start in range(0, num_rows, step):
             yield [_Piece(name, slice(start, min(start + step, num_rows)))]
     if batch:

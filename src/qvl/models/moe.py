@@ -29,6 +29,10 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(experts, *self._stored(gate_up)))
         self.down_proj = nn.Parameter(torch.empty(experts, *self._stored(down)))
 
+    @property
+    def num_experts(self) -> int:
+        return len(self.down_proj)
+
     def _stored(self, shape: tuple[int, int]) -> tuple[int, int]:
         return shape if self.inputs_first else shape[::-1]
 
