@@ -6,6 +6,7 @@ Tolerances: tower 1e-4 and logits 1e-3, as for the generations that have an orac
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 import naive_qwen_vl as naive
+import quantized_writers as writers
+import qvl
 import qwen_vl_small as small
 from qvl.catalog.config import read_config
 from qvl.errors import CheckpointError, ConfigError, MediaError, PromptError
@@ -22,6 +25,7 @@ from qvl.inputs.positions import first_generation_positions
 from qvl.models import build
 from qvl.models.attention import CausalAttention
 from qvl.models.base import VisionLanguageModel
+from qvl.models.check import check
 from qvl.models.checkpoint import load_model, save_model
 from qvl.models.names import published_names, to_canonical, to_first
 from qvl.models.qwen_vl import logn_scale, rope_cos_sin, sincos_table, stretched
@@ -465,3 +469,30 @@ def test_a_hub_snapshot_without_safetensors_fetches_the_bin_files(
     assert same(load_model("Qwen/Qwen-VL-Chat"), weights)
     assert [any(".bin" in pattern for pattern in patterns) for patterns in asked] == [False, True]
     assert asked[1] == ["pytorch_model*.bin"]
+
+
+# --- quantised
+
+
+def test_a_gptq_file_of_the_chat_model_is_read_as_published(tmp_path: Path) -> None:
+    """As Qwen-VL-Chat-Int4: the text model's five matrices a layer in codes, and no list of what stays plain."""
+    plain, coded = tmp_path / "plain", tmp_path / "Qwen-VL-Chat-Int4"
+    small.write_checkpoint(plain, form="safetensors")
+    inside = re.compile(r"transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.(w1|w2|c_proj))")
+    stands_for = writers.write(
+        plain,
+        coded,
+        lambda weight: writers.gptq(weight, 4, 32),
+        writers.gptq_config(4, 32),
+        covers=lambda module: bool(inside.fullmatch(module)),
+    )
+    assert len(stands_for) == 5 * small.CONFIG["num_hidden_layers"]
+    model = load_model(coded, dtype="float32")
+    for module, weight in stands_for.items():
+        layer = model.get_submodule(module.replace("transformer.", "model.", 1))
+        assert torch.equal(layer.dequantize(), weight), module
+    assert not check(coded).failed
+    answer = qvl.load(coded).ask(
+        [np.zeros((64, 64, 3), np.uint8)], "What?", max_new_tokens=3, ignore_eos=True
+    )
+    assert answer.completion_tokens == 3
