@@ -201,7 +201,7 @@ def test_emulated_bf16_is_multiplied_wide_unless_a_gradient_is_wanted(monkeypatc
     layer, taken = Linear(16, 8).bfloat16(), []
     monkeypatch.setattr(linear, "multiplies_half", lambda: False)
     monkeypatch.setattr(linear, "wide_product", lambda *a: taken.append(1) or wide_product(*a))
-    rows = torch.randn(linear.FEW_ROWS + 1, 16).bfloat16()
+    rows = torch.randn(linear.few_rows() + 1, 16).bfloat16()
     layer(rows).sum().backward()
     assert layer.weight.grad is not None
     assert not taken

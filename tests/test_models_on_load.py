@@ -23,7 +23,7 @@ from qvl.errors import BackendError, CheckpointError, ConfigError
 from qvl.models import build, checkpoint
 from qvl.models.base import initialize
 from qvl.models.checkpoint import load_model, save_model
-from qvl.models.linear import QuantizedLinear, quantize_codes
+from qvl.models.linear import Linear, QuantizedLinear, quantize_codes
 from qvl.models.moe import Experts
 from qvl.models.on_load import coded_layers
 from qvl.plan.memory import weight_bytes
@@ -59,7 +59,7 @@ def rounded(weight, bits: int, group: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("head", ["tied", "untied"])
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_the_decoders_linears_table_and_head_become_codes_and_nothing_else_does(head, weights, request):
+def test_linears_table_and_head_become_codes_and_nothing_else_does(head, weights, request):
     folder = request.getfixturevalue("tied" if head == "tied" else "plain")
     before, after = load_model(folder), load_model(folder, weights=weights)
     coded = {name for name, m in after.named_modules() if isinstance(m, QuantizedLinear)}
@@ -67,7 +67,10 @@ def test_the_decoders_linears_table_and_head_become_codes_and_nothing_else_does(
     in_layers = {name for name in coded if name.startswith("model.layers.")}
     assert {name.rpartition(".")[2] for name in in_layers} == set(kinds)
     assert len(in_layers) == len(kinds) * CONFIG.text.num_hidden_layers
-    assert coded - in_layers == {"model.embed_tokens.table"} | ({"lm_head"} if head == "untied" else set())
+    tower = {n for n, m in before.named_modules() if n.startswith("visual.") and isinstance(m, Linear)}
+    assert len(tower) == 5 * CONFIG.vision.depth + 2
+    rest = tower | {"model.embed_tokens.table"} | ({"lm_head"} if head == "untied" else set())
+    assert coded - in_layers == rest
     for name in coded:
         layer, whole = after.get_submodule(name), before.get_submodule(name.removesuffix(".table"))
         bits = 4 if weights == "int4" and name in in_layers else 8
@@ -99,7 +102,7 @@ def test_a_large_table_comes_in_pieces_that_give_the_same(plain, monkeypatch):
         assert torch.equal(pieces.state_dict()[name], tensor), name
 
 
-def test_on_a_gpu_table_and_head_stay_as_stored():
+def test_on_a_gpu_table_head_and_tower_stay_as_stored():
     for config in (CONFIG, TIED):
         names = coded_layers(build(config), "int4", on_cpu=False)
         assert names
@@ -109,11 +112,11 @@ def test_on_a_gpu_table_and_head_stay_as_stored():
 @pytest.mark.parametrize("head", ["tied", "untied"])
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_they_take_the_bytes_that_the_plan_says(head, weights, tmp_path):
-    config = replace(CONFIG, text=replace(CONFIG.text, tie_word_embeddings=head == "tied", vocab_size=208))
+    config = replace(CONFIG, text=replace(CONFIG.text, tie_word_embeddings=head == "tied"))
     model = load_model(saved(tmp_path, config), weights=weights)
     held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    # the networks keep no buffers of their own; sizes here are whole tiles and steps
-    assert held == weight_bytes(model.config, weights, table_codes=True).total
+    # the networks keep no buffers of their own; widths here are whole tiles and steps in the decoder
+    assert held == weight_bytes(model.config, weights, small_rest=True).total
 
 
 def test_eight_bits_answer_nearly_as_sixteen_and_four_less_so():
@@ -234,7 +237,7 @@ def test_every_published_shape_takes_the_bytes_that_the_plan_says(shape):
                 if name not in replaced and ".experts." not in name
             )
             held = plain + sum(layer.num_bytes for layer in coded.values())
-            assert held == weight_bytes(config, weights, table_codes=True).total, weights
+            assert held == weight_bytes(config, weights, small_rest=True).total, weights
 
 
 def test_what_cannot_be_made_small_is_refused_with_the_reason(plain, tmp_path):

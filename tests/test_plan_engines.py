@@ -36,11 +36,12 @@ def terms(config=SEVEN_B, gpu="a100", **fields):
     return {t.name: t.bytes for t in gpus[0]}
 
 
-def test_our_engine_holds_the_table_in_8_bits_on_a_cpu_when_it_rounds_the_weights_itself():
-    table = 152_064 * 3584
+def test_our_engine_holds_table_and_tower_in_8_bits_on_a_cpu_when_it_rounds_the_weights_itself():
+    table, tower = 152_064 * 3584, parameter_counts(SEVEN_B).tower
     for precision in ("int8", "int4"):
         held = terms(gpu="cpu", engine="qvl", precision=precision)
         assert held["embeddings"] == held["head"] == table + 2 * 152_064
+        assert tower < held["tower"] < 1.01 * tower
     coded = replace(SEVEN_B, quantization={"quant_method": "compressed-tensors"})
     others = (
         {"gpu": "a100", "engine": "qvl", "precision": "int4"},
@@ -49,7 +50,13 @@ def test_our_engine_holds_the_table_in_8_bits_on_a_cpu_when_it_rounds_the_weight
         {"gpu": "a100", "engine": "vllm", "precision": "int4"},
     )
     for fields in others:
-        assert terms(**fields)["embeddings"] == 2 * table, fields
+        held = terms(**fields)
+        assert (held["embeddings"], held["tower"]) == (2 * table, 2 * tower), fields
+    first = MODELS["Qwen-VL"]
+    assert (
+        terms(config=first, gpu="cpu", engine="qvl", precision="int8")["tower"]
+        == 2 * parameter_counts(first).tower
+    )
 
 
 def total(**fields):

@@ -9,9 +9,9 @@ from qvl.errors import CapacityError, ConfigError
 from qvl.plan.memory import (
     KvDtype,
     Precision,
-    codes_table,
     kv_bytes_per_token,
     num_kv_blocks,
+    rest_in_8_bits,
     state_bytes,
     weight_bytes,
 )
@@ -76,8 +76,8 @@ def plan_memory(
     `max_model_len` None takes the checkpoint's own limit, at most 32768, as far as it fits.
     Raises: CapacityError with the numbers when the weights or one sequence of `max_model_len` don't fit.
     """
-    in_codes = codes_table(config, precision, device == "cpu")
-    weights = weight_bytes(config, precision, table_codes=in_codes).total
+    small_rest = rest_in_8_bits(config, precision, device == "cpu")
+    weights = weight_bytes(config, precision, small_rest=small_rest).total
     per_block = block_size * kv_bytes_per_token(config, kv_dtype)
     per_state = state_bytes(config, precision)
     states = max_num_seqs * per_state

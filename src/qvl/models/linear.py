@@ -32,7 +32,6 @@ STEP = 32  # inputs that share one scale of the activations, and to which rows o
 BITS = (4, 8)
 GROUP = 128  # inputs that share a scale when we make 4-bit codes ourselves
 SCALE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-FEW_ROWS = 16  # up to here bf16 weights are read by our kernel; beyond, PyTorch's matrix product is faster
 WEIGHTS_AT_ONCE = 1 << 20  # rounded to codes together: their fp32 copies stay in the cache
 WIDE_WEIGHTS = 4 << 20  # made fp32 at a time where bf16 products are emulated: 16 MiB, which a cache can hold
 
@@ -73,6 +72,14 @@ def multiplies_half() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+@functools.cache
+def few_rows() -> int:
+    """Up to here bf16 weights are read by our kernel; beyond, PyTorch's matrix product is faster. Measured on one
+    processor of each kind (benchmarks/cpu/kernels.py).
+    """
+    return 6 if multiplies_half() else 16
+
+
 def product(x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear(x, weight_OI, bias), by the fastest product that this processor has for so many rows."""
     held = (weight_OI,) if bias is None else (weight_OI, bias)
@@ -81,14 +88,14 @@ def product(x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
     if takes_few_rows(x, *held):
         return ops.bf16_linear((weight_OI,), (bias,), x)
     # Too few rows to pay for widening the weights; but a transposed matrix is emulated at a GFLOP/s or less.
-    few = x.numel() <= FEW_ROWS * x.shape[-1] and weight_OI.is_contiguous()
+    few = x.numel() <= few_rows() * x.shape[-1] and weight_OI.is_contiguous()
     if few or multiplies_half() or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *held))):
         return F.linear(x, *held)
     return wide_product(x, weight_OI, bias)
 
 
 def takes_few_rows(x: Tensor, *held: Tensor) -> bool:
-    few = x.dtype == torch.bfloat16 and x.numel() <= FEW_ROWS * x.shape[-1]
+    few = x.dtype == torch.bfloat16 and x.numel() <= few_rows() * x.shape[-1]
     return few and ops.ready(x, *held) and all(t.is_contiguous() for t in held)
 
 

@@ -3,7 +3,8 @@
 The decoder's linears, as the usual recipes choose: the tower, norms, routers and what else is narrow stay as stored
 (catalog.quantization's `in_decoder`). A mixture's experts are linears of their own, whether they are stored fused or
 one by one. `int8` has one scale an output row, `int4` one for 128 inputs, both nearest rounding without calibration.
-On a CPU the token table and the head get 8 bits in either, one scale a row: plan.memory counts these very layers.
+On a CPU the token table, the head and the tower get 8 bits in either, one scale a row: plan.memory counts these very
+layers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from qvl.models.linear import GROUP, CodedEmbedding, Linear, QuantizedLinear
 from qvl.models.moe import Experts
 from qvl.models.quantized.experts import QuantizedExperts, expert_shapes
 from qvl.models.quantized.int4_matmul import on_device
+from qvl.plan.memory import rest_in_8_bits
 
 if TYPE_CHECKING:
     from qvl.models.base import VisionLanguageModel
@@ -50,6 +52,8 @@ def coded_layers(model: VisionLanguageModel, weights: str, on_cpu: bool) -> dict
         outputs, inputs = shape
         return QuantizedLinear.empty(inputs, outputs, bits, GROUP if bits == 4 else inputs)
 
+    rest = rest_in_8_bits(model.config, weights, on_cpu)  # type: ignore[arg-type]
+    tower = rest and model.config.family != "qwen_vl"
     layers: dict[str, QuantizedLinear] = {}
     for name, module in model.named_modules():
         if isinstance(module, Experts):
@@ -57,10 +61,12 @@ def coded_layers(model: VisionLanguageModel, weights: str, on_cpu: bool) -> dict
             for expert in range(module.num_experts):
                 layers |= {f"{name}.{expert}.{part}": empty(shapes[part]) for part in EXPERT_PARTS}
         elif isinstance(module, nn.Embedding) or name == "lm_head":
-            if on_cpu and not name.startswith("visual."):
+            if rest and not name.startswith("visual."):
                 layers[name] = empty(module.weight.shape, bits=8)
         elif isinstance(module, Linear) and in_decoder(name):
             layers[name] = empty(module.weight.shape)
+        elif isinstance(module, Linear) and name.startswith("visual.") and tower:
+            layers[name] = empty(module.weight.shape, bits=8)
     return layers
 
 

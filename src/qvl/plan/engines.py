@@ -56,11 +56,11 @@ def memory_terms(setup: Setup) -> tuple[GpuTerms, ...]:
 
 
 def _weights(setup: Setup, shards: Shards) -> list[Term]:
-    w = weight_bytes(setup.config, setup.precision, shards, table_codes=setup.table_codes)
+    w = weight_bytes(setup.config, setup.precision, shards, small_rest=setup.small_rest)
     c, p = parameter_counts(setup.config), setup.precision
     cut = "" if shards.tensor == 1 else f" / {shards.tensor} GPUs"
     whole = bytes_per_value(p)
-    tower_cut = cut if shards.vision == "split" else ""
+    tower_cut, mergers = cut if shards.vision == "split" else "", c.merger + c.deepstack
     terms = [
         Term("weights", w.linears + w.norms, f"{c.linears + c.norms:,} language parameters in {p}{cut}"),
         Term("scales", w.scales, f"scales and zero points of {p}{cut}"),
@@ -74,10 +74,21 @@ def _weights(setup: Setup, shards: Shards) -> list[Term]:
             w.head,
             f"{c.head:,} parameters{_width(w.head, c.head, shards)}{cut}" if c.head else "tied",
         ),
-        Term("tower", w.tower, f"{c.tower:,} parameters x {whole} B{tower_cut}"),
-        Term("merger", w.merger, f"{c.merger + c.deepstack:,} parameters x {whole} B{tower_cut}"),
+        Term(
+            "tower", w.tower, f"{c.tower:,} parameters x {_each(w.tower, c.tower, whole, setup)} B{tower_cut}"
+        ),
+        Term(
+            "merger",
+            w.merger,
+            f"{mergers:,} parameters x {_each(w.merger, mergers, whole, setup)} B{tower_cut}",
+        ),
     ]
     return [t for t in terms if t.bytes]
+
+
+def _each(size: int, count: int, whole: int, setup: Setup) -> str:
+    """Bytes of one of the vision parameters: on average where some are rounded."""
+    return f"{size / count:.3g}" if setup.small_rest and count else str(whole)
 
 
 def _width(size: int, count: int, shards: Shards) -> str:

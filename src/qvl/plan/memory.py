@@ -144,18 +144,19 @@ def bytes_per_value(precision: str) -> int:
 # Weights
 
 
-def codes_table(config: ModelConfig, precision: Precision, on_cpu: bool) -> bool:
-    """Whether our engine holds the token table and the head in 8 bits too: on a CPU, of weights that it rounds itself
-    (`--weights int8` or `int4`). There the head is up to a third of what a token reads."""
+def rest_in_8_bits(config: ModelConfig, precision: Precision, on_cpu: bool) -> bool:
+    """Whether our engine also holds the token table, the head and the tower's linears in 8 bits, one scale a row: on a
+    CPU, of weights that it rounds itself (`--weights int8` or `int4`). There the head is up to a third of what a token
+    reads and the tower half of the work before the first one. (The first generation's tower stays as it is.)"""
     return on_cpu and precision in ("int8", "int4") and config.quantization is None
 
 
 @cache  # choose asks for the same few hundreds of times
 def weight_bytes(
-    config: ModelConfig, precision: Precision, shards: Shards = ONE, *, table_codes: bool = False
+    config: ModelConfig, precision: Precision, shards: Shards = ONE, *, small_rest: bool = False
 ) -> WeightBytes:
     """Exact bytes on the busiest GPU. Tower, merger, embeddings, head and norms stay in 16 bits (fp32: 32),
-    except in llama.cpp's formats, which also quantise the table and the head. `table_codes`: see `codes_table`."""
+    except in llama.cpp's formats, which also quantise the table and the head. `small_rest`: see `rest_in_8_bits`."""
     value = bytes_per_value(precision)
     counts = parameter_counts(config)
     text, tp = config.text, shards.tensor
@@ -176,17 +177,22 @@ def weight_bytes(
     elif precision == "q4_k_m":  # the matrix that makes the logits gets 6 bits, tied or not
         embeddings_bytes = _gguf(table, "q4_k" if counts.head else "q6_k")
         head_bytes = _gguf(head, "q6_k")
-    elif table_codes:  # one 16-bit scale a row
-        embeddings_bytes, head_bytes = (n + 2 * n // text.hidden_size for n in (table, head))
+    elif small_rest:
+        rows = ceil(text.vocab_size / tp)
+        embeddings_bytes = _rounded_bytes(text.hidden_size, rows)
+        head_bytes = embeddings_bytes if counts.head else 0
+    tower, merger, deepstack = (
+        _vision_bytes(config, part, getattr(counts, part), shards, value, small_rest)
+        for part in ("tower", "merger", "deepstack")
+    )
     return WeightBytes(
         linears=plain,
         scales=scales,
         embeddings=embeddings_bytes,
         head=head_bytes,
         norms=counts.norms * value,
-        tower=_vision_bytes(config, "tower", counts.tower, shards, value),
-        merger=_vision_bytes(config, "merger", counts.merger, shards, value)
-        + _vision_bytes(config, "deepstack", counts.deepstack, shards, value),
+        tower=tower,
+        merger=merger + deepstack,
     )
 
 
@@ -245,7 +251,18 @@ def _gguf(n: int, kind: Literal["q8_0", "q4_k", "q6_k"]) -> int:
     return ceil(n / values) * size
 
 
-def _vision_bytes(config: ModelConfig, part: Any, count: int, shards: Shards, value: int) -> int:
+def _rounded_bytes(in_features: int, out_features: int) -> int:
+    """8-bit codes and a 16-bit scale a row, as models/linear.py lays them out: tiles of 16 rows, steps of 32 inputs."""
+    return ceil(out_features / 16) * 16 * (ceil(in_features / 32) * 32 + 2)
+
+
+def _vision_bytes(
+    config: ModelConfig, part: Any, count: int, shards: Shards, value: int, small: bool = False
+) -> int:
+    if small and config.family != "qwen_vl":
+        linears = [s for s in vision_linears(config, part) if s.name != "patch_embed"]
+        codes = sum(s.count * _rounded_bytes(s.in_features, s.out_features) for s in linears)
+        return codes + (count - sum(s.num_weights for s in linears)) * value
     if shards.vision == "replicate" or shards.tensor == 1:
         return count * value
     whole = saved = 0

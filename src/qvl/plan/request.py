@@ -19,7 +19,7 @@ from qvl.plan.memory import (
     Shards,
     check_kv_dtype,
     check_precision,
-    codes_table,
+    rest_in_8_bits,
     stored_precision,
 )
 from qvl.plan.split import best_split, split_problems
@@ -153,10 +153,10 @@ class Setup:
         return context_length(self.workload, self.media)
 
     @property
-    def table_codes(self) -> bool:
-        """Whether the token table is held in 8 bits: our engine runs on a CPU wherever there is no CUDA."""
+    def small_rest(self) -> bool:
+        """See plan.memory. Our engine runs on a CPU wherever there is no CUDA."""
         on_cpu = self.device is not None and self.device.kind != "gpu"
-        return self.engine == "qvl" and codes_table(self.config, self.precision, on_cpu)
+        return self.engine == "qvl" and rest_in_8_bits(self.config, self.precision, on_cpu)
 
     @property
     def training(self) -> bool:
@@ -203,9 +203,11 @@ def resolve(request: FitRequest) -> Setup:
     hardware = request.hardware
     device, gpus = (hardware.device, hardware.count) if hardware else (None, 1)
     problems, notes = _fitness(engine, asked, precision, request)
+    if other := version_that_serves(engine, version, request):
+        problems += (other[1],)
     if version:
-        too_old, faults = _version_faults(engine, version, request)
-        problems, notes = problems + too_old, notes + faults
+        faults = _faults(engine, version, request)
+        notes += faults
         if engine == "vllm" and any("limit_mm_per_prompt" in fault for fault in faults):
             request = replace(request, default_limits=True)  # it prepares for the worst whatever is asked
     if engine == "llama.cpp" and request.workload.videos:
@@ -300,31 +302,47 @@ def needed_version(engine: str, request: FitRequest) -> str:
         return first_version(request.config.family, engine)
 
 
-def _version_faults(
-    engine: str, version: tuple[int, ...], request: FitRequest
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(why this version can't serve the model, what is known to be wrong with it), from the catalogue."""
+def version_that_serves(engine: str, version: tuple[int, ...], request: FitRequest) -> tuple[str, str] | None:
+    """(version to name instead, why) where the one asked for is too old or too new for the model.
+
+    The version is "" where none ever served it; without a version the catalogue's own is judged.
+    """
+    from qvl.catalog.engines import engines, parse_version
+
+    if not request.name:  # nobody's model: only arithmetic
+        return None
+    text = ".".join(map(str, version))
+    first = needed_version(engine, request)
+    if version and first and parse_version(text) < parse_version(first):
+        return first, f"{engine} {text} does not know {request.name}, which needs {first}"
+    known = engines().get(engine)
+    dropped = known.dropped(request.config.family, text or known.version) if known else None
+    if dropped is None or known is None:
+        return None
+    if not dropped.version:
+        return "", f"{engine} does not serve {request.name}"
+    return (
+        dropped.version,
+        f"{engine} {text or known.version} no longer serves {request.name}; the last that does is {dropped.version}",
+    )
+
+
+def _faults(engine: str, version: tuple[int, ...], request: FitRequest) -> tuple[str, ...]:
+    """What is known to be wrong with this version, from the catalogue."""
     from qvl.catalog.engines import parse_version
     from qvl.catalog.models import regressions
 
-    if not version:
-        return (), ()
     text = ".".join(map(str, version))
-    first = needed_version(engine, request)
-    too_old: tuple[str, ...] = ()
-    if first and parse_version(text) < parse_version(first):
-        too_old = (f"{engine} {text} does not know {request.name}, which needs {first}",)
 
     def named(listed: str) -> bool:  # `0.8.0, 0.8.1`; words about builds name no version
         numbers = (v for v in listed.split(", ") if re.fullmatch(r"\d+(\.\d+)*", v))
         return parse_version(text) in map(parse_version, numbers)
 
-    faults = tuple(
+    return tuple(
         f"{engine} {text}: {r.what}; way out: {r.escape} ({r.note})"
         for r in regressions()
         if r.engine == engine and request.config.family in r.families and named(r.versions)
     )
-    return too_old, faults
 
 
 def _fitness(

@@ -147,7 +147,7 @@ def vision_phase(setup: Setup) -> Phase:
     if v.window_size:
         pairs += media.attention_pairs((v.window_size // v.patch_size) ** 2) * (v.depth - full)
     flops = 2.0 * tower * media.patches + 2.0 * mergers * media.visual_tokens + 4.0 * v.hidden_size * pairs
-    size = parameter_counts(config).vision * 2
+    size = weight_bytes(config, setup.precision, small_rest=setup.small_rest).vision
     kernels = v.depth * 7  # two norms, qkv, attention, projection, two MLP products
     words = f"{media.patches:,} patches, {flops / 1e12:.2f} TFLOP"
     return _bound("vision", setup, flops, size, kernels, 0, words)
@@ -171,7 +171,7 @@ def prefill_phase(setup: Setup) -> Phase:
     text, tokens = setup.config.text, setup.prompt_tokens
     head = 2.0 * text.vocab_size * text.hidden_size
     flops = language_flops(setup, tokens, tokens / 2) + head
-    w = weight_bytes(setup.config, setup.precision, table_codes=setup.table_codes)
+    w = weight_bytes(setup.config, setup.precision, small_rest=setup.small_rest)
     chunks = ceil(tokens / setup.max_num_batched_tokens) if setup.engine in ("vllm", "qvl") else 1
     size = chunks * (w.linears + w.scales + w.norms) + (w.head or w.embeddings)
     kernels = chunks * _kernels(setup)
@@ -193,7 +193,7 @@ def decode_bytes(setup: Setup, batch: int, context: float) -> float:
 
     Of a mixture, the experts that at least one sequence visits: 1 - (1 - k/E)^batch of them when routing is even.
     """
-    text, w = setup.config.text, weight_bytes(setup.config, setup.precision, table_codes=setup.table_codes)
+    text, w = setup.config.text, weight_bytes(setup.config, setup.precision, small_rest=setup.small_rest)
     counts = parameter_counts(setup.config)
     linears = float(w.linears + w.scales)
     if text.num_experts:
