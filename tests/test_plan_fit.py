@@ -10,7 +10,7 @@ from plan_shapes import MODELS
 from qvl.catalog.devices import parse_hardware
 from qvl.errors import CatalogError, PlanError
 from qvl.plan.fit import fit, fits, max_concurrency, max_context
-from qvl.plan.request import ENGINES, FitRequest, Training, request_for, with_workload
+from qvl.plan.request import ENGINES, FitRequest, Training, request_for, resolve, with_workload
 from qvl.plan.workload import Image, Video, Workload
 from qvl.units import GiB
 
@@ -252,3 +252,14 @@ def test_a_quantised_name_and_another_precision_contradict_each_other(precision)
 def test_a_quantised_name_may_say_its_precision_twice():
     assert request_for("qwen2.5-vl-7b-awq", precision="awq").precision == "awq"
     assert request_for("Qwen/Qwen2.5-VL-7B-Instruct", precision="int8").precision == "int8"
+
+
+def test_a_version_that_dropped_the_generation_is_a_reason_and_the_last_one_the_way_out():
+    for engine, said in (("vllm", "0.32.0"), ("vllm@0.30", "0.30")):
+        request = request_for("qwen-vl-chat", engine=engine, hardware=parse_hardware("rtx4090"))
+        result = fit(request)
+        assert f"vllm {said} no longer serves Qwen-VL-Chat; the last that does is 0.23.0" in result.verdict
+        assert [c.option for c in result.changes] == ["--engine vllm@0.23.0"]
+    assert fit(request_for("qwen-vl-chat", engine="vllm@0.23", hardware=parse_hardware("rtx4090"))).fits
+    never = resolve(request_for("qwen-vl-chat", engine="llama.cpp"))
+    assert never.problems == ("llama.cpp does not serve Qwen-VL-Chat",)

@@ -14,7 +14,15 @@ from typing import Any
 from qvl.catalog.devices import Hardware, devices
 from qvl.errors import PlanError
 from qvl.plan.engines import GpuTerms, memory_terms
-from qvl.plan.request import STORED_AS, FitRequest, Setup, needed_version, resolve, with_workload
+from qvl.plan.request import (
+    STORED_AS,
+    FitRequest,
+    Setup,
+    needed_version,
+    resolve,
+    version_that_serves,
+    with_workload,
+)
 from qvl.plan.speed import Speed, speed
 from qvl.plan.workload import Media
 from qvl.units import format_bytes
@@ -263,13 +271,18 @@ def _change(option: str, effect: str, changed: FitRequest, before: int) -> Chang
 
 
 def _newer_engine(request: FitRequest) -> tuple[str, str, FitRequest] | None:
-    """(option, effect, request) with the first version that knows the model, where the one asked for does not."""
+    """(option, effect, request) with the nearest version that serves the model, where the one asked for does not."""
     setup = resolve(request)
-    first = needed_version(setup.engine, request)
-    if not setup.version or setup.version >= tuple(int(part) for part in first.split(".") if part):
+    other = version_that_serves(setup.engine, setup.version, request)
+    if other is None or not other[0]:
         return None
-    engine = f"{setup.engine}@{first}"
-    return f"--engine {engine}", "the first version that knows it", replace(request, engine=engine)
+    engine = f"{setup.engine}@{other[0]}"
+    which = (
+        "first version that knows"
+        if other[0] == needed_version(setup.engine, request)
+        else "last that serves"
+    )
+    return f"--engine {engine}", f"the {which} it", replace(request, engine=engine)
 
 
 def _single_changes(request: FitRequest) -> Iterator[tuple[str, str, FitRequest]]:
