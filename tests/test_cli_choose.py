@@ -127,6 +127,14 @@ def test_the_best_says_where_its_scores_and_its_price_were_read(qvl):
     assert "a GPU hour" in best["cost"]["priced_by"]
 
 
+def test_the_way_to_start_the_best_can_be_typed(qvl):
+    args = ("--task", "documents", "--gpu", "rtx4090")
+    _, out, _ = qvl(*args)
+    command = out[out.index("  qvl launch") :].split("\n\n")[0].replace("\\\n", " ").split()
+    assert json.loads(qvl(*args, "--json")[1])["ranked"][0]["launch"].split() == command
+    assert main(command[1:]) == 0
+
+
 def test_a_negative_age_is_refused_where_no_price_is_asked_for_too(qvl):
     code, _, err = qvl("--gpu", "rtx4090", "--max-age", "-1")
     assert (code, err.count("\n")) == (2, 1)

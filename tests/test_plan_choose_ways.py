@@ -62,6 +62,17 @@ def test_a_cpu_is_tried_with_both_engines_that_run_there():
     assert {a.engine for a in planner.asked} == {"qvl", "llama.cpp"}
 
 
+def test_a_dropped_generation_is_planned_with_the_last_version_that_serves_it():
+    class Short(FakePlanner):  # its context is 2,048 tokens
+        def evaluate(self, ask):
+            return replace(super().evaluate(ask), prompt_tokens=300)
+
+    choice = pick("charts", planner=Short(), gpu="a100")
+    places = {c.model.name: c.engine for c in (*choice.ranked, *choice.unranked)}
+    assert places["Qwen-VL-Chat"] == "vllm@0.23.0"
+    assert places["Qwen3-VL-8B-Instruct"] == "vllm"
+
+
 def test_our_engine_is_planned_with_published_weights_only():
     planner = FakePlanner()
     pick(gpu="epyc-9654", planner=planner, engine="qvl")

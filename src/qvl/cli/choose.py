@@ -289,6 +289,8 @@ def _write_files(choice: Choice, plot: Path | None, report: Path | None) -> None
 def _print_choice(choice: Choice, top: int, everything: bool) -> None:
     from rich.text import Text
 
+    from qvl.plan.hand_over import launch_command
+
     out = console()
     best = choice.best
     if best:
@@ -297,6 +299,10 @@ def _print_choice(choice: Choice, top: int, everything: bool) -> None:
             out.print(
                 Text(textwrap.fill(line, out.width - 1, initial_indent="  · ", subsequent_indent="    "))
             )
+        if command := launch_command(choice.requirement, best):
+            several = f" on each of {best.num_servers} machines" * (best.num_servers > 1)
+            lines = textwrap.wrap(command, out.width - 6, break_on_hyphens=False)
+            out.print(Text(f"\nplan its start{several}:\n  " + " \\\n    ".join(lines)))
     else:
         out.print(Text("Nothing meets every requirement.", style="bold"))
     if choice.decisive():

@@ -8,6 +8,7 @@ from typing import Any
 
 from qvl.plan.candidate import Candidate
 from qvl.plan.choose import Choice, RuledOut
+from qvl.plan.hand_over import launch_command
 from qvl.plan.pareto import Point, pareto
 from qvl.plan.requirement import Requirement
 from qvl.units import format_bytes, format_count, format_seconds
@@ -33,7 +34,7 @@ def requirement_dict(req: Requirement) -> dict[str, Any]:
     }
 
 
-def candidate_dict(c: Candidate) -> dict[str, Any]:
+def candidate_dict(req: Requirement, c: Candidate) -> dict[str, Any]:
     ev = c.evaluation
     return {
         "model": c.model.name,
@@ -89,16 +90,18 @@ def candidate_dict(c: Candidate) -> dict[str, Any]:
             "priced_by": c.priced_by or None,
         },
         "licence": {"title": c.model.licence.title, "commercial": c.model.licence.commercial},
+        "launch": launch_command(req, c) or None,
         "why": list(c.why),
         "also": list(c.also),
     }
 
 
 def choice_dict(choice: Choice) -> dict[str, Any]:
+    req = choice.requirement
     return {
-        "requirement": requirement_dict(choice.requirement),
-        "ranked": [candidate_dict(c) for c in choice.ranked],
-        "unranked": [candidate_dict(c) for c in choice.unranked],
+        "requirement": requirement_dict(req),
+        "ranked": [candidate_dict(req, c) for c in choice.ranked],
+        "unranked": [candidate_dict(req, c) for c in choice.unranked],
         "ruled_out": [
             {
                 "model": r.model.name,
@@ -110,7 +113,7 @@ def choice_dict(choice: Choice) -> dict[str, Any]:
         ],
         "decisive": choice.decisive(),
         "ways_out": [
-            {"change": w.change, "gives_up": list(w.gives_up), **candidate_dict(w.candidate)}
+            {"change": w.change, "gives_up": list(w.gives_up), **candidate_dict(req, w.candidate)}
             for w in choice.ways_out
         ],
         "pareto": [
@@ -140,7 +143,8 @@ h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line)}
 th{font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}ul{margin:.4rem 0;padding-left:1.2rem}
-svg{max-width:100%;height:auto}details{margin:.3rem 0}summary{cursor:pointer}@media print{body{margin:0}}
+pre{white-space:pre-wrap}svg{max-width:100%;height:auto}
+details{margin:.3rem 0}summary{cursor:pointer}@media print{body{margin:0}}
 """
 
 
@@ -159,6 +163,8 @@ def html_report(choice: Choice, made_on: str) -> str:
     ]
     if best:
         parts += ["<h2>The choice, and why</h2><div class=card>", _list(best.why), "</div>"]
+        if command := launch_command(choice.requirement, best):
+            parts.append(f"<p>Its start is planned by</p><pre>{escape(command)}</pre>")
     if choice.decisive():
         parts.append(f"<p>{escape(choice.decisive())}</p>")
     if choice.ways_out:

@@ -48,7 +48,7 @@ def _plans(
     req: Requirement, model: Model, hardware: Hardware
 ) -> Iterator[tuple[str, str, Checkpoint | None]]:
     """(engine, precision, published weights) that this hardware can be given."""
-    for engine in _engines(req, hardware):
+    for engine in (_still_serving(e, model) for e in _engines(req, hardware)):
         name = engine.partition("@")[0]
         if name not in model.engines or (name == "llama.cpp" and _wants_clips(req)):
             continue
@@ -80,6 +80,15 @@ def _own(req: Requirement, model: Model, quality: tuple[Quality, ...], planner: 
 
 def _engines(req: Requirement, hardware: Hardware) -> tuple[str, ...]:
     return (req.engine,) if req.engine else ENGINES_OF[hardware.device.kind]
+
+
+def _still_serving(engine: str, model: Model) -> str:
+    """`vllm@0.23.0` for a generation that later ones dropped, where nobody named a version."""
+    from qvl.catalog.engines import engines
+
+    known = engines().get(engine)
+    dropped = known.dropped(model.family, known.version) if known else None
+    return f"{engine}@{dropped.version}" if dropped and dropped.version else engine
 
 
 def _wants_clips(req: Requirement) -> bool:
