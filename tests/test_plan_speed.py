@@ -55,6 +55,13 @@ def test_four_bit_weights_speed_up_decoding_not_prefill():
     assert small.prefill.seconds == pytest.approx(full.prefill.seconds, rel=0.01)
 
 
+def test_what_our_engine_rounds_on_a_cpu_is_multiplied_in_8_bits():
+    whole = compute_rate(setup(gpu="cpu", engine="qvl"))
+    assert compute_rate(setup(gpu="cpu", engine="qvl", precision="int4")) == 2 * whole
+    assert compute_rate(setup(gpu="cpu", engine="transformers", precision="int8")) == whole
+    assert compute_rate(setup(gpu="a100", engine="qvl", precision="int4")) == compute_rate(setup())
+
+
 def test_fp8_doubles_arithmetic_only_where_the_card_has_it():
     assert compute_rate(setup(gpu="h100", precision="fp8")) > 1.9 * compute_rate(setup(gpu="h100"))
     assert compute_rate(setup(gpu="a100", precision="fp8")) == compute_rate(setup(gpu="a100"))

@@ -101,10 +101,13 @@ def speed(setup: Setup) -> Speed | None:
 
 def compute_rate(setup: Setup) -> float | None:
     """Dense operations a second of one GPU in the format the sums run in: fp8 only for fp8 weights on cards that
-    have it, else 16 bits (weight-only quantisation saves bytes, not arithmetic)."""
+    have it, 8-bit whole numbers for what our engine rounds on a CPU, else 16 bits (weight-only quantisation saves
+    bytes, not arithmetic)."""
     device = setup.device
     assert device is not None
     rate = device.flops("fp8") if setup.precision == "fp8" else None
+    if setup.small_rest:
+        rate = device.flops("int8")
     return rate or device.flops("bf16") or device.flops("fp16")
 
 
