@@ -127,6 +127,13 @@ def test_the_best_says_where_its_scores_and_its_price_were_read(qvl):
     assert "a GPU hour" in best["cost"]["priced_by"]
 
 
+def test_the_pareto_table_has_a_column_of_bills_only_where_there_are_any(qvl):
+    for args, said in ((("--gpu", "rtx4090"), False), (("--where", "rent", "--allow-stale"), True)):
+        _, out, _ = qvl(*args)
+        header = out[out.index("Nobody beats these") :].splitlines()[1]
+        assert ("per 1,000" in header) is said
+
+
 def test_the_way_to_start_the_best_can_be_typed(qvl):
     args = ("--task", "documents", "--gpu", "rtx4090")
     _, out, _ = qvl(*args)

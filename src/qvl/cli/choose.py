@@ -383,9 +383,10 @@ def _print_front(choice: Choice) -> None:
     front = [p for p in pareto(choice.ranked) if p.front]
     if len(front) < 2:
         return
-    rows = [row[1:] for row in pareto_rows(front)]
+    priced = any(p.cost is not None for p in front)  # on hardware of one's own nobody is
+    rows = [(*row[1:4], *row[4:5] * priced, row[5]) for row in pareto_rows(front)]
     out = console()
     axes = "quality, money and memory" if all(p.cost is not None for p in front) else "quality and memory"
     out.print(f"\nNobody beats these on {axes} at once:")
-    headers = ("model", "runs on", "quality", "per 1,000", "memory")
-    out.print(table(headers, rows, right=(2, 3, 4), whole=(0,)))
+    headers = ("model", "runs on", "quality", *("per 1,000",) * priced, "memory")
+    out.print(table(headers, rows, right=tuple(range(2, len(headers))), whole=(0,)))
