@@ -68,9 +68,11 @@ def test_a_box_on_the_circle_is_called_right_with_its_iou(script, says):
     found = script.boxes(folder, "mini")
     assert found.words == "It said 82 88 115 121. The red circle is at 82 88 115 121: IoU 1.00, right."
     assert found.files == ("images/boxes.png",)
-    before = np.asarray(load_image(str(ROOT / "examples" / "shapes.png")), dtype=int)
-    after = np.asarray(Image.open(folder / "boxes.png"), dtype=int)
-    assert np.abs(after - before)[104, 82].sum() > 30  # its left edge is drawn there
+    before = load_image(str(ROOT / "examples" / "shapes.png"))
+    drawn = Image.open(folder / "boxes.png")
+    times = drawn.width // before.width
+    after = np.asarray(drawn, dtype=int)[104 * times, 82 * times]
+    assert np.abs(after - np.asarray(before, dtype=int)[104, 82]).sum() > 30  # its left edge is drawn there
 
 
 def test_a_box_elsewhere_is_called_wrong(script, says):

@@ -9,7 +9,7 @@ from qvl.errors import OutputError
 from qvl.inputs.geometry import Size
 from qvl.outputs import draw
 from qvl.outputs.actions import Click, Drag, LongPress, Move, Scroll, Swipe, TypeText
-from qvl.outputs.boxes import parse_boxes, write_boxes
+from qvl.outputs.boxes import Box, parse_boxes, write_boxes
 from qvl.outputs.documents import parse_document
 from qvl.outputs.draw import ENDINGS, draw_actions, draw_places, draw_regions, font_for, save
 from qvl.outputs.mapping import picture_map
@@ -209,4 +209,21 @@ def test_tiny_and_narrow_pictures_can_be_drawn_on(size):
     image = Image.new("RGB", size, "white")
     mapping = picture_map(Size(size[1], size[0]), "qwen_vl")
     result = parse_boxes("<ref>a label</ref><box>(0,0),(900,900)</box>", "qwen_vl", mapping)
-    assert draw_places(image, result).image.size == size
+    drawn, times = draw_places(image, result).image, draw.enlargement(size)
+    assert drawn.size == (size[0] * times, size[1] * times)
+
+
+@pytest.mark.parametrize(
+    ("size", "times"), [((256, 256), 1), ((224, 252), 3), ((168, 196), 3), ((20, 20), 4), ((20, 4000), 1)]
+)
+def test_small_pictures_are_drawn_larger(size, times):
+    assert draw.enlargement(size) == times
+
+
+def test_places_on_an_enlarged_picture_are_where_they_were():
+    image = Image.new("RGB", (120, 90), "white")
+    drawn = draw_actions(image, [Swipe(20, 40, 100, 40)]).image
+    assert drawn.size == (480, 360)
+    assert changed(drawn.crop((0, 140, 480, 180)), "white") is not None
+    box = draw_places(image, [Box(x1=30, y1=20, x2=90, y2=70, seen=(0,) * 4, written=())]).image
+    assert changed(box, "white") == pytest.approx((120, 80, 360, 280), abs=6)

@@ -85,11 +85,21 @@ def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     return _DARK if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.19 else _LIGHT
 
 
+def enlargement(size: tuple[int, int]) -> int:
+    """How many times as large a small picture is drawn: a label takes 11 pixels whatever the picture."""
+    short = min(size)
+    return 1 if short >= 256 or max(size) > 1024 else min(4, -(-480 // short))
+
+
 class _Canvas:
-    """One picture being drawn on: lines first, then labels, so that no label hides under a line."""
+    """One picture being drawn on: lines first, then labels, so that no label hides under a line. `point` and `rect`
+    say where a place of the given picture is on it."""
 
     def __init__(self, image: Image.Image, files: Sequence[str]) -> None:
+        self.scale = enlargement(image.size)
         self.image = image.convert("RGB")
+        if self.scale > 1:
+            self.image = self.image.resize((image.width * self.scale, image.height * self.scale))
         self.draw = ImageDraw.Draw(self.image)
         short = min(self.image.size)
         self.width = max(2, round(short / 250))
@@ -100,6 +110,12 @@ class _Canvas:
         self.taken: list[Rect] = []
         self.notes: list[str] = []
         self.colours: dict[str, tuple[int, int, int]] = {}
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        return x * self.scale, y * self.scale
+
+    def rect(self, rect: Rect) -> Rect:
+        return Rect(*(edge * self.scale for edge in rect))
 
     def colour(self, key: str) -> tuple[int, int, int]:
         """The same colour for the same label."""
@@ -196,12 +212,13 @@ def draw_places(image: Image.Image, places: Iterable[Place], *, files: Sequence[
         label = place.label or place.text
         colour = canvas.colour(label)
         if isinstance(place, Box):
-            canvas.box(place.rect, colour, label)
+            canvas.box(canvas.rect(place.rect), colour, label)
         elif isinstance(place, Point):
-            canvas.mark(place.x, place.y, colour, label)
+            canvas.mark(*canvas.point(place.x, place.y), colour, label)
         elif isinstance(place, Quad):
-            canvas.line([*place.corners, *place.corners[:2]], colour)
-            canvas.label(*place.corners[0], label, colour)
+            corners = [canvas.point(*corner) for corner in place.corners]
+            canvas.line([*corners, *corners[:2]], colour)
+            canvas.label(*corners[0], label, colour)
     return canvas.finish()
 
 
@@ -213,7 +230,7 @@ def draw_regions(image: Image.Image, page: Page, *, files: Sequence[str] = FONT_
         if block.box is None:
             continue
         number += 1
-        canvas.box(block.box, canvas.colour(block.kind), f"{number} {block.kind}")
+        canvas.box(canvas.rect(block.box), canvas.colour(block.kind), f"{number} {block.kind}")
     return canvas.finish()
 
 
@@ -228,11 +245,13 @@ def draw_actions(
     for number, action in enumerate(actions, 1):
         label, colour = f"{number} {describe(action)}", PALETTE[(number - 1) % len(PALETTE)]
         if isinstance(action, (Click, LongPress, Move)):
-            pointer = (action.x, action.y)
+            pointer = canvas.point(action.x, action.y)
             canvas.mark(*pointer, colour, label, ring=not isinstance(action, Move))
         elif isinstance(action, (Swipe, Drag)):
-            start = (action.x, action.y) if isinstance(action, Swipe) else pointer
-            end = (action.to_x, action.to_y) if isinstance(action, Swipe) else (action.x, action.y)
+            at = canvas.point(action.x, action.y)
+            start, end = (
+                (at, canvas.point(action.to_x, action.to_y)) if isinstance(action, Swipe) else (pointer, at)
+            )
             if start is not None:
                 canvas.mark(*start, colour, "")
                 canvas.arrow(start, end, colour)
