@@ -25,15 +25,29 @@ with atheris.instrument_imports(include=["qvl.outputs"]):
 from qvl.errors import OutputError
 
 FAMILIES = tuple(CONVENTIONS)
+# what replies are made of; every other text is a row of these, which no fuzzer would spell out by itself
+PIECES = (
+    *("[", "]", "{", "}", ", ", ": ", '"', "\\", "```json\n", "```", '"bbox_2d": [', '"point_2d": [', '"label": "a"'),
+    *("12", "1000", "-3", "0.5", "1e9", "true", "(1,2)", "<ref>", "</ref>", "<box>", "</box>", "<|box_start|>"),
+    *("<quad>", "<p>", "</p>", '<h1 data-bbox="1 2 300 400">', "<table>", "</table>", "<tr>", "</tr>", "</td>"),
+    *("<td colspan=2>", "<ul><li>", "<div class='formula'>", "$$", "| a |\n", "|---|\n", "\\begin{tabular}{c}"),
+    *("\\end{tabular}", "&amp;", "<!-- Table (1,2,3,4) -->", "01:32.40", "00:01:02", " - ", "5 seconds", "frame 7"),
+    *('"start_time": ', '"end_time": ', "<tool_call>", "</tool_call>", '{"name": "computer_use", "arguments": {'),
+    *('"action": "left_click"', '"coordinate": [5, 6]', "<function=mobile_use>", "<parameter=action>"),
+    *("</parameter>", "<think>", "</think>", "word ", "\n", "가", "<", "&"),
+)  # fmt: skip
 SIZE = Size(1532, 1014)
 MAPS = {family: picture_map(SIZE, family) for family in FAMILIES}
 
 
 def parse_all(data: bytes) -> None:
-    """The first byte chooses the family; the rest is the reply."""
+    """The first bytes choose the family and what the rest is: letters, or pieces."""
     choice = atheris.FuzzedDataProvider(data)
     family = FAMILIES[choice.ConsumeIntInRange(0, len(FAMILIES) - 1)]
-    text = choice.ConsumeUnicode(4096)
+    if choice.ConsumeBool():
+        text = choice.ConsumeUnicode(4096)
+    else:
+        text = "".join(PIECES[byte % len(PIECES)] for byte in choice.ConsumeBytes(4096))
     try:
         parse_boxes(text, family, MAPS[family])
         page = parse_document(text, family, MAPS[family])
@@ -51,5 +65,5 @@ def parse_all(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup([*sys.argv, "-timeout=2"], parse_all)
+    atheris.Setup([sys.argv[0], "-timeout=2", *sys.argv[1:]], parse_all)
     atheris.Fuzz()
