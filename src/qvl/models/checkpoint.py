@@ -30,7 +30,7 @@ from qvl.catalog.quantization import Part
 from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.models import build, pickled
 from qvl.models.base import VisionLanguageModel
-from qvl.models.expert_layout import expert_places, put_expert, single_shape
+from qvl.models.expert_layout import FusedExperts, expert_places, is_fused, single_shape
 from qvl.models.linear import TILE
 from qvl.models.names import published_names, to_canonical
 from qvl.models.on_load import coded_layers, place_coded, receivers
@@ -90,20 +90,23 @@ def load_model(
     names = match_names(shapes, entries, folder, parts)
     try:
         in_parts = receivers(model, coded)
+        if copy:
+            fused_shapes |= {name: shapes[name] for name in shapes if is_fused(name)}
         fused = {
-            name: torch.empty(shape, dtype=wanted, device=place)
+            name: FusedExperts(config.text, shape, wanted, place)
             for name, shape in fused_shapes.items()
             if name not in in_parts
         }
+        in_parts |= fused
         for name, tensor, first in read_tensors(names, wanted, place, copy, in_parts):
             if name in in_parts:
                 in_parts[name].put(first, tensor)
             elif name in experts:
-                put_expert(config.text, fused[experts[name].fused], experts[name], tensor)
+                fused[experts[name].fused].put_one(experts[name], tensor)
             else:
                 _set_parameter(model, name, tensor)
-        for name, tensor in fused.items():
-            _set_parameter(model, name, tensor)
+        for name, whole in fused.items():
+            _set_parameter(model, name, whole.tensor)
         place_coded(model, coded, wanted, place)
         for name, layer in layers.items():
             model.set_submodule(name, on_device(_read_quantized(model, name, layer, entries, copy), place))

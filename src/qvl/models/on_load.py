@@ -77,11 +77,11 @@ def receivers(model: VisionLanguageModel, coded: Mapping[str, QuantizedLinear]) 
         if coded and isinstance(module, Experts):
             for fused, parts in (("gate_up_proj", EXPERT_PARTS[:2]), ("down_proj", EXPERT_PARTS[2:])):
                 layers = [[coded[f"{name}.{e}.{part}"] for part in parts] for e in range(module.num_experts)]
-                found[f"{name}.{fused}"] = FusedExperts(layers, module.inputs_first)
+                found[f"{name}.{fused}"] = FusedCodes(layers, module.inputs_first)
     return found
 
 
-class FusedExperts:
+class FusedCodes:
     """Takes one fused tensor apart: (E, out, in), or (E, in, out) with inputs first, parts side by side in out."""
 
     def __init__(self, layers: list[list[QuantizedLinear]], inputs_first: bool):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.catalog.quantization import Part, Scheme
+from qvl.models.linear import linears
 from qvl.models.moe import Experts
 from qvl.models.quantized import reader
 from qvl.models.quantized.fp8 import Fp8Linear
@@ -36,7 +37,7 @@ class QuantizedExperts(nn.Module):
         self.down = nn.ModuleList(down)
 
     def forward(self, hidden_TD: Tensor, expert: int) -> Tensor:
-        parts = [part(hidden_TD) for part in cast(nn.ModuleList, self.inner[expert])]
+        parts = linears(list(cast(nn.ModuleList, self.inner[expert])), hidden_TD)
         gate_TI, up_TI = parts if len(parts) == 2 else parts[0].chunk(2, dim=-1)
         return self.down[expert](up_TI * F.silu(gate_TI))
 
