@@ -1,10 +1,11 @@
 """Every model of the guide's first table, loaded from a checkpoint of its true layout and made to answer.
 
-usage: python benchmarks/family_layouts.py [MODEL…] [--layers 2] [--folder PLACE]
+usage: python benchmarks/family_layouts.py [MODEL…] [--weights plain|awq|gptq] [--layers 2] [--folder PLACE]
 
-Tensor names, shapes, dtype and file form are the published ones; weights are random, and text model and tower have
---layers layers, since the whole ones don't fit. Each checkpoint is written, read by the real loader with its weights
-left in the mapped file, asked about one picture through the engine, and deleted: 3 to 10 GB of disk at a time.
+Tensor names, shapes, dtype and file form are the published ones, of the 16-bit files or of the 4-bit ones in groups of
+128; weights are random, and text model and tower have --layers layers, since the whole ones don't fit. Each
+checkpoint is written, read by the real loader with its weights left in the mapped file, asked about one picture
+through the engine, and deleted: 3 to 10 GB of disk at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import resource
 import sys
 import tempfile
@@ -25,6 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import quantized_writers
 import qwen_vl_small
 from hub_configs import SIZES, hub_config
 from inputs_small import tokenizer_json
@@ -45,6 +48,13 @@ from qvl.units import GiB
 MODELS = ("Qwen-VL-Chat", *SIZES)
 SHARD_BYTES = 2 * 10**9
 NUM_NEW = 4
+GROUP = 128
+QUANTIZATION = {"awq": quantized_writers.awq_config(GROUP), "gptq": quantized_writers.gptq_config(4, GROUP)}
+# what the published 4-bit files have in codes: the text model's matrices, neither the tower nor the head
+CODED = re.compile(
+    r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight"
+    r"|transformer\.h\.\d+\.(attn\.c_(attn|proj)|mlp\.(w1|w2|c_proj))\.weight"
+)
 
 
 def config_of(name: str, layers: int) -> dict[str, Any]:
@@ -59,20 +69,28 @@ def config_of(name: str, layers: int) -> dict[str, Any]:
     return {**raw, "num_hidden_layers": layers, "vision_config": vision}
 
 
-def write(folder: Path, raw: dict[str, Any]) -> int:
-    """Shards with an index, .bin for the first generation. Returns the number of parameters."""
+def write(folder: Path, raw: dict[str, Any], weights: str = "plain") -> int:
+    """Shards with an index, .bin for the first generation's plain weights. Returns the number of parameters."""
     config = read_config(raw)
+    pickled = config.family == "qwen_vl" and weights == "plain"
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in build(config).named_parameters()}
     published = published_names(shapes, config.family)
     if config.family == "qwen_vl":  # its list of tensors was written without our network
         assert {published[name]: shape for name, shape in shapes.items()} == qwen_vl_small.shapes(raw)
+    if weights != "plain":
+        raw = {**raw, "quantization_config": QUANTIZATION[weights], "torch_dtype": "float16"}
     (folder / "config.json").write_text(json.dumps(raw))
     block = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0))
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards(shapes), 1):
-        tensors = {published[name]: fill(shapes[name], block) for name in names}
-        if config.family == "qwen_vl":
+        tensors: dict[str, torch.Tensor] = {}
+        for name in names:
+            if weights != "plain" and CODED.fullmatch(published[name]):
+                tensors |= coded(published[name].removesuffix("weight"), shapes[name], weights)
+            else:
+                tensors[published[name]] = fill(shapes[name], block)
+        if pickled:
             file = f"pytorch_model-{number:05}.bin"
             torch.save(tensors, folder / file)
         else:
@@ -81,7 +99,7 @@ def write(folder: Path, raw: dict[str, Any]) -> int:
             file = f"model-{number:05}.safetensors"
             save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
-    index = "pytorch_model.bin" if config.family == "qwen_vl" else "model.safetensors"
+    index = "pytorch_model.bin" if pickled else "model.safetensors"
     (folder / f"{index}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return sum(math.prod(shape) for shape in shapes.values())
 
@@ -105,6 +123,21 @@ def fill(shape: tuple[int, ...], block: torch.Tensor) -> torch.Tensor:
     count = math.prod(shape)
     scaled = (block * math.prod(shape[1:]) ** -0.5).bfloat16()
     return scaled.repeat(-(-count // len(block)))[:count].view(shape)
+
+
+def coded(at: str, shape: tuple[int, ...], weights: str) -> dict[str, torch.Tensor]:
+    """Random codes around their zero point of 8, scaled so that outputs are of the inputs' size."""
+    (outputs, inputs), groups = shape, math.ceil(shape[1] / GROUP)
+    words = (inputs, outputs // 8) if weights == "awq" else (inputs // 8, outputs)
+    eights = -0x77777778 if weights == "awq" else 0x77777777  # nibbles of 8; GPTQ's are stored less one
+    parts = {
+        "qweight": torch.randint(-(1 << 31), (1 << 31) - 1, words, dtype=torch.int32),
+        "qzeros": torch.full((groups, outputs // 8), eights, dtype=torch.int32),
+        "scales": torch.full((groups, outputs), inputs**-0.5 / 4.6, dtype=torch.float16),
+    }
+    if weights == "gptq":
+        parts["g_idx"] = torch.arange(inputs, dtype=torch.int32) // GROUP
+    return {at + part: tensor for part, tensor in parts.items()}
 
 
 def question(raw: dict[str, Any]) -> ModelInputs:
@@ -144,7 +177,7 @@ def question(raw: dict[str, Any]) -> ModelInputs:
 
 def answer(folder: Path, raw: dict[str, Any]) -> list[int]:
     """Greedy tokens from the engine."""
-    model = load_model(folder)
+    model = load_model(folder, dtype="bfloat16")
     memory = plan_memory(
         model.config,
         precision="bf16",
@@ -168,6 +201,7 @@ def answer(folder: Path, raw: dict[str, Any]) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--weights", choices=["plain", *QUANTIZATION], default="plain")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--folder", help="where checkpoints are written")
     options = parser.parse_args()
@@ -180,7 +214,7 @@ def main() -> int:
         whole = 32 if name.startswith("Qwen-VL") else hub_config(name)["num_hidden_layers"]
         with tempfile.TemporaryDirectory(dir=options.folder) as place:
             began = time.perf_counter()
-            count = write(Path(place), raw)
+            count = write(Path(place), raw, options.weights)
             written = time.perf_counter()
             tokens = answer(Path(place), raw)
             done = time.perf_counter()
@@ -189,9 +223,8 @@ def main() -> int:
         seconds = f"{written - began:5.1f} s  {done - written:13.1f} s"
         print(f"{name:15}  {count / 1e9:8.3f} B  {layers:>10}  {seconds}  {tokens}", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(
-        f"torch {torch.__version__}, bf16, {torch.get_num_threads()} threads; peak {peak:.1f} GiB with mapped files"
-    )
+    versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    print(f"{options.weights}, run in bf16; {versions}; peak {peak:.1f} GiB with mapped files")
     return 0
 
 
