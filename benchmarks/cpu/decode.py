@@ -8,7 +8,7 @@ speed, so a random checkpoint of the true shape will do, and no tokenizer is nee
 machine: run both in turn, in one sitting, and quote the ratio of the medians.
 
     first_token_s    from the picture's patches to the first token: vision + prefill
-    decode_tok_s     (new tokens - 1) / (last token - first token)
+    decode_tok_s     (new tokens - 1) / (last token - first token); of a batch the tokens of all while all are answered
     decode_cpu_s     processor seconds for each of those tokens, all threads together: with --threads 1 this is what
                      the wall clock would say on a machine with nothing else to do
 """
@@ -125,20 +125,27 @@ def time_ours(
         for _ in range(args.batch):
             engine.submit(inputs, params)
         stamps, cpu, began, last = [], [], time.perf_counter(), None
+        begun, ended, prefilled, full = set(), 0, 0, 0
         while engine.has_work:
-            events = engine.step()
+            events = [event for event in engine.step() if event.token_ids]
             stamps.append((time.perf_counter(), sum(len(event.token_ids) for event in events)))
             cpu.append(time.process_time())
             last = next((event.usage for event in events if event.usage), last)
+            if len(begun) < args.batch:
+                begun |= {event.request_id for event in events}
+                prefilled = len(stamps) - 1
+            ended += sum(event.finish_reason is not None for event in events)
+            full = len(stamps) - 1 if not ended or args.batch == 1 else full
         assert last is not None
-        prefilled = next(i for i, (_, count) in enumerate(stamps) if count == args.batch)
-        later = sum(count for _, count in stamps[prefilled + 1 :])
+        if full <= prefilled:
+            raise SystemExit("the first answer ended before the last began: give more --new-tokens")
+        later = sum(count for _, count in stamps[prefilled + 1 : full + 1])
         runs.append(
             {
                 "vision_s": last.vision_s,
                 "first_token_s": stamps[prefilled][0] - began,
-                "decode_tok_s": later / (stamps[-1][0] - stamps[prefilled][0]),
-                "decode_cpu_s": (cpu[-1] - cpu[prefilled]) / later,
+                "decode_tok_s": later / (stamps[full][0] - stamps[prefilled][0]),
+                "decode_cpu_s": (cpu[full] - cpu[prefilled]) / later,
             }
         )
     planned = planned_terms(config, small or short, short, args)
