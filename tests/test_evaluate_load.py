@@ -369,3 +369,38 @@ def test_an_interrupted_test_ends_though_a_client_loses_cancellations():
         return await asyncio.wait_for(test, 20)
 
     assert asyncio.run(interrupted()) == ([], True)
+
+
+class StubbornClient:
+    """Its first request loses the first cancellation, as a client that is opening a connection may."""
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    @asynccontextmanager
+    async def stream(self, *_, **__):
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            if self.lost:
+                raise
+            self.lost = True
+            await asyncio.sleep(3600)
+        yield None
+
+
+def test_an_interrupted_test_ends_even_when_a_request_loses_its_cancellation():
+    async def interrupted_one() -> tuple[list[Outcome], bool]:
+        client = StubbornClient()
+        task = asyncio.ensure_future(
+            put_under_load(client, "/", [b"{}"], Arrivals(concurrency=1), timeout_s=3600)
+        )
+        await asyncio.sleep(0.05)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=20)
+        task.cancel()
+        assert done
+        assert client.lost
+        return task.result()
+
+    assert asyncio.run(interrupted_one()) == ([], True)

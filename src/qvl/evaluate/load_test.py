@@ -215,7 +215,12 @@ async def put_under_load(
 
     tasks = [asyncio.ensure_future(one(b, due)) for b, due in zip(bodies, arrivals.times(len(bodies)))]
     try:
-        await asyncio.gather(*tasks)
+        # not gather: cancelled, that comes back only when all have ended, and one may have lost its cancellation
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done():
+                task.result()
     except asyncio.CancelledError:
         pending = set(tasks)
         while pending:  # again and again: a client that is opening a connection may lose one
