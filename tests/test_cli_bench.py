@@ -124,6 +124,8 @@ def test_ctrl_c_shows_what_was_measured_so_far():
             stderr=subprocess.PIPE,
             text=True,
             env=dict(os.environ),
+            # a shell's background jobs ignore Ctrl-C, and so would all that they start
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         end = time.monotonic() + 60
         while len(server.seen) < 4:
