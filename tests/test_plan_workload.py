@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from plan_shapes import MODELS
 from qvl.errors import PlanError
+from qvl.plan.request import FitRequest, resolve
 from qvl.plan.workload import (
     Image,
     Media,
     MediaItem,
     Video,
     Workload,
-    context_length,
     media_of,
     parse_image,
     parse_video,
@@ -80,9 +80,9 @@ def test_patches_are_four_times_the_tokens_and_a_frame_is_one_segment():
 
 def test_prompt_and_context_add_words_pictures_marks_and_answer():
     work = Workload(images=(Image(640, 480, 2),), prompt_tokens=100, answer_tokens=50)
-    media = media_of(SEVEN_B, work)
-    assert prompt_length(work, media) == 100 + 2 * (391 + 2)
-    assert context_length(work, media) == prompt_length(work, media) + 50
+    assert prompt_length(work, media_of(SEVEN_B, work)) == 100 + 2 * (391 + 2)
+    setup = resolve(FitRequest(config=SEVEN_B, workload=work))
+    assert (setup.prompt_tokens, setup.context_tokens) == (100 + 2 * (391 + 2), setup.prompt_tokens + 50)
 
 
 def test_windows_make_attention_linear():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -71,7 +72,7 @@ class TextConfig:
     use_logn_attn: bool = False
     use_dynamic_ntk: bool = False
 
-    @property
+    @cached_property  # the planner asks some thousands of times
     def full_attention_layers(self) -> tuple[int, ...]:
         """Indices of the layers that keep a KV cache."""
         if not self.layer_types:

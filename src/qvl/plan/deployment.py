@@ -9,7 +9,7 @@ from __future__ import annotations
 from qvl.catalog.models import config_of
 from qvl.errors import QvlError
 from qvl.plan.candidate import Ask, Evaluation, Limits
-from qvl.plan.engines import memory_terms
+from qvl.plan.engines import gpu_bytes, memory_terms
 from qvl.plan.fit import max_concurrency, max_context, shortfalls
 from qvl.plan.request import FitRequest, resolve
 from qvl.plan.speed import speed
@@ -34,7 +34,7 @@ def evaluate(ask: Ask) -> Evaluation:
     request = _request(ask)
     setup = resolve(request)
     terms = memory_terms(setup)
-    per_gpu = [sum(t.bytes for t in gpu) for gpu in terms]
+    per_gpu = gpu_bytes(terms)
     missing = shortfalls(setup, terms)
     pace = None if missing else speed(setup)
     each = " on each GPU" if ask.hardware.count > 1 else ""

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 
 from qvl.catalog.config import ModelConfig
-from qvl.plan.memory import Shards, bytes_per_value, kv_bytes_per_token, state_bytes, weight_bytes
+from qvl.plan.memory import (
+    Precision,
+    Shards,
+    bytes_per_value,
+    kv_bytes_per_token,
+    state_bytes,
+    weight_bytes,
+)
 from qvl.plan.parameters import parameter_counts
 from qvl.plan.request import Setup
 from qvl.units import GiB, MiB
@@ -54,47 +62,37 @@ def memory_terms(setup: Setup) -> tuple[GpuTerms, ...]:
     return _ENGINES[setup.engine](setup)
 
 
+def gpu_bytes(gpus: tuple[GpuTerms, ...]) -> list[int]:
+    """What each GPU needs. Where all hold the same they share one tuple, which is summed once."""
+    sizes = {key: sum(t.bytes for t in terms) for key, terms in {id(g): g for g in gpus}.items()}
+    return [sizes[id(terms)] for terms in gpus]
+
+
 # Parts that engines share
 
 
-def _weights(setup: Setup, shards: Shards) -> list[Term]:
-    w = weight_bytes(setup.config, setup.precision, shards, small_rest=setup.small_rest)
-    c, p = parameter_counts(setup.config), setup.precision
+@cache  # of one model and cut, whatever the machine and the load
+def _weights(config: ModelConfig, precision: Precision, shards: Shards, small_rest: bool) -> GpuTerms:
+    w = weight_bytes(config, precision, shards, small_rest=small_rest)
+    whole = weight_bytes(config, precision, small_rest=small_rest)
+    c = parameter_counts(config)
     cut = "" if shards.tensor == 1 else f" / {shards.tensor} GPUs"
-    whole = bytes_per_value(p)
     tower_cut, mergers = cut if shards.vision == "split" else "", c.merger + c.deepstack
-    terms = [
-        Term("weights", w.linears + w.norms, f"{c.linears + c.norms:,} language parameters in {p}{cut}"),
-        Term("scales", w.scales, f"scales and zero points of {p}{cut}"),
-        Term(
-            "embeddings",
-            w.embeddings,
-            f"{c.embeddings:,} parameters{_width(w.embeddings, c.embeddings, shards)}{cut}",
-        ),
-        Term(
-            "head",
-            w.head,
-            f"{c.head:,} parameters{_width(w.head, c.head, shards)}{cut}" if c.head else "tied",
-        ),
-        Term(
-            "tower", w.tower, f"{c.tower:,} parameters x {_each(w.tower, c.tower, whole, setup)} B{tower_cut}"
-        ),
-        Term(
-            "merger",
-            w.merger,
-            f"{mergers:,} parameters x {_each(w.merger, mergers, whole, setup)} B{tower_cut}",
-        ),
-    ]
-    return [t for t in terms if t.bytes]
+    language = c.linears + c.norms
+    terms = (
+        Term("weights", w.linears + w.norms, f"{language:,} language parameters in {precision}{cut}"),
+        Term("scales", w.scales, f"scales and zero points of {precision}{cut}"),
+        Term("embeddings", w.embeddings, _parameters(c.embeddings, whole.embeddings) + cut),
+        Term("head", w.head, _parameters(c.head, whole.head) + cut),
+        Term("tower", w.tower, _parameters(c.tower, whole.tower) + tower_cut),
+        Term("merger", w.merger, _parameters(mergers, whole.merger) + tower_cut),
+    )
+    return tuple(t for t in terms if t.bytes)
 
 
-def _each(size: int, count: int, whole: int, setup: Setup) -> str:
-    """Bytes of one of the vision parameters: on average where some are rounded."""
-    return f"{size / count:.3g}" if setup.small_rest and count else str(whole)
-
-
-def _width(size: int, count: int, shards: Shards) -> str:
-    return f" x {size * shards.tensor / count:.3g} B" if count else ""
+def _parameters(count: int, size: int) -> str:
+    """So many of so many bytes; on average where some are rounded."""
+    return f"{count:,} parameters x {size / count:.3g} B" if count else ""
 
 
 def _kv(setup: Setup, shards: Shards, block: int = 1) -> list[Term]:
@@ -268,7 +266,8 @@ def _by_layers(
     setup: Setup, first: list[Term], last: list[Term], first_only: list[Term]
 ) -> tuple[GpuTerms, ...]:
     """Layers dealt to GPUs in equal runs; the first also holds tower and embeddings, the last the head."""
-    weights, kv = _weights(setup, Shards()), _kv(setup, Shards())
+    weights = _weights(setup.config, setup.precision, Shards(), setup.small_rest)
+    kv = _kv(setup, Shards())
     result = []
     for gpu in range(setup.gpus):
         terms: list[Term] = []
@@ -299,7 +298,10 @@ def _qvl(setup: Setup) -> tuple[GpuTerms, ...]:
     vocab = setup.config.text.vocab_size
     # pictures are encoded one request at a time; features wait for prefill in 16 bits
     features = setup.media.visual_tokens * batch * encoder_bytes_per_token(setup.config, value)
-    terms = _weights(setup, Shards()) + _kv(setup, Shards(), setup.request.block_size)
+    terms = [
+        *_weights(setup.config, setup.precision, Shards(), setup.small_rest),
+        *_kv(setup, Shards(), setup.request.block_size),
+    ]
     if features:
         terms.append(Term("encoder_outputs", features, _features(setup, batch, value)))
     phases = [
@@ -336,7 +338,10 @@ def worst_item_tokens(config: ModelConfig, max_model_len: int) -> int:
 def _vllm(setup: Setup) -> tuple[GpuTerms, ...]:
     config, shards = setup.config, setup.shards
     tp, merge = shards.tensor, config.vision.spatial_merge_size**2
-    terms = _weights(setup, shards) + _kv(setup, shards, setup.request.block_size)
+    terms = [
+        *_weights(config, setup.precision, shards, setup.small_rest),
+        *_kv(setup, shards, setup.request.block_size),
+    ]
     chunk = setup.max_num_batched_tokens
     largest = setup.media.largest_item
     item, segment = (largest.tokens, largest.segment) if largest else (0, 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 from qvl.catalog.devices import Hardware, devices
 from qvl.errors import PlanError
-from qvl.plan.engines import GpuTerms, memory_terms
+from qvl.plan.engines import GpuTerms, gpu_bytes, memory_terms
 from qvl.plan.request import (
     STORED_AS,
     FitRequest,
@@ -65,7 +65,7 @@ class FitResult:
 
     @property
     def per_gpu_bytes(self) -> list[int]:
-        return [sum(t.bytes for t in terms) for terms in self.gpus]
+        return gpu_bytes(self.gpus)
 
     @cached_property
     def terms(self) -> dict[str, int]:
@@ -176,11 +176,11 @@ def _reasons(setup: Setup, gpus: tuple[GpuTerms, ...], budget: int | None) -> tu
     if budget is None:
         return tuple(reasons)
     assert setup.device is not None
-    for i, terms in enumerate(gpus):
-        whole = sum(t.bytes for t in terms)
+    usable = setup.device.usable_bytes
+    for i, (terms, whole) in enumerate(zip(gpus, gpu_bytes(gpus), strict=True)):
         # vLLM captures its graphs after the budget is taken: they need room on the card, not in the budget
-        need = sum(t.bytes for t in terms if t.name != "cuda_graphs")
-        if need > budget or whole > setup.device.usable_bytes:
+        need = whole - sum(t.bytes for t in terms if t.name == "cuda_graphs")
+        if need > budget or whole > usable:
             where = f"GPU {i}: " if len(set(gpus)) > 1 else ""
             share = (
                 f" ({setup.request.gpu_memory_utilization:.0%} of the card)" if setup.engine == "vllm" else ""
@@ -241,7 +241,7 @@ def max_concurrency(request: FitRequest) -> int:
 
 def _changes(request: FitRequest) -> Iterator[Change]:
     """Single changes that make it fit, settings before precision before hardware; failing these, pairs."""
-    before = sum(sum(t.bytes for t in terms) for terms in memory_terms(resolve(request)))
+    before = sum(gpu_bytes(memory_terms(resolve(request))))
     found = False
     newer = _newer_engine(request)
     if newer is not None:  # nothing else helps an engine that does not know the model
@@ -265,7 +265,7 @@ def _changes(request: FitRequest) -> Iterator[Change]:
 
 
 def _change(option: str, effect: str, changed: FitRequest, before: int) -> Change:
-    after = sum(sum(t.bytes for t in terms) for terms in memory_terms(resolve(changed)))
+    after = sum(gpu_bytes(memory_terms(resolve(changed))))
     sizes = f"{format_bytes(before)} becomes {format_bytes(after)} in all"
     return Change(option, f"{effect}; {sizes}" if effect else sizes, changed)
 
@@ -358,11 +358,11 @@ def _precisions(request: FitRequest) -> Iterator[tuple[str, FitRequest]]:
     setup = resolve(request)
     if setup.training:
         return
-    now = sum(t.bytes for terms in memory_terms(setup) for t in terms)
+    now = sum(gpu_bytes(memory_terms(setup)))
     for name in SMALLER_PRECISIONS:
         if name in STORED_AS[setup.engine]:
             changed = replace(request, precision=name)
-            smaller = sum(t.bytes for terms in memory_terms(resolve(changed)) for t in terms) < now
+            smaller = sum(gpu_bytes(memory_terms(resolve(changed)))) < now
             other = setup.problems and STORED_AS[setup.engine][name] != setup.precision
             if smaller or other:
                 yield f"--precision {name}", changed

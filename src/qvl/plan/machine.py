@@ -208,7 +208,7 @@ def runs_on(model: Model, machine: Machine, workload: Workload | None = None) ->
     if not model.shape:
         return []
     from qvl.catalog.models import config_of
-    from qvl.plan.engines import memory_terms
+    from qvl.plan.engines import gpu_bytes, memory_terms
     from qvl.plan.fit import shortfalls
     from qvl.plan.request import FitRequest, resolve
     from qvl.plan.speed import speed
@@ -233,7 +233,7 @@ def runs_on(model: Model, machine: Machine, workload: Workload | None = None) ->
             Run(
                 checkpoint=checkpoint,
                 fits=not missing,
-                total_bytes=sum(t.bytes for gpu in terms for t in gpu),
+                total_bytes=sum(gpu_bytes(terms)),
                 tokens_per_s=pace.tokens_per_s if pace else None,
                 # without an arithmetic rate the bytes alone would promise too much
                 first_token_s=pace.ttft_s if pace and not pace.note else None,

@@ -19,6 +19,7 @@ from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 # How tensor parallelism cuts a linear: by its outputs, by its inputs, by neither.
 Split = Literal["column", "row", "replicated"]
 Part = Literal["tower", "merger", "deepstack", "language"]
+VISION_PARTS: tuple[Part, ...] = ("tower", "merger", "deepstack")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class ParameterCounts:
     linears: int  # weights and biases of the language model's linears, experts included
     norms: int  # the language model's norms and other small tensors (convolutions, decay rates)
     idle_experts: int  # weights of the experts that a token doesn't visit
+    linear_weights: int  # as `linears`, without biases: what tokens are multiplied with
+    tower_weights: int  # likewise of the tower's linears
+    merger_weights: int  # and of the merger's and DeepStack's
 
     @property
     def vision(self) -> int:
@@ -89,7 +93,9 @@ def parameter_counts(config: ModelConfig) -> ParameterCounts:
     linears = language_linears(text)
     experts = sum(s.num_parameters for s in linears if s.expert)
     idle = experts // text.num_experts * (text.num_experts - text.num_experts_per_tok) if experts else 0
-    vision = {part: _total(vision_linears(config, part)) for part in ("tower", "merger", "deepstack")}
+    shapes: dict[Part, tuple[LinearShape, ...]] = {p: vision_linears(config, p) for p in VISION_PARTS}
+    vision = {part: _total(found) for part, found in shapes.items()}
+    weights = {part: sum(s.num_weights for s in found) for part, found in shapes.items()}
     extras = _vision_extras(config)
     return ParameterCounts(
         tower=vision["tower"] + extras["tower"],
@@ -100,6 +106,9 @@ def parameter_counts(config: ModelConfig) -> ParameterCounts:
         linears=_total(linears),
         norms=_language_extras(text),
         idle_experts=idle,
+        linear_weights=sum(s.num_weights for s in linears),
+        tower_weights=weights["tower"],
+        merger_weights=weights["merger"] + weights["deepstack"],
     )
 
 

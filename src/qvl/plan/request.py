@@ -23,7 +23,7 @@ from qvl.plan.memory import (
     stored_precision,
 )
 from qvl.plan.split import best_split, split_problems
-from qvl.plan.workload import Media, Workload, context_length, media_of, prompt_length
+from qvl.plan.workload import Media, Workload, media_of, prompt_length
 from qvl.units import GiB
 
 if TYPE_CHECKING:
@@ -143,16 +143,17 @@ class Setup:
     def media(self) -> Media:
         return media_of(self.config, self.workload)
 
-    @property
+    @cached_property
     def prompt_tokens(self) -> int:
         """Text, pictures and their marks."""
         return prompt_length(self.workload, self.media)
 
     @property
     def context_tokens(self) -> int:
-        return context_length(self.workload, self.media)
+        """Held in the KV cache when the answer is complete."""
+        return self.prompt_tokens + self.workload.answer_tokens
 
-    @property
+    @cached_property
     def small_rest(self) -> bool:
         """See plan.memory. Our engine runs on a CPU wherever there is no CUDA."""
         on_cpu = self.device is not None and self.device.kind != "gpu"
@@ -312,8 +313,8 @@ def version_that_serves(engine: str, version: tuple[int, ...], request: FitReque
     if not request.name:  # nobody's model: only arithmetic
         return None
     text = ".".join(map(str, version))
-    first = needed_version(engine, request)
-    if version and first and parse_version(text) < parse_version(first):
+    first = needed_version(engine, request) if version else ""
+    if first and parse_version(text) < parse_version(first):
         return first, f"{engine} {text} does not know {request.name}, which needs {first}"
     known = engines().get(engine)
     dropped = known.dropped(request.config.family, text or known.version) if known else None

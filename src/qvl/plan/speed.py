@@ -6,15 +6,16 @@ These are bounds (a roofline with reachable rates), not forecasts: an engine's o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 
+from qvl.catalog.config import TextConfig
 from qvl.plan.memory import kv_bytes_per_token, state_bytes, weight_bytes
 from qvl.plan.parameters import (
     delta_net_dims,
     language_linears,
     linear_attention_layers,
     parameter_counts,
-    vision_linears,
 )
 from qvl.plan.request import Setup
 
@@ -143,13 +144,13 @@ def vision_phase(setup: Setup) -> Phase:
     if not media.items:
         return Phase("vision", 0.0, "none", "no pictures")
     v = config.vision
-    tower = sum(s.num_weights for s in vision_linears(config, "tower"))
-    mergers = sum(s.num_weights for part in ("merger", "deepstack") for s in vision_linears(config, part))
+    counts = parameter_counts(config)
     full = len(v.fullatt_block_indexes) if v.window_size else v.depth
     pairs = media.attention_pairs() * full
     if v.window_size:
         pairs += media.attention_pairs((v.window_size // v.patch_size) ** 2) * (v.depth - full)
-    flops = 2.0 * tower * media.patches + 2.0 * mergers * media.visual_tokens + 4.0 * v.hidden_size * pairs
+    flops = 2.0 * (counts.tower_weights * media.patches + counts.merger_weights * media.visual_tokens)
+    flops += 4.0 * v.hidden_size * pairs
     size = weight_bytes(config, setup.precision, small_rest=setup.small_rest).vision
     kernels = v.depth * 7  # two norms, qkv, attention, projection, two MLP products
     words = f"{media.patches:,} patches, {flops / 1e12:.2f} TFLOP"
@@ -159,7 +160,7 @@ def vision_phase(setup: Setup) -> Phase:
 def language_flops(setup: Setup, tokens: float, context: float) -> float:
     """Arithmetic of `tokens` through the decoder layers, each attending to `context` tokens on average."""
     text, counts = setup.config.text, parameter_counts(setup.config)
-    weights = sum(s.num_weights for s in language_linears(text)) - counts.idle_experts
+    weights = counts.linear_weights - counts.idle_experts
     width = text.num_attention_heads * text.head_dim
     attention = 4.0 * len(text.full_attention_layers) * width * context
     if linear_attention_layers(text):
@@ -177,16 +178,16 @@ def prefill_phase(setup: Setup) -> Phase:
     w = weight_bytes(setup.config, setup.precision, small_rest=setup.small_rest)
     chunks = ceil(tokens / setup.max_num_batched_tokens) if setup.engine in ("vllm", "qvl") else 1
     size = chunks * (w.linears + w.scales + w.norms) + (w.head or w.embeddings)
-    kernels = chunks * _kernels(setup)
+    kernels = chunks * _kernels(text)
     messages = 2.0 * text.num_hidden_layers * tokens * text.hidden_size * 2
     return _bound(
         "prefill", setup, flops, size, kernels, messages, f"{tokens:,} tokens, {flops / 1e12:.2f} TFLOP"
     )
 
 
-def _kernels(setup: Setup) -> int:
+@cache
+def _kernels(text: TextConfig) -> int:
     """Kernels of one pass: each layer's linears, its attention and two norms."""
-    text = setup.config.text
     linears = sum(s.count for s in language_linears(text) if not s.expert)
     return linears + (3 + (2 if text.num_experts else 0)) * text.num_hidden_layers
 
@@ -216,4 +217,4 @@ def decode_phase(setup: Setup, batch: int) -> Phase:
     flops = language_flops(setup, batch, context) + 2.0 * batch * text.vocab_size * text.hidden_size
     messages = 2.0 * text.num_hidden_layers * batch * text.hidden_size * 2
     words = f"{size / 1e9:.2f} GB read for {batch} tokens"
-    return _bound("decode", setup, flops, size, _kernels(setup), messages, words)
+    return _bound("decode", setup, flops, size, _kernels(text), messages, words)

@@ -8,6 +8,8 @@ groups of 128), 30B-A3B FP8 at 4 GPUs and 235B FP8 at 8.
 
 from __future__ import annotations
 
+from functools import cache
+
 from qvl.catalog.config import ModelConfig
 from qvl.errors import PlanError
 from qvl.plan.memory import FP8_BLOCK, GROUP, Precision, Shards
@@ -18,6 +20,7 @@ GROUPED = ("int4", "awq", "gptq-int4", "gptq-int8")
 PACK = 8  # 4-bit outputs in one 32-bit word of AWQ
 
 
+@cache  # choose asks for the same few hundreds of times
 def split_problems(config: ModelConfig, precision: Precision, shards: Shards) -> tuple[str, ...]:
     """Why this cut is illegal, one sentence a reason; empty when it is legal.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from qvl.catalog.config import ModelConfig
 from qvl.errors import PlanError, QvlError
@@ -191,6 +192,7 @@ def video_limits(config: ModelConfig, workload: Workload, fps: float) -> VideoLi
     return replace(limits, fps=fps)
 
 
+@cache  # of one request's pictures on each model, however many machines are planned
 def media_of(config: ModelConfig, workload: Workload) -> Media:
     """Tokens and patches of one request's pictures and clips.
 
@@ -240,11 +242,6 @@ def clip_item(video: Video, limits: VideoLimits) -> MediaItem:
 def prompt_length(workload: Workload, media: Media) -> int:
     """Tokens of one prompt: words, pictures, and the marks around them."""
     return workload.prompt_tokens + media.visual_tokens + media.extra_tokens
-
-
-def context_length(workload: Workload, media: Media) -> int:
-    """Tokens one request holds in the KV cache when its answer is complete."""
-    return prompt_length(workload, media) + workload.answer_tokens
 
 
 def parse_image(text: str) -> Image:
