@@ -10,6 +10,7 @@ from qvl.errors import ConfigError
 from qvl.models.kernels import build, ops
 from qvl.models.layers import RMSNorm, apply_rope
 from qvl.models.linear import QuantizedLinear, linears
+from qvl.models.quantized.fp8 import FEW_ROWS, Fp8Linear
 
 needs_kernels = pytest.mark.skipif(ops.functions() is None, reason="no compiler here, or QVL_KERNELS=off")
 
@@ -105,6 +106,86 @@ def test_a_few_rows_of_bf16_are_linears_within_a_rounding(outputs, inputs, gener
         assert (got[:, :outputs].float() - want).abs().max() <= want.abs().max() * 2**-8
         singles = torch.cat([ops.bf16_linear([weight], [bias], x[i : i + 1]) for i in range(rows)])
         assert torch.equal(got[:, :outputs], singles)
+
+
+BLOCKS = [(16, 32), (128, 128), (1, 0), (0, 0), (7, 9)]
+
+
+def fp8_layer(outputs: int, inputs: int, block: tuple[int, int], g: torch.Generator, bias: bool = True):
+    """All 254 numbers of e4m3, denormals too, under different scales; the last blocks are short ones."""
+    codes = torch.arange(256, dtype=torch.uint8)
+    numbers = codes[(codes & 0x7F) != 0x7F].view(torch.float8_e4m3fn)
+    weight = numbers.repeat(-(-outputs * inputs // 254))[: outputs * inputs].view(outputs, inputs)
+    grid = (-(-outputs // (block[0] or outputs)), -(-inputs // (block[1] or inputs)))
+    scales = torch.rand(grid, generator=g) * 0.01 + 0.001
+    return Fp8Linear(weight, scales, block, torch.randn(outputs, generator=g) if bias else None)
+
+
+@needs_kernels
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(40, 100), (33, 256), (1, 31), (130, 300)])
+def test_a_few_rows_of_fp8_are_the_dequantised_products_within_a_rounding(outputs, inputs, block, generator):
+    layer = fp8_layer(outputs, inputs, block, generator)
+    other = fp8_layer(5, inputs, block, generator, bias=False)
+    for rows in range(1, 12):
+        x = torch.randn(rows, inputs, generator=generator).bfloat16()
+        got = ops.fp8_linear([layer, other], x)
+        want = F.linear(x.float(), layer.dequantize(), layer.bias.bfloat16().float())
+        # bf16 keeps 8 bits
+        assert (got[:, :outputs].float() - want).abs().max() <= want.abs().max() * 2**-8
+        assert torch.equal(got[:, outputs:], ops.fp8_linear([other], x))
+        singles = torch.cat([ops.fp8_linear([layer], x[i : i + 1]) for i in range(rows)])
+        assert torch.equal(got[:, :outputs], singles)
+
+
+@needs_kernels
+@pytest.mark.parametrize("scale_dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_fp8_scales_of_any_dtype_are_read_as_they_are_stored(scale_dtype, generator):
+    layer = fp8_layer(40, 100, (16, 32), generator)
+    layer.scales = layer.scales.to(scale_dtype)
+    x = torch.randn(2, 100, generator=generator).bfloat16()
+    want = F.linear(x.float(), layer.dequantize(), layer.bias.bfloat16().float())
+    assert (layer(x).float() - want).abs().max() <= want.abs().max() * 2**-8
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_fp8_is_widened_to_the_bit_as_pytorch_does(block, dtype, generator):
+    layer = fp8_layer(40, 100, block, generator)
+    down = layer.block[0]
+    for rows in (slice(0, 40), slice(0, down), slice(down, 40)):
+        want = layer.dequantize(rows).to(dtype)
+        assert torch.equal(layer._widened(rows, torch.empty(0, dtype=dtype)), want)
+
+
+@needs_kernels
+def test_more_rows_of_fp8_and_none_without_kernels_meet_the_widened_weights(generator, monkeypatch):
+    layer = fp8_layer(70, 100, (16, 32), generator)
+    x = torch.randn(FEW_ROWS + 1, 100, generator=generator).bfloat16()
+    want = F.linear(x.float(), layer.dequantize().bfloat16().float()).bfloat16() + layer.bias.bfloat16()
+    torch.testing.assert_close(layer(x), want, rtol=2**-7, atol=2**-7)
+    wide = layer(x.float())
+    few = layer(x[:3])
+    monkeypatch.setattr(ops, "functions", lambda: None)
+    assert torch.equal(layer(x.float()), wide)
+    torch.testing.assert_close(layer(x[:3]), few, rtol=2**-6, atol=2**-6)
+
+
+@needs_kernels
+def test_fp8_layers_of_one_input_are_read_in_one_pass(generator, monkeypatch):
+    layers = [fp8_layer(n, 100, (16, 32), generator, bias=n != 9) for n in (40, 9, 70)]
+    x = torch.randn(2, 100, generator=generator).bfloat16()
+    want = [layer(x) for layer in layers]
+    calls = []
+    once = ops.fp8_linear
+    monkeypatch.setattr(ops, "fp8_linear", lambda layers, x: calls.append(len(layers)) or once(layers, x))
+    for got, one in zip(linears(layers, x), want):
+        assert torch.equal(got, one)
+    assert calls == [3]
+    # blocks of another width can't share the activations' order
+    linears([layers[0], fp8_layer(9, 100, (16, 64), generator)], x)
+    assert calls == [3, 1, 1]
 
 
 @needs_kernels

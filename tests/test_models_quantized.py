@@ -474,19 +474,3 @@ def test_fp8_rows_widened_a_few_at_a_time_give_the_whole_product(
     layer = Fp8Linear(parts["weight"], parts["weight_scale_inv"], (16, 32), torch.ones(70))
     x = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(layer(x), x @ dequantised.T + 1)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("block", [(16, 32), (128, 128), (1, 0), (0, 0), (7, 9)])
-def test_fp8_bits_moved_into_place_are_the_converted_numbers(
-    block: tuple[int, int], dtype: torch.dtype
-) -> None:
-    # every one of the 254 numbers of e4m3, denormal ones too, each under several scales
-    codes = torch.arange(256, dtype=torch.uint8)
-    numbers = codes[(codes & 0x7F) != 0x7F].view(torch.float8_e4m3fn)
-    weight = numbers.repeat(20)[: 40 * 100].view(40, 100)
-    down, across = block[0] or 40, block[1] or 100
-    grid = (-(-40 // down), -(-100 // across))
-    layer = Fp8Linear(weight, torch.rand(grid, generator=torch.Generator().manual_seed(0)), block)
-    rows = slice(0, 40)
-    assert torch.equal(layer._widened(rows, dtype), layer.dequantize(rows).to(dtype))

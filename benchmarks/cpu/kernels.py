@@ -22,8 +22,10 @@ from torch import nn
 
 from qvl.models.kernels import ops
 from qvl.models.linear import GROUP, multiplies_half, product, quantize_linear
+from qvl.models.quantized.fp8 import Fp8Linear
 
 OUTPUTS, INPUTS = 11008, 2048
+BLOCK = 128  # side of the squares that share a scale in FP8
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> list[float]:
@@ -60,6 +62,10 @@ def main() -> None:
     torch.manual_seed(0)
     plain = nn.Linear(INPUTS, OUTPUTS, bias=False).bfloat16().requires_grad_(False)
     coded = {8: quantize_linear(plain, 8, INPUTS), 4: quantize_linear(plain, 4, GROUP)}
+    blocks = (OUTPUTS // BLOCK, BLOCK, INPUTS // BLOCK, BLOCK)
+    scales = plain.weight.float().view(blocks).abs().amax((1, 3)) / 448
+    small = (plain.weight.float().view(blocks) / scales[:, None, :, None]).view(OUTPUTS, INPUTS)
+    fp8 = Fp8Linear(small.to(torch.float8_e4m3fn), scales, (BLOCK, BLOCK))
     rows = []
     with torch.inference_mode():
         for count in map(int, args.rows.split(",")):
@@ -67,6 +73,7 @@ def main() -> None:
             ways: dict[str, tuple[Callable[[], object], int]] = {
                 "pytorch bf16": (lambda x=x: F.linear(x, plain.weight), plain.weight.nbytes),
                 "qvl bf16": (lambda x=x: product(x, plain.weight), plain.weight.nbytes),
+                "qvl fp8": (lambda x=x: fp8(x), fp8.num_bytes),
                 "qvl int8": (lambda x=x: coded[8](x), coded[8].num_bytes),
                 "qvl int4": (lambda x=x: coded[4](x), coded[4].num_bytes),
             }

@@ -116,6 +116,14 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias)
 
+    @classmethod
+    def side_by_side(cls, layers: Sequence[Any], x: Tensor) -> Tensor | None:
+        weights_OI = [layer.weight for layer in layers]
+        biases = [layer.bias for layer in layers]
+        if takes_few_rows(x, *weights_OI, *[b for b in biases if b is not None]):
+            return ops.bf16_linear(weights_OI, biases, x)
+        return None
+
 
 class QuantizedLinear(nn.Module):
     """y = x @ W.T + bias with W held as codes. Inference only: the weights are buffers, not parameters."""
@@ -284,6 +292,15 @@ class QuantizedLinear(nn.Module):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.dequantize().to(x.dtype), bias)
 
+    @classmethod
+    def side_by_side(cls, layers: Sequence[Any], x: Tensor) -> Tensor | None:
+        first = layers[0]
+        alike = all(
+            layer.group_size == first.group_size and layer.input_order is first.input_order
+            for layer in layers
+        )
+        return ops.codes_linear(layers, x) if alike and first.takes_kernel(x) else None
+
 
 class CodedEmbedding(nn.Module):
     """nn.Embedding over a table held as codes. Where it is tied to the head, `table` is the head's layer too."""
@@ -297,36 +314,22 @@ class CodedEmbedding(nn.Module):
 
 
 def linears(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
-    """[layer(x) for layer in layers], in one pass over the weights where a kernel can.
+    """[layer(x) for layer in layers], in one pass over the weights where their class has a kernel for it
+    (`side_by_side`: one tensor (…, sum of O), or None where the kernel can't take these).
 
     Then the outputs are slices of one tensor: their rows lie apart. A layer that is anything else than a plain one
     (adapted, hooked, being trained) is called as it is.
     """
-    fused = _fused(layers, x)
+    fused = None
+    if hasattr(layers[0], "side_by_side") and all(_plain(layer, type(layers[0])) for layer in layers):
+        fused = layers[0].side_by_side(layers, x)
     if fused is None:
         return [layer(x) for layer in layers]
     return fused.split([layer.out_features for layer in layers], dim=-1)
 
 
-def _fused(layers: Sequence[Any], x: Tensor) -> Tensor | None:
-    first = layers[0]
-    if any(
-        type(layer) is not type(first) or layer._forward_hooks or layer._forward_pre_hooks for layer in layers
-    ):
-        return None
-    if type(first) is Linear:
-        weights_OI = [layer.weight for layer in layers]
-        biases = [layer.bias for layer in layers]
-        if takes_few_rows(x, *weights_OI, *[b for b in biases if b is not None]):
-            return ops.bf16_linear(weights_OI, biases, x)
-    elif type(first) is QuantizedLinear and first.takes_kernel(x):
-        shared = all(
-            layer.group_size == first.group_size and layer.input_order is first.input_order
-            for layer in layers
-        )
-        if shared:
-            return ops.codes_linear(layers, x)
-    return None
+def _plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _packed_zeros(zeros_OG: Tensor | None, bits: int) -> Tensor | None:

@@ -18,6 +18,7 @@ from qvl.models.kernels.build import library
 
 if TYPE_CHECKING:
     from qvl.models.linear import QuantizedLinear
+    from qvl.models.quantized.fp8 import Fp8Linear
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _TAKEN = (torch.float32, torch.bfloat16)
@@ -40,9 +41,22 @@ class _Matrix(ctypes.Structure):
     _fields_ = [("weight", _PTR), ("bias", _PTR), ("outputs", _I64)]
 
 
+class _Fp8(ctypes.Structure):
+    _fields_ = [
+        ("weight", _PTR),
+        ("scales", _PTR),
+        ("bias", _PTR),
+        ("outputs", _I64),
+        ("down", _I64),
+        ("scale_dtype", _I32),
+    ]
+
+
 _SIGNATURES = {
     "qvl_codes_linear": [_PTR, _I64, _I64, _I64, _PTR, _PTR, _I32, _I64, _PTR, _I32],
     "qvl_bf16_linear": [_PTR, _I64, _I64, _PTR, _I64, _PTR, _I32],
+    "qvl_fp8_linear": [_PTR, _I64, _I64, _I64, _PTR, _I64, _PTR, _I32],
+    "qvl_fp8_widen": [_PTR, _PTR, _I32, _I64, _I64, _I64, _I64, _PTR, _I32, _I32],
     "qvl_rms_norm": [_PTR, _PTR, _PTR, _I64, _I64, _I64, _FLOAT, _I32, _I32],
     "qvl_silu_mul": [_PTR, _PTR, _PTR, _I64, _I64, _I64, _I32, _I32],
     "qvl_round": [_PTR, _I32, _I64, _I64, _I64, _I32, _I64, _PTR, _PTR, _I32],
@@ -140,6 +154,49 @@ def bf16_linear(weights_OI: Sequence[Tensor], biases: Sequence[Tensor | None], x
         torch.get_num_threads(),
     )
     return y
+
+
+def fp8_linear(layers: Sequence[Fp8Linear], x: Tensor) -> Tensor:
+    """[layer(x) for layer in layers] side by side, (…, sum of O), for a few rows of bf16 x. They share inputs and
+    how many of them lie in a block.
+    """
+    matrices = (_Fp8 * len(layers))()
+    biases = [_as(layer.bias, x.dtype) for layer in layers]  # held until the kernel has read them
+    for matrix, layer, bias in zip(matrices, layers, biases):
+        matrix.weight, matrix.scales = layer.weight.data_ptr(), layer.scales.data_ptr()
+        matrix.bias, matrix.outputs = _pointer(bias), layer.out_features
+        matrix.down = layer.block[0]
+        matrix.scale_dtype = _DTYPES[layer.scales.dtype]
+    inputs = layers[0].in_features
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], sum(layer.out_features for layer in layers))
+    _lib().qvl_fp8_linear(
+        matrices,
+        len(layers),
+        inputs,
+        layers[0].block[1],
+        x.data_ptr(),
+        x.numel() // inputs,
+        y.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def fp8_widen(weight_RI: Tensor, scales: Tensor, block: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """FP8 rows, the first of which begins a block, times their scales, as bf16 or fp32."""
+    out_RI = torch.empty(weight_RI.shape, dtype=dtype)
+    _lib().qvl_fp8_widen(
+        weight_RI.data_ptr(),
+        scales.data_ptr(),
+        _DTYPES[scales.dtype],
+        *weight_RI.shape,
+        *block,
+        out_RI.data_ptr(),
+        _DTYPES[dtype],
+        torch.get_num_threads(),
+    )
+    return out_RI
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

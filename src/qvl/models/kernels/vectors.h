@@ -75,6 +75,24 @@ inline float half_to_float(uint16_t bits) {
   return float(h);
 }
 
+inline f32x16 halves_widened(u16x16 bits) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_cvtph_ps((__m256i)bits);
+#elif defined(__F16C__)
+  f32x16 x;
+  __m256 parts[2];
+  __m128i words[2];
+  memcpy(words, &bits, 32);
+  for (int h = 0; h < 2; h++) parts[h] = _mm256_cvtph_ps(words[h]);
+  memcpy(&x, parts, 64);
+  return x;
+#else
+  f32x16 x;
+  for (int l = 0; l < 16; l++) x[l] = half_to_float(bits[l]);
+  return x;
+#endif
+}
+
 // one element and sixteen of them, whatever they are stored as
 inline float get(const void *p, int dtype, int64_t i) {
   if (dtype == F32) return ((const float *)p)[i];
@@ -84,10 +102,8 @@ inline float get(const void *p, int dtype, int64_t i) {
 
 inline f32x16 get16(const void *p, int dtype, int64_t i) {
   if (dtype == F32) return load<f32x16>((const float *)p + i);
-  if (dtype == BF16) return widened(load<u16x16>((const uint16_t *)p + i));
-  f32x16 x;
-  for (int l = 0; l < 16; l++) x[l] = half_to_float(((const uint16_t *)p)[i + l]);
-  return x;
+  const u16x16 bits = load<u16x16>((const uint16_t *)p + i);
+  return dtype == BF16 ? widened(bits) : halves_widened(bits);
 }
 
 inline void put(void *p, int dtype, int64_t i, float x) {

@@ -9,19 +9,26 @@ Source: transformers 5.19 integrations/finegrained_fp8.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.catalog.quantization import Scheme
+from qvl.models.kernels import ops
+from qvl.models.linear import SCALE_DTYPES, product
 
-_CHUNK = 1 << 19  # weights that are widened at once: they stay in the cache until they are multiplied
+FEW_ROWS = (
+    16  # up to here our kernel is faster than widening and PyTorch's product (benchmarks/cpu/kernels.py)
+)
+_CHUNK = 1 << 21  # weights that are widened at once: they stay in the cache until they are multiplied
 
 
 class Fp8Linear(nn.Module):
-    """y = x @ W.T + bias; W stays one byte a weight and is widened a few rows at a time."""
+    """y = x @ W.T + bias; W stays one byte a weight. A few rows of bf16 are multiplied with the bytes as they lie, in
+    which no weight is rounded; for more a few rows of W at a time are widened to x's dtype.
+    """
 
     weight: Tensor  # float8_e4m3fn (O, I)
     scales: Tensor  # (R, C)
@@ -48,45 +55,44 @@ class Fp8Linear(nn.Module):
     def dequantize(self, rows: slice = slice(None)) -> Tensor:
         """fp32 rows of (O, I): the weights this layer stands for, exactly. Rows start at a block."""
         down, across = self.block
+        weight_RI, scales_RC = self._rows(rows)
+        scales_RI = (
+            scales_RC.float().repeat_interleave(down, 0)[: len(weight_RI)].repeat_interleave(across, 1)
+        )
+        return weight_RI.float() * scales_RI[:, : self.in_features]
+
+    def _rows(self, rows: slice) -> tuple[Tensor, Tensor]:
+        down, weight_RI = self.block[0], self.weight[rows]
         first = (rows.start or 0) // down
-        weight_OI = self.weight[rows].float()
-        scales_RC = self.scales[first : first - (-weight_OI.shape[0] // down)].float()
-        scales_OC = scales_RC.repeat_interleave(down, 0)[: weight_OI.shape[0]]
-        return weight_OI * scales_OC.repeat_interleave(across, 1)[:, : self.in_features]
+        return weight_RI, self.scales[first : first - (-len(weight_RI) // down)]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._takes_kernel(x):
+            return ops.fp8_linear((self,), x)
         step = self.block[0] * max(1, _CHUNK // (self.block[0] * self.in_features))
         y = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype, device=x.device)
         for start in range(0, self.out_features, step):
             rows = slice(start, min(start + step, self.out_features))
-            y[..., rows] = F.linear(x, self._widened(rows, x.dtype))
+            y[..., rows] = product(x, self._widened(rows, x))
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
-    def _widened(self, rows: slice, dtype: torch.dtype) -> Tensor:
-        """`dequantize(rows).to(dtype)`, over ten times as fast on a CPU, where PyTorch converts FP8 one by one.
+    @classmethod
+    def side_by_side(cls, layers: Sequence[Any], x: Tensor) -> Tensor | None:
+        alike = all(layer._takes_kernel(x) and layer.block[1] == layers[0].block[1] for layer in layers)
+        return ops.fp8_linear(layers, x) if alike else None
 
-        e4m3's bits, moved to where fp16 has its sign, exponent and mantissa, are 2 ** -8 of the number:
-            s eeee mmm  →  s 0eeee mmm0000000
-        """
-        if self.weight.device.type != "cpu":
-            return self.dequantize(rows).to(dtype)
-        bits_OI = self.weight[rows].view(torch.int8).to(torch.int16)  # the sign fills the upper byte
-        bits_OI.bitwise_left_shift_(7).bitwise_and_(~0x4000)
-        small_OI = bits_OI.view(torch.float16)
-        (down, across), count = self.block, rows.stop - rows.start
-        first = rows.start // down
-        scales_RI = self.scales[first : first - (-count // down)].float() * 2**8
-        if scales_RI.shape[1] > 1:
-            scales_RI = scales_RI.repeat_interleave(across, 1)[:, : self.in_features]
-        weight_OI = torch.empty(count, self.in_features, dtype=dtype)
-        whole = count // down * down  # the last block of rows may be short
-        blocks = (whole // down, down, self.in_features)
-        torch.mul(
-            small_OI[:whole].view(blocks), scales_RI[: blocks[0], None], out=weight_OI[:whole].view(blocks)
-        )
-        if whole < count:
-            torch.mul(small_OI[whole:], scales_RI[-1], out=weight_OI[whole:])
-        return weight_OI
+    def _takes_kernel(self, x: Tensor) -> bool:
+        few = x.dtype == torch.bfloat16 and x.numel() <= FEW_ROWS * self.in_features
+        return few and self._has_kernel(x)
+
+    def _has_kernel(self, x: Tensor) -> bool:
+        return ops.ready(x) and self.weight.is_contiguous() and self.scales.dtype in SCALE_DTYPES
+
+    def _widened(self, rows: slice, x: Tensor) -> Tensor:
+        """`dequantize(rows)` in x's dtype. On a CPU PyTorch converts FP8 one by one."""
+        if self._has_kernel(x):
+            return ops.fp8_widen(*self._rows(rows), self.block, x.dtype)
+        return self.dequantize(rows).to(x.dtype)
 
 
 def read(scheme: Scheme, parts: Mapping[str, Tensor], bias: Tensor | None) -> Fp8Linear:
