@@ -13,7 +13,7 @@ from PIL import Image
 
 from qvl.errors import MediaError
 from qvl.inputs import video as video_module
-from qvl.inputs.geometry import VideoLimits, frame_indices
+from qvl.inputs.geometry import QWEN3_VIDEO, VideoLimits, frame_indices
 from qvl.inputs.video import choose_frames, load_video
 
 LIMITS = VideoLimits(min_pixels=784, max_pixels=64 * 784, total_pixels=10**9)
@@ -160,6 +160,23 @@ def test_a_variable_rate_gives_what_is_on_screen_at_even_instants(tmp_path):
     assert numbers_of(clip) == [max(n for n in range(5) if starts[n] <= t + 0.002) for t in clip.times]
     assert numbers_of(clip).count(1) > len(clip.frames) / 3
     assert clip.fps == pytest.approx(len(clip.frames) / clip.seconds)
+
+
+def test_times_of_an_even_rate_are_as_exact_as_the_rate(tmp_path):
+    # webm rounds to milliseconds, and the middle of 0.133 and 0.167 is written <0.2 seconds>, that of 4/30 and 5/30 <0.1
+    path = write_clip(tmp_path / "a.webm", range(45), fps=30, codec="libvpx-vp9")
+    clip = load_video(path, replace(QWEN3_VIDEO, fps=30.0))
+    assert clip.times == tuple(i / 30 for i in range(45))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 13])
+@pytest.mark.parametrize("start", [0.0, 0.08])
+def test_a_short_clip_keeps_the_rate_that_its_file_states(count, start):
+    times = [start + round(i * 1000 / 30) / 1000 for i in range(count)]
+    seconds = times[-1] - times[0] + 0.033
+    choice = choose_frames(times, seconds, replace(QWEN3_VIDEO, fps=30.0, min_frames=1), stated_rate=30.0)
+    assert choice.indices == tuple(range(count))
+    assert choice.times == tuple(i / 30 for i in range(count))
 
 
 def test_times_count_from_the_first_frame(tmp_path):

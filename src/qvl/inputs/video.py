@@ -68,22 +68,22 @@ def choose_frames(
     stated_rate: frames a second by the file's own word, taken where it agrees with the times. Those may be
     rounded to milliseconds, and a rate of 30.0002 instead of 30 would cost a pair of frames.
 
-    Evenly spread indices when the rate is constant, as the reference. Otherwise evenly spread instants,
+    Evenly spread indices when the rate is constant, each at its number / rate, as the reference: a rounded time
+    can be written with another last digit. Otherwise evenly spread instants,
     each with the frame that is on screen then, so that positions which follow time stay true.
     Raises: MediaError as sampled_frame_count.
     """
     total = len(times)
     rate = total / seconds if total and seconds > 0 else 1.0
-    if stated_rate and abs(stated_rate - rate) < 0.002 * rate:
+    # both ends may be rounded by a millisecond, which in a short clip is more than 0.2%
+    if stated_rate and abs(total / stated_rate - seconds) <= max(0.002, 0.002 * seconds):
         rate = stated_rate
     step = 1 / rate
     constant = all(abs(t - times[0] - i * step) <= step / 4 for i, t in enumerate(times))
     if constant:
         count = sampled_frame_count(total, rate, limits)
         indices = frame_indices(total, count)
-        return _Choice(
-            tuple(indices), tuple(times[i] - times[0] for i in indices), sampled_fps(total, rate, count)
-        )
+        return _Choice(tuple(indices), tuple(i / rate for i in indices), sampled_fps(total, rate, count))
     # as many instants as a video of constant rate would have; never fewer are on offer
     offered = max(total, round(seconds * (limits.fps or 2.0)), limits.num_frames or 0, limits.min_frames)
     count = sampled_frame_count(offered, offered / seconds, limits)
