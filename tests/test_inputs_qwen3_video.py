@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from inputs_small import write_checkpoint
+from qvl.inputs.chat import ChatTemplate
 from qvl.inputs.geometry import QWEN3_VIDEO, grid_timestamps
 from qvl.inputs.processor import Processor
 from qvl.inputs.video import choose_frames
@@ -192,3 +193,14 @@ def test_written_times_are_the_reference_s_whatever_a_container_rounds_to():
         assert list(got.indices) == indices
         expected = Qwen3VLProcessor._calculate_timestamps(None, indices, float(rate), 2)
         assert [f"{t:.1f}" for t in grid_timestamps(got.times)] == [f"{t:.1f}" for t in expected]
+
+
+def test_a_template_may_write_the_pad_alone(processor):
+    """As the reference, which then writes each moment's pair itself."""
+    alone = (
+        "<|im_start|>user\n{% for c in messages[0].content %}{{ c.text or '<|video_pad|>' }}{% endfor %}<|im_end|>\n"
+        "<|im_start|>assistant{{ '\n' }}"
+    )
+    bare = replace(processor, template=ChatTemplate(alone, "bare"))
+    turn = user("see ", item((FRAMES, 2.0), {}), " and ", item((FRAMES[:4], 1.0), {}))
+    assert bare(turn).input_ids.tolist() == processor(turn).input_ids.tolist()

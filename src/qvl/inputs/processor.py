@@ -287,7 +287,7 @@ class Processor:
     def _write_times(
         self, parts: Sequence[tuple[str, bool]], slots: Sequence[_Slot]
     ) -> list[tuple[str, bool]]:
-        """Each video's start, pad and end replaced by a time, start, pad and end for every moment.
+        """Each video's start, pad and end (or its bare pad) replaced by a time, start, pad and end for every moment.
 
         Done in text, as the reference does, because a time is encoded together with the words before it.
         Source: Qwen3VLProcessor of transformers 4.57.6 (later versions leave the outer pair in place).
@@ -302,10 +302,11 @@ class Processor:
                 moment = f"<{slot.timestamps[0]:.1f} seconds>{start}{pad}{end}"
                 videos[slot.item] = videos.get(slot.item, "") + moment
         waiting = iter(videos.values())
+        shown = re.compile("|".join(map(re.escape, (start + pad + end, pad))))
         written = []
         for part, trusted in parts:
             if trusted:
-                pieces = part.split(start + pad + end)
+                pieces = shown.split(part)
                 part = "".join([pieces[0], *(next(waiting) + piece for piece in pieces[1:])])
             written.append((part, trusted))
         return written
