@@ -95,6 +95,8 @@ void multiply(const Weights &w, const uint8_t *const *packed, int64_t tile, cons
   constexpr int NV = NT * HALVES; // vectors of outputs
   constexpr int64_t LINES = BITS == 4 ? 4 : 8;
   const int64_t steps = a.width / STEP, per_group = group_size / STEP;
+  // short tiles side by side are streams too short for the processor to read ahead in: it is told where the next begin
+  const bool is_short = a.width <= 4096;
   const int8_t *x[MR];
   const float *x_scales[MR], *x_sums[MR];
   Floats whole[MR][NV];
@@ -123,6 +125,8 @@ void multiply(const Weights &w, const uint8_t *const *packed, int64_t tile, cons
         Codes codes[NV];
 #pragma GCC unroll 8
         for (int n = 0; n < NV; n++) {
+          if (BITS == 4 && MR <= 2 && is_short)
+            __builtin_prefetch(packed[n / HALVES] + 64 * (s * LINES + b) + NT * a.width * 8, 0, 2);
           codes[n] = load<Codes>(packed[n / HALVES] + 64 * (s * LINES + b) + n % HALVES * sizeof(Codes));
           if constexpr (BITS == 4) {
             // the low halves first, then the high ones
@@ -269,12 +273,13 @@ extern "C" void qvl_codes_linear(const Weights *weights, int64_t count, int64_t 
   }
   for (Output &out : outputs) out.width = width;
 
+  const int64_t neighbours = std::max<int64_t>(1, items.size() / (4 * num_threads)); // that one thread takes in turn
 #pragma omp parallel num_threads(num_threads)
   {
     std::vector<uint8_t> scratch;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows; row++) quantize_row(x, dtype, row, inputs, order, group_size, a);
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, neighbours)
     for (size_t i = 0; i < items.size(); i++) {
       const Item &item = items[i];
       const Weights &w = weights[item.matrix];

@@ -18,8 +18,10 @@ namespace {
 constexpr int64_t LINE = 32; // weights widened together
 #if defined(__AVX512F__)
 constexpr int64_t MOST_ROWS = 4, ROWS_OF_WEIGHTS = 4;
+constexpr int64_t ALONE_UP_TO = 2560; // bf16.cpp says why
 #else // half the registers, of half the size
 constexpr int64_t MOST_ROWS = 2, ROWS_OF_WEIGHTS = 1;
+constexpr int64_t ALONE_UP_TO = 0;
 #endif
 
 struct Matrix {
@@ -79,17 +81,17 @@ void multiply(const Matrix &w, int64_t output, const Activations &a, int64_t row
     for (int m = 0; m < MR; m++) whole[m][n] = f32x16{};
   }
   for (int64_t block = 0; block < a.blocks; block++) {
-    f32x16 part[MR][NR];
+    f32x16 part[MR][NR], odd[MR][NR];
 #pragma GCC unroll 8
     for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
-      for (int n = 0; n < NR; n++) part[m][n] = f32x16{};
+      for (int n = 0; n < NR; n++) part[m][n] = odd[m][n] = f32x16{};
     const auto add = [&](int n, Line weights, const float *values) {
 #pragma GCC unroll 8
       for (int m = 0; m < MR; m++) {
         const float *from = values + m * a.width();
         part[m][n] = fused(weights.even, load<f32x16>(from), part[m][n]);
-        part[m][n] = fused(weights.odd, load<f32x16>(from + 16), part[m][n]);
+        odd[m][n] = fused(weights.odd, load<f32x16>(from + 16), odd[m][n]);
       }
     };
     int64_t i = block * a.across;
@@ -99,8 +101,8 @@ void multiply(const Matrix &w, int64_t output, const Activations &a, int64_t row
 #pragma GCC unroll 8
       for (int n = 0; n < NR; n++) {
         const uint8_t *from = weight + n * a.inputs + i;
-        // rows are short: without this the processor finds out anew at each one that it is being read through
-        __builtin_prefetch(from + NR * a.inputs);
+        // several short rows side by side are streams too short for the processor to read ahead in
+        if (NR > 1) __builtin_prefetch(from + NR * a.inputs);
         add(n, small(from), values);
       }
     if (i < end)
@@ -110,7 +112,7 @@ void multiply(const Matrix &w, int64_t output, const Activations &a, int64_t row
     for (int n = 0; n < NR; n++) {
       const f32x16 scale = splat(get(w.scales, w.scale_dtype, scales[n] + block) * 256);
 #pragma GCC unroll 8
-      for (int m = 0; m < MR; m++) whole[m][n] = fused(part[m][n], scale, whole[m][n]);
+      for (int m = 0; m < MR; m++) whole[m][n] = fused(part[m][n] + odd[m][n], scale, whole[m][n]);
     }
   }
 #pragma GCC unroll 8
@@ -188,7 +190,8 @@ extern "C" void qvl_fp8_linear(const Matrix *matrices, int64_t count, int64_t in
     uint16_t *to = y + item.column;
     const int64_t end = std::min(w.outputs, item.output + ITEM);
     int64_t o = item.output;
-    for (; o + ROWS_OF_WEIGHTS <= end; o += ROWS_OF_WEIGHTS) rows_of<ROWS_OF_WEIGHTS>(w, o, a, rows, to, width);
+    if (rows * inputs > ALONE_UP_TO)
+      for (; o + ROWS_OF_WEIGHTS <= end; o += ROWS_OF_WEIGHTS) rows_of<ROWS_OF_WEIGHTS>(w, o, a, rows, to, width);
     for (; o < end; o++) rows_of<1>(w, o, a, rows, to, width);
   }
 }
