@@ -1,4 +1,4 @@
-"""Our readers against what AutoAWQ, AutoGPTQ, compressed-tensors and transformers wrote and read themselves.
+"""Our readers against what AutoAWQ, AutoGPTQ, GPTQModel, compressed-tensors and transformers wrote and read themselves.
 
 The file was recorded by benchmarks/quantised_golden.py; its header holds the libraries' versions.
 """
@@ -25,6 +25,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "awq": writers.awq_config(32),
     **{f"gptq-{bits}": writers.gptq_config(bits, 32, sym=False) for bits in (2, 3, 4, 8)},
     "gptq-4-act-order": writers.gptq_config(4, 32, sym=False, desc_act=True),
+    **{
+        f"gptq-v2-{bits}": writers.gptq_config(bits, 32, sym=False, checkpoint_format="gptq_v2")
+        for bits in (2, 3, 4, 8)
+    },
+    "gptq-v2-4-act-order": writers.gptq_config(4, 32, sym=False, desc_act=True, checkpoint_format="gptq_v2"),
     "packed": writers.compressed_config("pack-quantized", writers.int_weights(4, 32)),
     "packed-asymmetric": writers.compressed_config("pack-quantized", writers.int_weights(4, 32, False)),
     "packed-act-order": writers.compressed_config(
