@@ -17,10 +17,12 @@ from qvl.plan.memory import (
     KvDtype,
     Precision,
     Shards,
+    WeightBytes,
     check_kv_dtype,
     check_precision,
     rest_in_8_bits,
     stored_precision,
+    weight_bytes,
 )
 from qvl.plan.split import best_split, split_problems
 from qvl.plan.workload import Media, Workload, media_of, prompt_length
@@ -158,6 +160,11 @@ class Setup:
         """See plan.memory. Our engine runs on a CPU wherever there is no CUDA."""
         on_cpu = self.device is not None and self.device.kind != "gpu"
         return self.engine == "qvl" and rest_in_8_bits(self.config, self.precision, on_cpu)
+
+    @cached_property
+    def weights(self) -> WeightBytes:
+        """Of the whole model."""
+        return weight_bytes(self.config, self.precision, small_rest=self.small_rest)
 
     @property
     def training(self) -> bool:

@@ -10,7 +10,7 @@ from functools import cache
 from math import ceil
 
 from qvl.catalog.config import TextConfig
-from qvl.plan.memory import kv_bytes_per_token, state_bytes, weight_bytes
+from qvl.plan.memory import kv_bytes_per_token, state_bytes
 from qvl.plan.parameters import (
     delta_net_dims,
     language_linears,
@@ -120,22 +120,17 @@ def _ranks(setup: Setup) -> int:
 def _bound(
     name: str, setup: Setup, flops: float, size: float, kernels: float, messages: float, words: str
 ) -> Phase:
-    device, ranks = setup.device, _ranks(setup)
-    rate = compute_rate(setup)
+    device, ranks, rate = setup.device, _ranks(setup), compute_rate(setup)
     assert device is not None
-    times = {
-        "compute": flops / (rate * COMPUTE_SHARE * ranks) if rate else 0.0,
-        "bandwidth": size / (device.bandwidth_bytes_per_s * BANDWIDTH_SHARE * ranks),
-    }
+    compute = flops / (rate * COMPUTE_SHARE * ranks) if rate else 0.0
+    bandwidth = size / (device.bandwidth_bytes_per_s * BANDWIDTH_SHARE * ranks)
     link = float(device.link.value) * 1e9 if device.link is not None else None
     sent = messages * 2 * (ranks - 1) / ranks / link if link and ranks > 1 else 0.0  # ring all-reduce
     start = kernels * SECONDS_PER_KERNEL if device.kind == "gpu" else 0.0
-    limit = max(times, key=lambda k: times[k])
-    extra = {"links": sent, "kernel starts": start}
-    worst = max(extra, key=lambda k: extra[k])
-    if extra[worst] > times[limit]:
-        limit = worst
-    return Phase(name, max(times.values()) + sent + start, limit, words)
+    busy, limit = max(compute, bandwidth), "compute" if compute >= bandwidth else "bandwidth"
+    if max(sent, start) > busy:
+        limit = "links" if sent >= start else "kernel starts"
+    return Phase(name, busy + sent + start, limit, words)
 
 
 def vision_phase(setup: Setup) -> Phase:
@@ -151,7 +146,7 @@ def vision_phase(setup: Setup) -> Phase:
         pairs += media.attention_pairs((v.window_size // v.patch_size) ** 2) * (v.depth - full)
     flops = 2.0 * (counts.tower_weights * media.patches + counts.merger_weights * media.visual_tokens)
     flops += 4.0 * v.hidden_size * pairs
-    size = weight_bytes(config, setup.precision, small_rest=setup.small_rest).vision
+    size = setup.weights.vision
     kernels = v.depth * 7  # two norms, qkv, attention, projection, two MLP products
     words = f"{media.patches:,} patches, {flops / 1e12:.2f} TFLOP"
     return _bound("vision", setup, flops, size, kernels, 0, words)
@@ -175,7 +170,7 @@ def prefill_phase(setup: Setup) -> Phase:
     text, tokens = setup.config.text, setup.prompt_tokens
     head = 2.0 * text.vocab_size * text.hidden_size
     flops = language_flops(setup, tokens, tokens / 2) + head
-    w = weight_bytes(setup.config, setup.precision, small_rest=setup.small_rest)
+    w = setup.weights
     chunks = ceil(tokens / setup.max_num_batched_tokens) if setup.engine in ("vllm", "qvl") else 1
     size = chunks * (w.linears + w.scales + w.norms) + (w.head or w.embeddings)
     kernels = chunks * _kernels(text)
@@ -197,11 +192,11 @@ def decode_bytes(setup: Setup, batch: int, context: float) -> float:
 
     Of a mixture, the experts that at least one sequence visits: 1 - (1 - k/E)^batch of them when routing is even.
     """
-    text, w = setup.config.text, weight_bytes(setup.config, setup.precision, small_rest=setup.small_rest)
-    counts = parameter_counts(setup.config)
+    text, w = setup.config.text, setup.weights
     linears = float(w.linears + w.scales)
     if text.num_experts:
         share = text.num_experts_per_tok / text.num_experts
+        counts = parameter_counts(setup.config)
         experts = counts.idle_experts / (1 - share) / counts.linears * linears
         linears -= experts * (1 - share) ** batch
     kv = batch * context * kv_bytes_per_token(setup.config, setup.kv_dtype)
