@@ -34,7 +34,7 @@ class FakePlanner:
         fits = need + batch * GiB // 64 <= ask.hardware.memory_bytes
         return Evaluation(
             fits=fits, total_bytes=need, per_gpu_bytes=need // ask.hardware.count,
-            usable_bytes=ask.hardware.device.memory_bytes, prompt_tokens=3000, first_token_s=answer / 10,
+            usable_bytes=ask.hardware.device.memory_bytes, prompt_tokens=3000, first_token_s=answer / 100,
             answer_s=answer, requests_per_s=batch / answer, limited_by="decode",
             why_not="" if fits else f"needs {need / GiB:.1f} GiB",
         )  # fmt: skip

@@ -7,10 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qvl.catalog.devices import parse_hardware
-from qvl.catalog.models import ABILITIES, find_model
+from qvl.catalog.models import ABILITIES, find_model, models
 from qvl.errors import PlanError
+from qvl.plan import deployment, ways
 from qvl.plan.candidate import Ask, Candidate, bill
 from qvl.plan.cost import Traffic, api_bill
+from qvl.plan.deployment import Remembered
 from qvl.plan.quality import NO_LOSS
 from qvl.plan.requirement import SECONDS_PER_MONTH
 from qvl.plan.ways import LADDER_COUNTS, UTILISATION
@@ -117,9 +119,8 @@ def test_unknown_speed_is_no_promise_of_a_latency():
 def test_rented_machines_are_tried_from_the_cheapest_on():
     planner = FakePlanner()
     pick(planner=planner, book=BOOK, where=("rent",))
-    tried = [
-        a.hardware for a in planner.asked if a.model.name == "Qwen3-VL-8B-Instruct" and a.precision == "bf16"
-    ]
+    alone = [a for a in planner.asked if a.workload.concurrency == 1]  # growing batches come after
+    tried = [a.hardware for a in alone if a.model.name == "Qwen3-VL-8B-Instruct" and a.precision == "bf16"]
     rents = {r.device: r.typical for r in BOOK.rent if r.used}
     costs = [rents[h.device.name] * h.count for h in tried]
     assert costs == sorted(costs)
@@ -164,6 +165,41 @@ def test_more_than_a_machine_of_eight_is_told():
     choice = pick(book=BOOK, where=("rent",), planner=Huge())
     assert not choice.ranked
     assert {r.requirement for r in choice.ruled_out if r.expected is not None} == {"memory"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget_per_month": 10.0},
+        {"budget_per_month": 1500.0, "requests_per_month": 1e8},
+        {"budget_per_month": 3000.0, "requests_per_month": 1e7, "latency_s": 1.0, "min_quality": 85.0},
+        {"min_quality": 84.0, "latency_s": 0.5},
+    ],
+)
+def test_what_is_not_planned_changes_neither_the_choice_nor_a_reason(monkeypatch, changes):
+    """Machines that can't come further than one before them are skipped; here they are planned all the same."""
+
+    def told(planner):
+        choice = pick(planner=planner, book=BOOK, where=("rent",), **changes)
+        return choice.ranked, [(r.model.name, r.requirement, r.reason) for r in choice.ruled_out]
+
+    few, all_of_them = FakePlanner(), FakePlanner()
+    short = told(few)
+    monkeypatch.setattr(ways, "_sure_to_fail", lambda *_: None)
+    monkeypatch.setattr(ways, "_too_many", lambda *_: False)
+    assert told(all_of_them) == short
+    assert len(few.asked) < len(all_of_them.asked)
+
+
+def test_reading_the_weights_never_takes_longer_than_the_answer():
+    """What is skipped for it would have come too late."""
+    for model in models():
+        quality = ()
+        case = ways._Case(pick().requirement, model, quality, deployment, BOOK, False, WORK)
+        for hardware, _ in ways._ladder(BOOK) if model.shape else ():
+            for engine, precision in (("vllm", c.precision) for c in model.checkpoints):
+                ev = Remembered().evaluate(Ask(model, precision, engine, hardware, WORK))
+                assert ev.answer_s is None or ways._least_seconds(case, precision, hardware) < ev.answer_s
 
 
 def test_a_batch_never_breaks_the_latency():

@@ -90,11 +90,7 @@ class Candidate:
 
     @property
     def expected(self) -> float | None:
-        """Mean quality over the tasks less what quantising cost where it was measured; gains aren't credited."""
-        if not self.quality:
-            return None
-        mean = sum(q.value for q in self.quality) / len(self.quality)
-        return mean - max(0.0, self.loss.points)
+        return expected_quality(self.quality, self.loss)
 
     @property
     def memory_bytes(self) -> int:
@@ -149,6 +145,13 @@ STAGES = (
 )
 
 Outcome = Candidate | Failure
+
+
+def expected_quality(quality: Sequence[Quality], loss: Loss) -> float | None:
+    """Mean quality over the tasks less what quantising cost where it was measured; gains aren't credited."""
+    if not quality:
+        return None
+    return sum(q.value for q in quality) / len(quality) - max(0.0, loss.points)
 
 
 def bill(found: Sequence[Candidate]) -> Callable[[Candidate], float]:

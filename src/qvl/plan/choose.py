@@ -7,7 +7,7 @@ says why it is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log2
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ class RuledOut:
     requirement: str  # one of STAGES
     reason: str
     expected: float | None  # what it would have been worth
+    stages: frozenset[str]  # at which some way to run it failed, the above among them
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ class Choice:
 
 
 def choose(
-    req: Requirement, planner: Planner | None = None, book: PriceBook | None = None, detailed: int = 1
-) -> Choice:
+    req: Requirement, planner: Planner | None = None, book: PriceBook | None = None, detailed: int = 1,
+    among: Collection[str] | None = None,
+) -> Choice:  # fmt: skip
     """All models that meet `req`, best first, and the others with what rules each out.
 
     `book` holds the prices that may be used; without one nothing is said about money. The first `detailed` of
-    the ranking are searched for the longest context and the largest batch they can hold.
+    the ranking are searched for the longest context and the largest batch they can hold. `among`: only these
+    models, and any reason will do for what rules one out.
     Raises: PlanError when a budget is asked for and there are no prices to keep it by.
     """
     if planner is None:
@@ -87,21 +90,24 @@ def choose(
     candidates: list[Candidate] = []
     ruled_out: list[RuledOut] = []
     for model in models():
+        if among is not None and model.name not in among:
+            continue
         quality = combined_quality(req.tasks, model.name) or ()
         worth = sum(q.value for q in quality) / len(quality) if quality else None
         failed = _fails_hard(req, model)
         if failed:
-            ruled_out.append(RuledOut(model, failed.stage, failed.reason, worth))
+            ruled_out.append(RuledOut(model, failed.stage, failed.reason, worth, frozenset((failed.stage,))))
             continue
         found: list[Candidate] = []
         failures: list[Failure] = []
-        for outcome in deployments(req, model, quality, planner, book):
+        for outcome in deployments(req, model, quality, planner, book, reasons=among is None):
             found.append(outcome) if isinstance(outcome, Candidate) else failures.append(outcome)
         if found:
             candidates.append(_best_of(req, found))
         else:
             nearest = _furthest(failures)
-            ruled_out.append(RuledOut(model, nearest.stage, nearest.reason, worth))
+            stages = frozenset(f.stage for f in (nearest, *failures))
+            ruled_out.append(RuledOut(model, nearest.stage, nearest.reason, worth, stages))
     ranked = _rank(req, [c for c in candidates if c.expected is not None])
     ranked[:detailed] = [_with_limits(req, c, planner) for c in ranked[:detailed]]
     ruled_out.sort(key=lambda r: -(r.expected or -1.0))

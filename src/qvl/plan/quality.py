@@ -218,7 +218,12 @@ _STANDS_FOR = {"int4": ("gptq-int4", "awq"), "nvfp4": ("gptq-int4", "awq"), "int
 
 def quantisation_loss(model: Model | str, precision: str) -> Loss:
     """Mean, least and most loss that was printed for this precision: on this model, else on the nearest sizes."""
-    model = find_model(model) if isinstance(model, str) else model
+    return _loss(model if isinstance(model, str) else model.name, precision)
+
+
+@cache
+def _loss(name: str, precision: str) -> Loss:
+    model = find_model(name)
     if precision in ("bf16", "fp16", "fp32"):
         return NO_LOSS
     alike = _STANDS_FOR.get(precision, (precision,))

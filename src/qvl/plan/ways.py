@@ -6,13 +6,23 @@ Finds out what meets the requirements on memory, time, volume and money. Says no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING
 
 from qvl.catalog.models import Checkpoint, Model, find_model
 from qvl.errors import CatalogError, QvlError
-from qvl.plan.candidate import Ask, Candidate, Evaluation, Failure, Outcome, Planner, bill
+from qvl.plan.candidate import (
+    STAGES,
+    Ask,
+    Candidate,
+    Evaluation,
+    Failure,
+    Outcome,
+    Planner,
+    bill,
+    expected_quality,
+)
 from qvl.plan.quality import Quality, quantisation_loss
 from qvl.plan.requirement import SECONDS_PER_MONTH, Requirement, Where
 from qvl.units import format_count, format_seconds
@@ -30,18 +40,35 @@ LADDER_COUNTS = (1, 2, 4, 8)  # GPUs of a rented machine
 ENGINES_OF = {"gpu": ("vllm",), "apple": ("llama.cpp",), "cpu": ("qvl", "llama.cpp")}
 
 
+@dataclass(frozen=True)
+class _Case:
+    """One model under one requirement. Without `reasons` what is sure to fail isn't planned at all."""
+
+    req: Requirement
+    model: Model
+    quality: tuple[Quality, ...]
+    planner: Planner
+    book: PriceBook | None
+    reasons: bool
+    workload: Workload
+
+
 def deployments(
-    req: Requirement, model: Model, quality: tuple[Quality, ...], planner: Planner, book: PriceBook | None
-) -> Iterator[Outcome]:
+    req: Requirement, model: Model, quality: tuple[Quality, ...], planner: Planner, book: PriceBook | None,
+    *, reasons: bool = True,
+) -> Iterator[Outcome]:  # fmt: skip
+    """Every way to run the model that meets `req`, and failures: the nearest miss among them where `reasons` are
+    wanted, and every stage at which one failed."""
+    case = _Case(req, model, quality, planner, book, reasons, workload_of(req, model))
     if not model.hosted:
         if not model.shape:
             yield Failure("engine", "its config.json was not seen, so no plan: qvl fit --config takes yours")
         elif req.hardware and "own" in req.where:
-            yield from _own(req, model, quality, planner)
+            yield from _own(case, req.hardware)
         elif not req.hardware and "rent" in req.where:
-            yield from _rented(req, model, quality, planner, book)
+            yield from _rented(case)
     if req.may_use_api and (not req.hardware or model.hosted):
-        yield from _hosted(req, model, quality, book)
+        yield from _hosted(case)
 
 
 def _plans(
@@ -69,13 +96,13 @@ def workload_of(req: Requirement, model: Model) -> Workload:
     return replace(req.workload, answer_tokens=round(req.workload.answer_tokens * req.thinking_factor))
 
 
-def _own(req: Requirement, model: Model, quality: tuple[Quality, ...], planner: Planner) -> Iterator[Outcome]:
-    assert req.hardware
-    plans = list(_plans(req, model, req.hardware))
+def _own(case: _Case, hardware: Hardware) -> Iterator[Outcome]:
+    plans = list(_plans(case.req, case.model, hardware))
     if not plans:
-        yield Failure("engine", _no_plan(req, model, req.hardware))
+        yield Failure("engine", _no_plan(case.req, case.model, hardware))
     for engine, precision, checkpoint in plans:
-        yield _try(req, model, quality, planner, engine, precision, checkpoint, req.hardware, "own", None)
+        sure = None if case.reasons else _sure_to_fail(case, precision, hardware, None)
+        yield sure or _try(case, engine, precision, checkpoint, hardware, "own", None)
 
 
 def _engines(req: Requirement, hardware: Hardware) -> tuple[str, ...]:
@@ -105,26 +132,43 @@ def _no_plan(req: Requirement, model: Model, hardware: Hardware) -> str:
     return f"{why}; it comes in {has} for {', '.join(model.engines)}"
 
 
-def _rented(
-    req: Requirement, model: Model, quality: tuple[Quality, ...], planner: Planner, book: PriceBook | None
-) -> Iterator[Outcome]:
+def _rented(case: _Case) -> Iterator[Outcome]:
     """For each precision the better of the two cheapest machines that meet everything."""
     by_plan: dict[tuple[str, str], list[Candidate]] = {}
-    failures: list[Outcome] = []
-    for hardware, price in _ladder(book):
-        for engine, precision, checkpoint in _plans(req, model, hardware):
+    failures: list[Failure] = []
+    reached = -1 if case.reasons else len(STAGES)  # what can't come further than this isn't planned
+    for hardware, price in _ladder(case.book):
+        for engine, precision, checkpoint in _plans(case.req, case.model, hardware):
             kept = by_plan.setdefault((engine, precision), [])
-            if len(kept) >= 2 or _far_too_big(model, precision, hardware):
+            if len(kept) >= 2 or _far_too_big(case.model, precision, hardware):
                 continue
-            outcome = _try(
-                req, model, quality, planner, engine, precision, checkpoint, hardware, "rent", price
-            )
-            kept.append(outcome) if isinstance(outcome, Candidate) else failures.append(outcome)
+            sure = _sure_to_fail(case, precision, hardware, price)
+            if sure and STAGES.index(sure.stage) <= reached:
+                outcome: Outcome = sure
+            else:
+                brief = STAGES.index("budget") <= reached
+                outcome = _try(case, engine, precision, checkpoint, hardware, "rent", price, brief)
+            if isinstance(outcome, Candidate):
+                kept.append(outcome)
+            else:
+                failures.append(outcome)
+                reached = max(reached, STAGES.index(outcome.stage))
     found = [min(kept, key=bill(kept)) for kept in by_plan.values() if kept]
-    yield from found
+    yield from (_with_request_price(case, c) for c in found)
     if not found:
         yield from failures
         yield Failure("memory", "larger than every machine that is looked at, up to 8 GPUs")
+
+
+def _sure_to_fail(case: _Case, precision: str, hardware: Hardware, price: RentPrice | None) -> Failure | None:
+    """What needs no plan to be seen: a budget below the rent of one such machine, too little quality, and, where
+    nobody asks how near the miss is, a latency below what reading the weights takes."""
+    latency, budget = case.req.latency_s, case.req.budget_per_month
+    if latency is not None and not case.reasons and _least_seconds(case, precision, hardware) > latency:
+        return Failure("latency", f"{hardware.name} in {precision}: reading the weights takes longer")
+    if budget is not None and price and _rent(price, hardware) > budget:
+        return Failure("budget", f"{hardware.name}: its rent alone is more than the budget")
+    return _too_little(case.req, expected_quality(case.quality, quantisation_loss(case.model, precision)))
 
 
 def _ladder(book: PriceBook | None) -> list[tuple[Hardware, RentPrice | None]]:
@@ -145,18 +189,29 @@ def _ladder(book: PriceBook | None) -> list[tuple[Hardware, RentPrice | None]]:
 
 
 def _far_too_big(model: Model, precision: str, hardware: Hardware) -> bool:
+    return _least_bytes(model.num_parameters, precision) > hardware.memory_bytes
+
+
+def _least_seconds(case: _Case, precision: str, hardware: Hardware) -> float:
+    """Of an answer. Tower and token table aren't read for every token, but no kernel reaches the full bandwidth."""
+    size = _least_bytes(case.model.num_active_parameters, precision)
+    return case.workload.answer_tokens * size / (hardware.device.bandwidth_bytes_per_s * hardware.count)
+
+
+def _least_bytes(num_parameters: int | None, precision: str) -> float:
     """Half a byte a parameter is less than any format takes: no need to plan the rest."""
     bytes_each = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "gptq-int8": 1.0}.get(precision, 0.5)
-    return (model.num_parameters or 0) * bytes_each * 0.9 > hardware.memory_bytes
+    return (num_parameters or 0) * bytes_each * 0.9
 
 
 def _try(
-    req: Requirement, model: Model, quality: tuple[Quality, ...], planner: Planner, engine: str, precision: str,
-    checkpoint: Checkpoint | None, hardware: Hardware, where: Where, price: RentPrice | None,
+    case: _Case, engine: str, precision: str, checkpoint: Checkpoint | None, hardware: Hardware, where: Where,
+    price: RentPrice | None, brief: bool = False,
 ) -> Outcome:  # fmt: skip
-    workload = workload_of(req, model)
+    """`brief`: how far above the budget the bill would be isn't asked."""
+    model, workload = case.model, case.workload
     try:
-        ev = planner.evaluate(Ask(model, precision, engine, hardware, workload))
+        ev = case.planner.evaluate(Ask(model, precision, engine, hardware, workload))
     except QvlError as e:
         return Failure("memory", str(e))
     longest = int(model.context.value)
@@ -167,22 +222,37 @@ def _try(
         return Failure("engine", f"{hardware.name} in {precision}: {ev.why_not}")
     if not ev.fits:
         return Failure("memory", f"{hardware.name} in {precision}: {ev.why_not}", ev.per_gpu_bytes)
+    if brief and price and _too_many(case.req, ev, hardware, price):
+        return Failure("budget", f"{hardware.name}: reading the prompts alone takes too many")
     candidate = Candidate(
         model=model, where=where, precision=precision, engine=engine, hardware=hardware, checkpoint=checkpoint,
-        quality=quality, loss=quantisation_loss(model, precision), evaluation=ev,
+        quality=case.quality, loss=quantisation_loss(model, precision), evaluation=ev,
     )  # fmt: skip
-    loaded = _under_load(req, candidate, planner, workload)
+    loaded = _under_load(case, candidate)
     if isinstance(loaded, Failure):
         return loaded
-    return _within_limits(req, _with_rent(req, loaded, price, planner, workload))
+    return _within_limits(case.req, _with_rent(loaded, price))
 
 
-def _under_load(req: Requirement, candidate: Candidate, planner: Planner, workload: Workload) -> Outcome:
+def _too_many(req: Requirement, ev: Evaluation, hardware: Hardware, price: RentPrice) -> bool:
+    """Whether servers that did nothing but read the prompts would be over the budget, however large their batches."""
+    if req.budget_per_month is None or req.requests_per_month is None or ev.first_token_s is None:
+        return False
+    servers = ceil(_wanted(req.requests_per_month) * ev.first_token_s)
+    return _rent(price, hardware, servers) > req.budget_per_month
+
+
+def _wanted(requests_per_month: float) -> float:
+    """Requests a second that the servers are planned for."""
+    return requests_per_month / SECONDS_PER_MONTH / UTILISATION
+
+
+def _under_load(case: _Case, candidate: Candidate) -> Outcome:
     """Latency and volume: as many at once as the volume needs and the latency allows.
 
     Batches grow until the rate suffices; the largest that keeps the latency counts.
     """
-    ev, hardware = candidate.evaluation, candidate.hardware
+    req, ev, hardware = case.req, candidate.evaluation, candidate.hardware
     assert ev
     assert hardware
     what = f"{hardware.name} in {candidate.precision}"
@@ -200,8 +270,8 @@ def _under_load(req: Requirement, candidate: Candidate, planner: Planner, worklo
         return candidate
     if ev.requests_per_s is None:
         return Failure("volume", f"{what}: no speed is known for {hardware.device.title}, so no promise")
-    wanted = req.requests_per_month / SECONDS_PER_MONTH / UTILISATION
-    best, batch = _batched(req, candidate, planner, workload, wanted)
+    wanted = _wanted(req.requests_per_month)
+    best, batch = _batched(case, candidate, wanted)
     servers = max(1, ceil(wanted / (best.requests_per_s or 1e-9) - 1e-9))
     if candidate.where == "own" and servers > 1:
         can = (best.requests_per_s or 0) * UTILISATION * SECONDS_PER_MONTH
@@ -214,19 +284,17 @@ def _under_load(req: Requirement, candidate: Candidate, planner: Planner, worklo
     return replace(candidate, evaluation=best, num_servers=servers, concurrency=batch)
 
 
-def _batched(
-    req: Requirement, candidate: Candidate, planner: Planner, workload: Workload, wanted: float
-) -> tuple[Evaluation, int]:
+def _batched(case: _Case, candidate: Candidate, wanted: float) -> tuple[Evaluation, int]:
     """The smallest batch that serves `wanted` requests a second, or the one that serves most in time."""
     assert candidate.evaluation
     assert candidate.hardware
-    best, best_batch, step = candidate.evaluation, workload.concurrency, 4
+    best, best_batch, step = candidate.evaluation, case.workload.concurrency, 4
     while (best.requests_per_s or 0) < wanted and best_batch * step <= MAX_BATCH:
-        load = replace(workload, concurrency=best_batch * step)
-        more = planner.evaluate(
+        load = replace(case.workload, concurrency=best_batch * step)
+        more = case.planner.evaluate(
             Ask(candidate.model, candidate.precision, candidate.engine, candidate.hardware, load)
         )
-        late = req.latency_s is not None and (more.answer_s or 0) > req.latency_s
+        late = case.req.latency_s is not None and (more.answer_s or 0) > case.req.latency_s
         if not more.fits or late or (more.requests_per_s or 0) <= (best.requests_per_s or 0) * 1.02:
             if step == 2:
                 break
@@ -236,33 +304,42 @@ def _batched(
     return best, best_batch
 
 
-def _with_rent(
-    req: Requirement, candidate: Candidate, price: RentPrice | None, planner: Planner, workload: Workload
-) -> Candidate:
-    """Without a volume, the price of a request is that of a server with as much to do as it can batch."""
+def _rent(price: RentPrice, hardware: Hardware, servers: int = 1) -> float:
+    """Dollars a month."""
+    return price.typical * hardware.count * servers * SECONDS_PER_MONTH / 3600
+
+
+def _with_rent(candidate: Candidate, price: RentPrice | None) -> Candidate:
     if price is None or candidate.hardware is None:
         return candidate
-    hour = price.typical * candidate.hardware.count * candidate.num_servers
-    month = hour * SECONDS_PER_MONTH / 3600
-    if req.requests_per_month:
-        per_1000: float | None = month / req.requests_per_month * 1000
-    else:
-        rate = _batched(req, candidate, planner, workload, float("inf"))[0].requests_per_s
-        per_1000 = hour / (rate * UTILISATION * 3600) * 1000 if rate else None
-    by = f"${price.typical:.2f} a GPU hour, {price.cite()}"
-    return replace(candidate, cost_per_month=month, cost_per_1000=per_1000, priced_by=by)
+    return replace(
+        candidate,
+        cost_per_month=_rent(price, candidate.hardware, candidate.num_servers),
+        priced_by=f"${price.typical:.2f} a GPU hour, {price.cite()}",
+    )
 
 
-def _hosted(
-    req: Requirement, model: Model, quality: tuple[Quality, ...], book: PriceBook | None
-) -> Iterator[Outcome]:
+def _with_request_price(case: _Case, candidate: Candidate) -> Candidate:
+    """Without a volume, the price of a request is that of a server with as much to do as it can batch."""
+    month = candidate.cost_per_month
+    if month is None:
+        return candidate
+    wanted = case.req.requests_per_month
+    if wanted is None:
+        rate = _batched(case, candidate, float("inf"))[0].requests_per_s
+        wanted = rate * UTILISATION * SECONDS_PER_MONTH if rate else None
+    return replace(candidate, cost_per_1000=month / wanted * 1000 if wanted else None)
+
+
+def _hosted(case: _Case) -> Iterator[Outcome]:
     """Through an API: the maker's for hosted names, a third party's for open weights that one sells."""
+    req, model, book, work = case.req, case.model, case.book, case.workload
     price = _api_price(model, book)
     if price is None and not model.hosted:
         yield Failure("place", "its weights are open, but no API that sells it is among the prices used here")
         return
     candidate = Candidate(
-        model=model, where="api", precision="", engine="", hardware=None, checkpoint=None, quality=quality,
+        model=model, where="api", precision="", engine="", hardware=None, checkpoint=None, quality=case.quality,
         loss=quantisation_loss(model, "bf16"), evaluation=None,
     )  # fmt: skip
     if price is None or book is None:
@@ -270,7 +347,6 @@ def _hosted(
         return
     from qvl.plan.cost import Traffic, api_bill
 
-    work = workload_of(req, model)
     traffic = Traffic(
         requests_per_month=req.requests_per_month or 1000,
         images=work.images,
@@ -320,8 +396,11 @@ def _within_limits(req: Requirement, candidate: Candidate) -> Outcome:
         return Failure("budget", f"{candidate.place}: its price is not known")
     if budget is not None and cost is not None and cost > budget:
         return Failure("budget", f"{candidate.place}: ${cost:,.0f} a month, ${budget:,.0f} allowed")
-    expected = candidate.expected
-    if req.min_quality is not None and (expected is None or expected < req.min_quality):
-        got = "no published score" if expected is None else f"{expected:.1f} expected"
-        return Failure("quality", f"{got}, at least {req.min_quality:g} asked for")
-    return candidate
+    return _too_little(req, candidate.expected) or candidate
+
+
+def _too_little(req: Requirement, expected: float | None) -> Failure | None:
+    if req.min_quality is None or (expected is not None and expected >= req.min_quality):
+        return None
+    got = "no published score" if expected is None else f"{expected:.1f} expected"
+    return Failure("quality", f"{got}, at least {req.min_quality:g} asked for")
