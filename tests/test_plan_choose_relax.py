@@ -1,13 +1,17 @@
 """What to give up when nothing meets every requirement, and what the other engine would hold."""
 
 import re
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 
 from qvl.errors import PlanError
+from qvl.plan import deployment
 from qvl.plan.candidate import Ask
+from qvl.plan.choose import choose
 from qvl.plan.deployment import Remembered, evaluate
-from qvl.plan.relax import with_ways_out
+from qvl.plan.relax import _droppable, _other_engine, with_ways_out
 from test_plan_choose import BOOK, FakePlanner, pick
 
 
@@ -95,6 +99,52 @@ def test_clips_are_no_work_for_llama_cpp():
 def test_a_llama_cpp_candidate_tells_of_builds_that_read_wrongly():
     best = pick(gpu="rtx4090", engine="llama.cpp").best
     assert any("before pull request 25781" in line for line in best.why)
+
+
+WISHES = [
+    {"gpu": "rtx4090", "latency_s": 0.2, "requests_per_month": 5e6, "private": True, "min_quality": 90},
+    {"gpu": "a100", "latency_s": 1.0, "requests_per_month": 5e7, "commercial": True, "min_quality": 85},
+    {"gpu": "cpu", "latency_s": 0.5, "needs": ("video",), "engine": "llama.cpp"},
+    {"where": ("rent",), "budget_per_month": 1500.0, "requests_per_month": 1e8, "latency_s": 0.1},
+    {"budget_per_month": 10.0, "requests_per_month": 1e7, "private": True, "languages": ("ko",), "commercial": True},
+    {"min_quality": 99, "latency_s": 0.1},
+    {"where": ("rent",), "min_quality": 83, "precisions": ("awq",), "budget_per_month": 300.0},
+    {"needs": ("boxes", "points", "agent"), "private": True, "languages": ("ja",), "latency_s": 0.05,
+     "requests_per_month": 1e6, "budget_per_month": 20.0, "min_quality": 95, "commercial": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_the_ways_out_are_those_that_a_search_without_short_cuts_finds(wish):
+    """Every change, then every pair, each tried on all models: what with_ways_out did before it left most out."""
+    planner = Remembered()
+    choice = with_ways_out(pick(planner=planner, book=BOOK, **wish), planner, BOOK)
+    assert choice.best is None
+
+    def best(change):
+        try:
+            return choose(replace(choice.requirement, **change.fields), planner, BOOK, detailed=0).best
+        except PlanError:
+            return None
+
+    changes = [*_droppable(choice.requirement), *_other_engine(choice.requirement)]
+    pairs = [a + b for a, b in combinations(changes, 2) if not a.fields.keys() & b.fields.keys()]
+    found = [(c, best(c)) for c in changes]
+    if not any(candidate for _, candidate in found):
+        found = [(c, best(c)) for c in pairs]
+    assert [(w.change, w.candidate) for w in choice.ways_out] == [(c.words, b) for c, b in found if b]
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_an_unmet_choice_plans_few_machines(monkeypatch, wish):
+    """It planned 7,000 deployments for the second of these; what isn't planned takes no time."""
+    asked = []
+    monkeypatch.setattr(deployment, "evaluate", lambda ask: (asked.append(ask), evaluate(ask))[1])
+    planner = Remembered()
+    choice = pick(planner=planner, book=BOOK, **wish)
+    with_ways_out(choice, planner, BOOK)
+    assert not choice.ranked
+    assert len(asked) <= 2200
 
 
 def test_a_remembered_plan_is_the_plan_itself():

@@ -5,13 +5,13 @@ Also looks at the engine that nobody named: what llama.cpp would hold where vLLM
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from qvl.errors import PlanError
-from qvl.plan.candidate import Candidate, Planner, WayOut
+from qvl.plan.candidate import STAGES, Candidate, Planner, WayOut
 from qvl.plan.choose import Choice, choose
 from qvl.plan.requirement import Requirement
 from qvl.units import format_count
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ON_HARDWARE = frozenset(("engine", "memory", "latency", "volume", "budget", "quality"))
 
+Failed = Mapping[str, frozenset[str]]  # model → the stages at which some way to run it fails
+
 
 def with_ways_out(choice: Choice, planner: Planner | None = None, book: PriceBook | None = None) -> Choice:
     """The choice with what each single change would make possible; with pairs of changes if no single one does.
@@ -29,30 +31,43 @@ def with_ways_out(choice: Choice, planner: Planner | None = None, book: PriceBoo
     Where something meets every requirement, only a better model on the other engine is looked for.
     """
     req = choice.requirement
+    failed: Failed = {r.model.name: r.stages for r in choice.ruled_out}
 
-    def ranked(change: _Change) -> tuple[Candidate, ...]:
+    def tried(change: _Change, among: Collection[str]) -> tuple[tuple[Candidate, ...], Failed]:
+        """Those of these models that the change lets pass, best first, and what still stops the others."""
         try:
-            return choose(replace(req, **change.fields), planner, book, detailed=0).ranked
-        except PlanError:  # two of what is left contradict each other
-            return ()
+            found = choose(replace(req, **change.fields), planner, book, detailed=0, among=among)
+        except PlanError:  # two of what is left contradict each other: giving up either might help
+            return (), dict.fromkeys(among, frozenset(STAGES))
+        return found.ranked, {r.model.name: r.stages for r in found.ruled_out}
 
     if choice.best:
-        listed, floor = {c.model.name for c in choice.ranked}, choice.best.expected or 0.0
+        floor = choice.best.expected or 0.0
+        wanted = {r.model.name for r in choice.ruled_out if (r.expected or 0.0) > floor}
         better = (
             WayOut(change.words, (), c)
             for change in _other_engine(req)
-            for c in ranked(change)
-            if (c.expected or 0.0) > floor and c.model.name not in listed
+            for c in tried(change, wanted)[0]
+            if (c.expected or 0.0) > floor
         )
         return replace(choice, ways_out=tuple(better)[:1])
 
-    def ways(changes: Iterable[_Change]) -> tuple[WayOut, ...]:
-        return tuple(WayOut(c.words, c.gives_up, found[0]) for c in changes if (found := ranked(c)))
+    # a change helps only a model that fails at what it changes, a second one only if that is what fails next
+    alone = [(c, *tried(c, _helped(c, failed))) for c in [*_droppable(req), *_other_engine(req)]]
+    ways = [WayOut(c.words, c.gives_up, ranked[0]) for c, ranked, _ in alone if ranked]
+    if not ways:
+        pairs = (
+            (one + two, _helped(two, after_one) | _helped(one, after_two))
+            for (one, _, after_one), (two, _, after_two) in combinations(alone, 2)
+            if not one.fields.keys() & two.fields.keys()
+        )
+        both = ((c, tried(c, among)[0]) for c, among in pairs)
+        ways = [WayOut(c.words, c.gives_up, ranked[0]) for c, ranked in both if ranked]
+    return replace(choice, ways_out=tuple(ways))
 
-    changes = [*_droppable(req), *_other_engine(req)]
-    seen = {r.requirement for r in choice.ruled_out}  # alone, what ruled nobody out stands in nobody's way
-    pairs = (one + two for one, two in combinations(changes, 2) if not one.fields.keys() & two.fields.keys())
-    return replace(choice, ways_out=ways(c for c in changes if seen & c.stages) or ways(pairs))
+
+def _helped(change: _Change, failed: Failed) -> set[str]:
+    return {name for name, stages in failed.items() if stages & change.stages}
 
 
 @dataclass(frozen=True)
@@ -82,30 +97,34 @@ def _droppable(req: Requirement) -> Iterator[_Change]:
     def drop(flag: str, stages: frozenset[str], **fields: Any) -> _Change:
         return _Change(f"without {flag}", (flag,), fields, stages)
 
-    # a latency bounds the batch, and with it the volume and its bill
-    paced = frozenset(("latency", "volume", "budget"))
+    anywhere = ON_HARDWARE | {"place"}  # an API may do it then
     if req.latency_s is not None:
+        # it bounds the batch, and with it the volume and its bill
+        paced = frozenset(("latency", "volume", "budget"))
         yield drop(f"--latency {req.latency_s:g}s", paced, latency_s=None)
     if req.requests_per_month is not None:
         volume = format_count(req.requests_per_month).replace(" ", "")
-        yield drop(f"--volume {volume}/month", paced, requests_per_month=None)
+        bulk = frozenset(("volume", "budget"))
+        yield drop(f"--volume {volume}/month", bulk, requests_per_month=None)
     if req.budget_per_month is not None:
         yield drop(f"--budget {req.budget_per_month:g}", frozenset(("budget",)), budget_per_month=None)
     if req.min_quality is not None:
         yield drop(f"--min-quality {req.min_quality:g}", frozenset(("quality",)), min_quality=None)
     for need in req.needs:
         kept = tuple(n for n in req.needs if n != need)
-        yield drop(f"--needs {need}", frozenset(("abilities", "engine")), needs=kept)
+        # without clips llama.cpp may be planned too
+        stages = ON_HARDWARE if need == "video" else frozenset[str]()
+        yield drop(f"--needs {need}", stages | {"abilities"}, needs=kept)
     if req.languages:
         yield drop(f"--languages {','.join(req.languages)}", frozenset(("languages",)), languages=())
     if req.precisions:
-        yield drop(f"--precision {','.join(req.precisions)}", ON_HARDWARE, precisions=())
+        yield drop(f"--precision {','.join(req.precisions)}", anywhere, precisions=())
     if req.commercial:
         yield drop("--commercial", frozenset(("licence",)), commercial=False)
     if req.private and "api" in req.where:
-        yield drop("--private", frozenset(("privacy",)), private=False)
+        yield drop("--private", anywhere | {"privacy"}, private=False)
     if req.engine:
-        yield drop(f"--engine {req.engine}", ON_HARDWARE, engine="")
+        yield drop(f"--engine {req.engine}", anywhere, engine="")
     if req.hardware:
         yield _Change(
             f"on other hardware than {req.hardware.name}",
