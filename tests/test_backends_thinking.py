@@ -1,5 +1,6 @@
 """What a thinking model thought is told apart from what it answered, by every backend, verb and the server."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -222,6 +223,16 @@ def test_ask_shows_thoughts_on_stderr_when_told(fake, capsys):
     assert capsys.readouterr() == ("red\n", "The circle is red.\n")
 
 
+def test_shown_thoughts_end_in_a_line_of_their_own_before_the_answer(fake, monkeypatch):
+    """On a terminal both streams are one."""
+    fake(THOUGHTFUL)
+    terminal = io.StringIO()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert main(["ask", "--show-thinking", "What colour?"]) == 0
+    assert terminal.getvalue() == "The circle is red.\nred\n"
+
+
 def test_ask_keeps_thoughts_apart_in_json(fake, capsys):
     fake(THOUGHTFUL)
     assert main(["ask", "--json", "What colour?"]) == 0
@@ -273,6 +284,24 @@ def test_chat_shows_thoughts_and_forgets_them():
     assert talk.messages[-1] == {"role": "assistant", "content": "red"}
 
 
+def test_chat_says_when_the_model_still_thought():
+    console = Console(file=io.StringIO(), width=200)
+    talk = Talk(FakeModel("<think>The circle is"), console, None, {})
+    assert talk.hear("What colour?")
+    assert "The circle is" in console.file.getvalue()
+    assert "still thought when it was cut" in console.file.getvalue()
+    assert talk.messages[-1] == {"role": "assistant", "content": ""}
+
+
+def test_chat_parts_thoughts_on_their_way(opening, monkeypatch):
+    scripted(monkeypatch, opening, "\nThe circle", " is red.\n</th", "ink>\n\nr", "ed")
+    console = Console(file=io.StringIO(), width=200)
+    talk = Talk(opening, console, None, {})
+    assert talk.hear("What colour?")
+    assert console.file.getvalue().startswith("The circle is red.\n\nred\n")
+    assert talk.messages[-1]["content"] == "red"
+
+
 # ------------------------------------------------------------------------------------------ server
 
 
@@ -294,6 +323,81 @@ def test_the_server_parts_thoughts_whole_and_streamed_alike(serving):
     deltas = [choice["delta"] for event in events for choice in event["choices"]]
     assert "".join(d.get("reasoning_content", "") for d in deltas) == whole["reasoning_content"]
     assert "".join(d.get("content", "") for d in deltas) == ""
+
+
+def speaking(monkeypatch, running, *texts):
+    """Tokens of the network's choice, whose text is these words, one a token. Returns settings of the request."""
+    engine, told = running.service.model.engine, {}
+    step = engine.step
+
+    def say():
+        events = []
+        for event in step():
+            at = told.get(event.request_id, 0)
+            told[event.request_id] = at + len(event.token_ids)
+            said = "".join(texts[at : at + len(event.token_ids)])
+            events.append(dataclasses.replace(event, text=said))
+        return events
+
+    monkeypatch.setattr(engine, "step", say)
+    return {"max_tokens": len(texts), "ignore_eos": True}
+
+
+def deltas_of(reply):
+    events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+    return [choice["delta"] for event in events for choice in event["choices"]]
+
+
+def of(deltas, name):
+    return "".join(delta.get(name) or "" for delta in deltas)
+
+
+WORDS = ["\nThe circle", " is red.\n</th", "ink>\n\nr", "ed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "thought", "answer"),
+    [
+        (WORDS, "The circle is red.", "red"),
+        (["<thi", "nk>hm", "\n", "</think", ">", "\n\n", "red"], "hm", "red"),  # it opens them again
+        (["hm", " </", "b> a", "nd</think>re", "d</think>"], "hm </b> and", "red</think>"),
+        (["hm", " so </", "thi"], "hm so </thi", ""),  # cut within the tag
+        (["</think>", "red"], None, "red"),
+    ],
+)
+def test_the_server_parts_thoughts_wherever_the_tag_is_cut(serving, monkeypatch, words, thought, answer):
+    settings = speaking(monkeypatch, serving, *words)
+    message = serving.chat(**settings).json()["choices"][0]["message"]
+    assert (message.get("reasoning_content"), message["content"]) == (thought, answer)
+    deltas = deltas_of(serving.chat(**settings, stream=True))
+    assert (of(deltas, "reasoning_content") or None, of(deltas, "content")) == (thought, answer)
+    kinds = ["reasoning_content" in d for d in deltas if of([d], "reasoning_content") or of([d], "content")]
+    assert kinds == sorted(kinds, reverse=True)  # thoughts first, each delta of one kind
+
+
+def test_a_model_that_opens_its_thoughts_itself_is_parted_by_the_server(tiny_checkpoint, monkeypatch):
+    with live(qvl.load(tiny_checkpoint, max_num_seqs=2)) as running:
+        settings = speaking(monkeypatch, running, "<thi", "nk>\nhm\n</thi", "nk>\n\nr", "ed")
+        for message in running.chat(**settings, n=2).json()["choices"]:
+            assert (message["message"]["reasoning_content"], message["message"]["content"]) == ("hm", "red")
+        deltas = deltas_of(running.chat(**settings, stream=True))
+        assert (of(deltas, "reasoning_content"), of(deltas, "content")) == ("hm", "red")
+        settings = speaking(monkeypatch, running, "red </thi", "nk> blue")
+        message = running.chat(**settings).json()["choices"][0]["message"]
+        assert (message.get("reasoning_content"), message["content"]) == (None, "red </think> blue")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_in_a_thought_is_none_and_one_after_it_is(serving, monkeypatch, stream):
+    call = '<tool_call>\n{"name": "look", "arguments": {"n": %d}}\n</tool_call>'
+    settings = speaking(monkeypatch, serving, f"perhaps {call % 1}", "</think>\n\n<tool_", (call % 2)[6:])
+    parameters = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    tools = [{"type": "function", "function": {"name": "look", "parameters": parameters}}]
+    reply = serving.chat(**settings, tools=tools, stream=stream)
+    said = deltas_of(reply) if stream else [reply.json()["choices"][0]["message"]]
+    assert of(said, "reasoning_content") == f"perhaps {call % 1}"
+    calls = [call for one in said for call in one.get("tool_calls") or ()]
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"n": 2}]
 
 
 def test_what_a_grammar_forces_is_the_answer(serving):

@@ -193,14 +193,23 @@ def run(
 
 def _ask_streaming(stream: Stream, show_thinking: bool, quiet: bool) -> Answer:
     """The answer to stdout as it comes, unless quiet; thoughts to stderr when they are wanted."""
+
+    def end_thoughts() -> None:  # before the answer, which on a terminal would go on in their line
+        sys.stderr.write("\n")
+        sys.stderr.flush()
+
+    thinking = False
     for text, thought in stream.pieces():
+        if thinking and not thought:
+            end_thoughts()
+        thinking = thought and show_thinking
         out = sys.stderr if thought else sys.stdout
         if show_thinking if thought else not quiet:
             out.write(showable(text) if out.isatty() else text)
             out.flush()
     answer = stream.finish()
-    if show_thinking and answer.reasoning:
-        sys.stderr.write("\n")
+    if thinking:
+        end_thoughts()
     if not quiet:
         sys.stdout.write("\n")
     return answer
@@ -209,10 +218,17 @@ def _ask_streaming(stream: Stream, show_thinking: bool, quiet: bool) -> Answer:
 def _tell_doubts(answer: Answer) -> None:
     for note in answer.notes:
         print(f"note: {note}", file=sys.stderr)
+    if (cut := how_cut(answer)) is not None:
+        print(cut, file=sys.stderr)
+
+
+def how_cut(answer: Answer) -> str | None:
+    """What to say of an answer that isn't whole."""
     if answer.reasoning and not answer.text.strip():
-        print("(the model still thought when it was cut; --max-new-tokens)", file=sys.stderr)
-    elif answer.finish_reason == "length":
-        print(f"(cut after {answer.completion_tokens} tokens; --max-new-tokens)", file=sys.stderr)
+        return "(the model still thought when it was cut; --max-new-tokens)"
+    if answer.finish_reason == "length":
+        return f"(cut after {answer.completion_tokens} tokens; --max-new-tokens)"
+    return None
 
 
 def _check_retry(name: str) -> Retry:

@@ -128,7 +128,7 @@ class Talk:
         self._note(f"{len(self.messages)} messages in {name}")
 
     def _ask(self, line: str) -> None:
-        from qvl.cli.ask import showable
+        from qvl.cli.ask import how_cut, showable
 
         message = {"role": "user", "content": content_of(line)}
         stream = self._model.stream_chat([*self.messages, message], **self._settings)
@@ -152,6 +152,8 @@ class Talk:
         # what was said before a stop is part of the conversation, so that "go on" can mean something
         self.messages += [message, {"role": "assistant", "content": "".join(said)}]
         if stream.answer is not None:
+            if (cut := how_cut(stream.answer)) is not None:
+                self._note(cut)
             self._note(figures(stream.answer))
 
     def _note(self, text: str) -> None:
