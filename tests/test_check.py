@@ -19,10 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import quantized_writers as writers
+import qwen_vl_small
 from hub_configs import hub_config
 from qvl.catalog.config import read_config
 from qvl.catalog.config_write import config_dict
 from qvl.catalog.models import config_of
+from qvl.catalog.pickled_files import read_pickled_file
 from qvl.catalog.quantization import read_quantization
 from qvl.catalog.tensors import tensor_table
 from qvl.catalog.weight_files import StoredTensor, read_weight_file
@@ -30,7 +32,7 @@ from qvl.cli.main import main
 from qvl.errors import CheckpointError
 from qvl.models.check import Finding, Report, Subject, check
 from qvl.models.check.weights import tensor_findings
-from qvl.models.names import to_nested
+from qvl.models.names import to_first, to_nested
 
 SPARED = ["lm_head", "visual"]
 ITEM = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I64": 8, "I8": 1, "F8_E4M3": 1}
@@ -76,7 +78,12 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any])
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def write_headers(folder: Path, config: dict[str, Any], dtype: str = "BF16") -> Path:
+def write_headers(
+    folder: Path,
+    config: dict[str, Any],
+    dtype: str = "BF16",
+    rename: Callable[[str], str] | None = None,
+) -> Path:
     """A checkpoint of any size whose tensors are one hole in a sparse file."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
@@ -93,7 +100,7 @@ def write_headers(folder: Path, config: dict[str, Any], dtype: str = "BF16") -> 
     end = 0
     for name, (kind, shape) in entries.items():
         start, end = end, end + ITEM[kind] * int(torch.Size(shape).numel())
-        stored = to_nested(name) if read.family.startswith("qwen3") else name
+        stored = rename(name) if rename else to_nested(name) if read.family.startswith("qwen3") else name
         header[stored] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as f:
@@ -251,6 +258,7 @@ def test_6_missing_zero_points_are_named(plain: Path) -> None:
     edit_tensors(folder, lambda t: t.pop("model.layers.1.mlp.up_proj.qzeros"))
     found = only(check(folder), "tensors-missing")
     assert "1 tensors are missing: model.layers.1.mlp.up_proj.qzeros" in found.what
+    assert found.fix.startswith("fetch the checkpoint again")
 
 
 def test_act_order_is_told(plain: Path) -> None:
@@ -269,7 +277,8 @@ def test_7_bfloat16_under_float16_kernels_is_told(kind: str, plain: Path) -> Non
     assert "--dtype float16" in found.fix
     edit_json(folder / "config.json", lambda c: c.update(torch_dtype="float16"))
     edit_tensors(folder, lambda t: t.update({n: x.bfloat16() for n, x in t.items() if n.endswith(".scales")}))
-    assert "scales are BF16" in only(check(folder), "dtype-half").what
+    found = only(check(folder), "dtype-half")
+    assert ("scales are BF16" in found.what, "save the scales as float16" in found.fix) == (True, True)
 
 
 def test_8_half_of_a_merged_matrix_quantised_is_an_error(plain: Path) -> None:
@@ -282,6 +291,7 @@ def test_8_half_of_a_merged_matrix_quantised_is_an_error(plain: Path) -> None:
     found = only(check(folder), "fused-halves")
     assert "model.layers.0.self_attn: q_proj, v_proj of q_proj, k_proj, v_proj" in found.what
     assert found.level == "error"
+    assert found.fix.startswith("quantise all of them or none")
 
 
 def test_8_a_leftover_quantization_config_is_an_error(plain: Path) -> None:
@@ -310,7 +320,9 @@ def test_9_an_image_token_that_is_another_in_the_tokenizer_is_an_error_with_the_
 def test_9_a_tokenizer_that_cuts_prompts_is_an_error(plain: Path) -> None:
     cut = {"direction": "Right", "max_length": 2048, "strategy": "LongestFirst", "stride": 0}
     edit_json(plain / "tokenizer.json", lambda t: t.update(truncation=cut))
-    assert "at 2048 tokens" in only(check(plain), "truncation").what
+    found = only(check(plain), "truncation")
+    assert "at 2048 tokens" in found.what
+    assert found.fix == 'set "truncation" to null in tokenizer.json'
 
 
 def test_9_a_text_only_template_is_an_error(plain: Path) -> None:
@@ -322,6 +334,7 @@ def test_9_a_text_only_template_is_an_error(plain: Path) -> None:
         True,
         True,
     ]
+    assert all("copy the template from the original model" in f.fix for f in found)
 
 
 @pytest.mark.parametrize(
@@ -595,6 +608,118 @@ def test_checking_imports_no_torch(plain: Path) -> None:
         f"check(Path({str(folder)!r})); sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+# --- the first generation, published in torch's own files with names of its own
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+def test_a_sound_first_generation_checkpoint_passes_in_both_forms(form: str, tmp_path: Path) -> None:
+    qwen_vl_small.write_checkpoint(tmp_path / "a", form=form)
+    report = check(tmp_path / "a")
+    assert rules(report) == {"split"}, report.findings
+    assert f"{len(qwen_vl_small.shapes(qwen_vl_small.tiny_config()))} tensors in" in report.summary
+
+
+def test_a_torch_file_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+    shared = torch.arange(24, dtype=torch.int32).view(4, 6)
+    tensors = {
+        "whole": shared, "rows": shared[1:3], "half": torch.ones(3, dtype=torch.bfloat16), "one": torch.tensor(1.5),
+        "trained": torch.nn.Parameter(torch.zeros(2, 2)),
+    }  # fmt: skip
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(tensors, path)
+    ours = read_pickled_file(path)
+    assert {n: (t.dtype, t.shape) for n, t in ours.items()} == {
+        "whole": ("I32", (4, 6)), "rows": ("I32", (2, 6)), "half": ("BF16", (3,)), "one": ("F32", ()),
+        "trained": ("F32", (2, 2)),
+    }  # fmt: skip
+    assert ours["whole"].first_words(24) == list(range(24))
+    assert ours["rows"].first_words(99) == list(range(6, 18))
+
+
+class Strange:
+    def __reduce__(self) -> Any:
+        return print, ("run!",)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"x": Strange()}, r"__builtin__\.print, which no weights need"),
+        ({"x": 1}, "int among its tensors"),
+        ([torch.ones(1)], "a list, not a dict"),
+    ],
+)
+def test_a_torch_file_of_something_else_is_refused_and_nothing_of_it_is_run(
+    content: Any, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=reason):
+        read_pickled_file(path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_torch_file_that_is_cut_short_or_old_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"x": torch.ones(100)}, path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CheckpointError, match="perhaps cut short"):
+        read_pickled_file(path)
+    torch.save({"x": torch.ones(100)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="can't be read as pickled weights"):
+        read_pickled_file(path)
+
+
+def test_a_missing_shard_and_tensor_of_the_first_generation_are_told_by_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    weights = qwen_vl_small.random_weights(qwen_vl_small.tiny_config())
+    del weights["transformer.h.1.mlp.w1.weight"], weights["transformer.visual.proj"]
+    qwen_vl_small.write_checkpoint(folder, weights=weights)
+    found = only(check(folder), "tensors-missing")
+    assert "2 tensors are missing: " in found.what
+    assert {"transformer.h.1.mlp.w1.weight", "transformer.visual.proj"} <= set(
+        found.what.replace(",", "").split()
+    )
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    assert "pytorch_model-00002-of-00002.bin, which isn't there" in only(check(folder), "shard-missing").what
+
+
+def chat_int4(folder: Path, **changes: Any) -> Path:
+    """Headers of Qwen-VL-Chat-Int4: five matrices a layer in codes, under the published names."""
+    quantization = writers.gptq_config(4, 128, modules_to_not_convert=["transformer.visual", "lm_head"])
+    config = {
+        **qwen_vl_small.PUBLISHED,
+        "torch_dtype": "float16",
+        "quantization_config": quantization | changes,
+    }
+    write_headers(folder, config, "F16", to_first)
+    return folder
+
+
+def test_splits_of_the_first_generation_are_told_by_its_own_names(tmp_path: Path) -> None:
+    report = check(chat_int4(tmp_path / "int4"), 4)
+    found = only(report, "split")
+    assert "mlp.c_proj's 11008 are 86 groups of 128, which 4 doesn't divide" in found.what
+    assert (
+        "pad intermediate_size to 22528 before quantising" in found.fix
+    )  # which counts w1 and w2: 2 x 11264
+    assert "_proj's" not in found.what.replace("c_proj's", "")
+
+
+def test_half_of_the_first_generation_s_merged_matrix_quantised_is_an_error(tmp_path: Path) -> None:
+    folder = chat_int4(tmp_path / "int4", modules_to_not_convert=["transformer.visual", "lm_head", "w1"])
+    found = only(check(folder), "fused-halves")
+    assert "transformer.h.0.mlp: w2 of w2, w1" in found.what
+
+
+def test_missing_tensors_of_a_nested_file_are_told_by_its_names(plain: Path) -> None:
+    folder = quantise(plain, rename=to_nested)
+    edit_tensors(folder, lambda t: t.pop("model.language_model.layers.1.mlp.up_proj.qzeros"))
+    assert "1 tensors are missing: model.language_model.layers.1.mlp.up_proj.qzeros" in (
+        only(check(folder), "tensors-missing").what
+    )
 
 
 def test_a_first_generation_file_is_compared_by_its_own_names(tmp_path: Path) -> None:

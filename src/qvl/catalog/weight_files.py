@@ -83,12 +83,12 @@ def _tensor(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
     return StoredTensor(path, name, dtype, shape, base + start, base + end)
 
 
-def read_index(folder: Path) -> dict[str, str] | None:
+def read_index(folder: Path, name: str = INDEX) -> dict[str, str] | None:
     """Tensor name → file name from the index of a checkpoint in shards; None without one.
 
     Raises: CheckpointError for an index that can't be read.
     """
-    path = folder / INDEX
+    path = folder / name
     if not path.is_file():
         return None
     try:

@@ -11,8 +11,9 @@ engines or settings fail with it. "note": worth knowing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,11 +103,31 @@ def _examine(subject: Subject) -> Iterator[Finding]:
         )
     yield from weights.file_findings(subject)
     if readable and subject.tensors:
-        yield from quantised.findings(subject)
-        yield from weights.tensor_findings(subject)
+        for finding in (*quantised.findings(subject), *weights.tensor_findings(subject)):
+            yield _in_own_names(finding, subject)
     if readable:
         yield from splits.findings(subject)
     yield from prompt.findings(subject)
+
+
+# rules that compare two layouts of names, or speak of files
+_BOTH_LAYOUTS = ("layout-", "ignore-", "wrapped-names")
+_NAME = re.compile(r"(?<![\w.])(?:model|visual)\.[\w.]*\w")
+
+
+def _in_own_names(finding: Finding, subject: Subject) -> Finding:
+    """Tensors and modules as the folder's files name them, so that they can be looked for there."""
+    from qvl.models.names import to_first, to_nested
+
+    if finding.rule.startswith(_BOTH_LAYOUTS):
+        return finding
+    if any(name.startswith(("model.visual.", "model.language_model.")) for name in subject.tensors):
+        write = to_nested
+    elif subject.config.family == "qwen_vl":
+        write = to_first
+    else:
+        return finding
+    return replace(finding, what=_NAME.sub(lambda m: write(m[0]), finding.what))
 
 
 def _sorted(findings: Any) -> tuple[Finding, ...]:

@@ -17,7 +17,11 @@ from qvl.models.names import to_canonical
 _MARKS = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "SCB")
 _BITSANDBYTES = re.compile(r"\.(absmax|quant_map|nested_absmax|quant_state\.bitsandbytes__\w+|SCB)$")
 # layers that engines merge into one matrix, which can be quantised in one way only
-_FUSED = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
+_FUSED = (
+    ("self_attn", ("q_proj", "k_proj", "v_proj")),
+    ("mlp", ("gate_proj", "up_proj")),
+    ("mlp", ("w2", "w1")),  # the first generation's; its q, k and v are one already
+)
 
 
 def is_stored_quantised(module: str, found: Mapping[str, StoredTensor]) -> bool:

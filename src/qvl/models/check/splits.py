@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from qvl.catalog.quantization import Scheme
@@ -17,7 +18,10 @@ _MOST = 64
 def findings(subject: Subject) -> Iterator[Finding]:
     asked = subject.tensor_parallel_size
     for size in (asked,) if asked else SIZES:
-        shapes = list(split_problems(subject.config, "bf16", Shards(size, vision="replicate")))
+        shapes = [
+            _own_names(subject, problem)
+            for problem in split_problems(subject.config, "bf16", Shards(size, vision="replicate"))
+        ]
         packed = [] if shapes else _quantised_problems(subject, size)
         if not shapes and not packed:
             continue
@@ -39,13 +43,32 @@ def _is_legal(subject: Subject, size: int) -> bool:
     )
 
 
+# the planner's names of layers → the first generation's, whose w2 is the gate and whose c_attn is q, k and v in one
+_FIRST = {
+    "q_proj": "attn.c_attn",
+    "k_proj": "attn.c_attn",
+    "v_proj": "attn.c_attn",
+    "o_proj": "attn.c_proj",
+    "gate_proj": "mlp.w2",
+    "up_proj": "mlp.w1",
+    "down_proj": "mlp.c_proj",
+}
+
+
+def _own_names(subject: Subject, text: str) -> str:
+    """Words about layers with the names that the files have."""
+    if subject.config.family != "qwen_vl":
+        return text
+    return re.sub(r"\b([qkvo]|gate|up|down)_proj\b", lambda m: _FIRST[m[0]], text)
+
+
 def _quantised_problems(subject: Subject, size: int) -> list[tuple[str, str]]:
     """(what, what to do) for each kind of layer."""
     if subject.quantization is None or size == 1:
         return []
     found = []
     for shape in language_linears(subject.config.text):
-        scheme = subject.quantization.scheme_of(_module(shape))
+        scheme = subject.quantization.scheme_of(_module(subject, shape))
         # KV heads are whole where heads are, and a GPU may keep one whole
         if scheme is None or shape.split == "replicated" or shape.name in ("k_proj", "v_proj"):
             continue
@@ -55,16 +78,28 @@ def _quantised_problems(subject: Subject, size: int) -> list[tuple[str, str]]:
             continue
         whole = f"{side // step} {unit} of {step}" if side % step == 0 else f"no whole {unit} of {step}"
         padded = -(-side // (step * size)) * step * size
-        name = "moe_intermediate_size" if shape.expert else "intermediate_size"
-        advice = f"pad {name} to {padded} before quantising" if "proj" in shape.name else "quantise by rows"
+        name = _own_names(subject, shape.name)
+        advice = f"quantise again without {name}, or in smaller groups"
+        if shape.name.endswith(("gate_proj", "up_proj", "down_proj")):
+            advice = f"pad {_inner_size(subject, shape, padded)} before quantising"
         if shape.expert:
             advice = f"deal experts whole (--enable-expert-parallel), or {advice}"
-        found.append((f"{shape.name}'s {side} are {whole}, which {size} doesn't divide", advice))
+        found.append((f"{name}'s {side} are {whole}, which {size} doesn't divide", advice))
     return found
 
 
-def _module(shape: LinearShape) -> str:
+def _inner_size(subject: Subject, shape: LinearShape, padded: int) -> str:
+    """The setting of config.json that holds this size, and what it must become."""
+    if subject.config.family == "qwen_vl":  # counts w1 and w2 together
+        return f"intermediate_size to {2 * padded}"
+    kind = "moe_" if shape.expert else "shared_expert_" if shape.name.startswith("shared_expert.") else ""
+    return f"{kind}intermediate_size to {padded}"
+
+
+def _module(subject: Subject, shape: LinearShape) -> str:
     """A module of the kind, as patterns of a config would name it."""
+    if subject.config.family == "qwen_vl":
+        return f"model.h.0.{_own_names(subject, shape.name)}"
     if shape.name in ("q_proj", "o_proj"):
         return f"model.layers.0.self_attn.{shape.name}"
     if shape.name in ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"):

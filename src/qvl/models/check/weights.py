@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from qvl.catalog import pickled_files
 from qvl.catalog.quantization import Part
 from qvl.catalog.tensors import KNOWN, TensorTable, tensor_table
-from qvl.catalog.weight_files import StoredTensor, read_index, read_weight_file
+from qvl.catalog.weight_files import INDEX, StoredTensor, read_index, read_weight_file
 from qvl.errors import CheckpointError
 from qvl.models.check import Finding, Subject, listed
 from qvl.models.check.quantised import stored_scheme
@@ -29,13 +30,22 @@ def file_findings(subject: Subject) -> Iterator[Finding]:
     folder, again = subject.folder, "fetch the checkpoint again; a hub download resumes"
     # an adapter beside the model is examined by itself
     paths = sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter_"))
+    index_name = INDEX
+    # as loading does: torch's own files, in which the first generation was published, where there are no others
+    if not paths and (pickled := sorted(folder.glob(pickled_files.FILES))):
+        paths, index_name = pickled, pickled_files.INDEX
     if not paths:
         other = next((p.name for end in ("*.bin", "*.pt", "*.gguf") for p in folder.glob(end)), None)
         fix = f"{other} is of another kind: save the model as safetensors" if other else again
-        yield Finding("error", "no-weights", "no *.safetensors in the folder", fix)
+        yield Finding(
+            "error", "no-weights", f"no *.safetensors and no {pickled_files.FILES} in the folder", fix
+        )
     for path in paths:
         try:
-            tensors = read_weight_file(path).tensors
+            if path.suffix == ".bin":
+                tensors = pickled_files.read_pickled_file(path)
+            else:
+                tensors = read_weight_file(path).tensors
         except CheckpointError as e:
             yield Finding("error", "file-damaged", str(e), again)
             continue
@@ -49,7 +59,7 @@ def file_findings(subject: Subject) -> Iterator[Finding]:
             )
         subject.tensors |= tensors
     try:
-        index = read_index(folder)
+        index = read_index(folder, index_name)
     except CheckpointError as e:
         yield Finding("error", "index", str(e), again)
         return
