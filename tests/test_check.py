@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +373,59 @@ def test_10_an_adapter_on_the_tower_is_told_to_be_merged(tmp_path: Path) -> None
 def test_10_an_adapter_on_the_text_alone_is_sound_beside_a_model_too(plain: Path) -> None:
     adapter(plain, "model.layers.0.self_attn.q_proj")
     assert rules(check(plain), "error", "warning") == set()
+
+
+def plant(number: int, plain: Path, tmp_path: Path) -> tuple[Path, str, str]:
+    """(a folder with the failure of this number, its rule, words of its fix)."""
+    if number == 1:
+        return big_awq(tmp_path), "split", "pad intermediate_size to 29696 before quantising"
+    if number == 2:
+        config = config_dict(config_of("Qwen3-VL-30B-A3B-Instruct"))
+        config["quantization_config"] = writers.fp8_config(
+            modules_to_not_convert=["lm_head", "visual", "mlp.gate"]
+        )
+        return (
+            write_headers(tmp_path / "moe", config),
+            "split",
+            "deal experts whole (--enable-expert-parallel)",
+        )
+    if number == 3:
+        renamed = quantise(plain, rename=to_nested)
+        return renamed, "layout-new", "qvl convert SOURCE TARGET --layout old"
+    if number == 4:
+        config = {"ignore": ["lm_head", "re:visual.*"]}
+        spelt = quantise(plain, "packed", rename=to_nested, config=config)
+        return spelt, "ignore-spelling", "write 're:.*visual.*', which fits both layouts"
+    if number == 5:
+        unspared = quantise(plain, "packed", config={"ignore": ["lm_head"]})
+        return unspared, "not-ignored", 'add "re:.*visual.*" to ignore in quantization_config'
+    if number == 6:
+        other = quantise(plain, "gptq", config={"checkpoint_format": "gptq_v2"})
+        return other, "zero-points", 'set "checkpoint_format": "gptq" in quantization_config'
+    if number == 7:
+        folder = quantise(plain)
+        edit_json(folder / "config.json", lambda c: c.update(torch_dtype="bfloat16"))
+        return folder, "dtype-half", "serve with --dtype float16"
+    if number == 8:
+        edit_json(plain / "config.json", lambda c: c.update(quantization_config=writers.gptq_config()))
+        return plain, "quantization-leftover", "delete quantization_config from config.json"
+    if number == 9:
+        right = json.loads((plain / "config.json").read_text())["image_token_id"]
+        edit_json(plain / "config.json", lambda c: c.update(image_token_id=right + 1))
+        return plain, "special-id", f"set image_token_id to {right}"
+    adapter(tmp_path / "a", *(f"model.visual.blocks.{i}.attn.qkv" for i in range(3)))
+    return tmp_path / "a", "adapter-visual", "merge it into its base model (peft's merge_and_unload"
+
+
+@pytest.mark.parametrize("number", range(1, 11))
+def test_the_verb_prints_the_fix_of_each_of_the_ten(
+    number: int, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rule, fix = plant(number, plain, tmp_path)
+    main(["check", str(folder)])
+    lines = capsys.readouterr().out.splitlines()
+    fixes = [below for line, below in pairwise(lines) if line.split()[1] == f"{rule}:"]
+    assert any(f.startswith("         fix: ") and fix in f for f in fixes), lines
 
 
 # --- what else is found
