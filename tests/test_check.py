@@ -32,6 +32,7 @@ from qvl.catalog.weight_files import StoredTensor, read_weight_file
 from qvl.cli.main import main
 from qvl.errors import CheckpointError
 from qvl.models.check import Finding, Report, Subject, check
+from qvl.models.check.splits import findings as split_findings
 from qvl.models.check.weights import tensor_findings
 from qvl.models.names import to_first, to_nested
 
@@ -186,6 +187,30 @@ def test_2_narrow_fp8_experts_can_not_be_split_in_four(size: int, legal: bool, t
     found = only(report, "split")
     assert "768 are 6 blocks of 128" in found.what
     assert "deal experts whole (--enable-expert-parallel)" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("model", "group_size", "fixes"),
+    [
+        (
+            "Qwen3.5-35B-A3B",
+            128,
+            ["or pad moe_intermediate_size to 1024", "pad shared_expert_intermediate_size to 1024"],
+        ),
+        (
+            "Qwen2.5-VL-3B-Instruct",
+            1024,
+            ["quantise again without o_proj, or in smaller groups", "pad intermediate_size to 16384"],
+        ),
+    ],
+)
+def test_1_each_kind_of_layer_that_does_not_split_has_a_fix_of_its_own(
+    model: str, group_size: int, fixes: list[str], tmp_path: Path
+) -> None:
+    subject = Subject(tmp_path, config_of(model), {}, tensor_parallel_size=8)
+    subject.quantization = read_quantization(writers.awq_config(group_size))
+    (found,) = split_findings(subject)
+    assert all(fix in found.fix for fix in fixes), found.fix
 
 
 @pytest.mark.parametrize("kind", ["awq", "gptq", "packed", "fp8"])

@@ -28,7 +28,7 @@ def findings(subject: Subject) -> Iterator[Finding]:
         legal = [n for n in range(1, 17) if _is_legal(subject, n)]
         fix = f"cut over {', '.join(map(str, legal))} GPUs"
         if packed:
-            fix += f"; {packed[0][1]}"
+            fix += "; " + "; ".join(dict.fromkeys(advice for _, advice in packed))
         yield Finding(
             "error" if asked else "warning" if packed else "note",
             "split",
