@@ -39,6 +39,9 @@ class FakePlanner:
             why_not="" if fits else f"needs {need / GiB:.1f} GiB",
         )  # fmt: skip
 
+    def least_seconds(self, ask):
+        return 0.0
+
     def limits(self, ask):
         return Limits(32768, 7)
 

@@ -1,6 +1,7 @@
 """The ways to run a model: which machines are tried, how a batch grows, what an API costs, what is refused."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +13,6 @@ from qvl.errors import PlanError
 from qvl.plan import deployment, ways
 from qvl.plan.candidate import Ask, Candidate, bill
 from qvl.plan.cost import Traffic, api_bill
-from qvl.plan.deployment import Remembered
 from qvl.plan.quality import NO_LOSS
 from qvl.plan.requirement import SECONDS_PER_MONTH
 from qvl.plan.ways import LADDER_COUNTS, UTILISATION
@@ -178,28 +178,35 @@ def test_more_than_a_machine_of_eight_is_told():
 )
 def test_what_is_not_planned_changes_neither_the_choice_nor_a_reason(monkeypatch, changes):
     """Machines that can't come further than one before them are skipped; here they are planned all the same."""
+    asked = []
+    evaluate = deployment.evaluate
+    monkeypatch.setattr(deployment, "evaluate", lambda ask: (asked.append(ask), evaluate(ask))[1])
 
-    def told(planner):
-        choice = pick(planner=planner, book=BOOK, where=("rent",), **changes)
-        return choice.ranked, [(r.model.name, r.requirement, r.reason) for r in choice.ruled_out]
+    def told():
+        choice = pick(planner=deployment, book=BOOK, where=("rent",), **changes)
+        return choice.ranked, [(r.model.name, r.requirement, r.reason) for r in choice.ruled_out], len(asked)
 
-    few, all_of_them = FakePlanner(), FakePlanner()
-    short = told(few)
+    *short, few = told()
     monkeypatch.setattr(ways, "_sure_to_fail", lambda *_: None)
     monkeypatch.setattr(ways, "_too_many", lambda *_: False)
-    assert told(all_of_them) == short
-    assert len(few.asked) < len(all_of_them.asked)
+    monkeypatch.setattr(deployment, "least_seconds", lambda _: 0.0)
+    *whole, both = told()
+    assert short == whole
+    assert few < (both - few) / 2
 
 
 def test_reading_the_weights_never_takes_longer_than_the_answer():
     """What is skipped for it would have come too late."""
-    for model in models():
-        quality = ()
-        case = ways._Case(pick().requirement, model, quality, deployment, BOOK, False, WORK)
-        for hardware, _ in ways._ladder(BOOK) if model.shape else ():
-            for engine, precision in (("vllm", c.precision) for c in model.checkpoints):
-                ev = Remembered().evaluate(Ask(model, precision, engine, hardware, WORK))
-                assert ev.answer_s is None or ways._least_seconds(case, precision, hardware) < ev.answer_s
+    compared = 0
+    for model in (m for m in models() if m.shape):
+        plans = [("vllm", c.precision) for c in model.checkpoints]
+        plans += [(e, p) for e in ("llama.cpp", "transformers") for p in ("bf16", "int8", "int4")]
+        for (engine, precision), gpu in product(plans, ("rtx4090", "2xl40s", "8xb200", "m2-ultra", "cpu")):
+            ask = Ask(model, precision, engine, parse_hardware(gpu), WORK)
+            answer = deployment.evaluate(ask).answer_s
+            assert answer is None or deployment.least_seconds(ask) < answer
+            compared += answer is not None
+    assert compared > 500
 
 
 def test_a_batch_never_breaks_the_latency():

@@ -11,8 +11,9 @@ from qvl.errors import QvlError
 from qvl.plan.candidate import Ask, Evaluation, Limits
 from qvl.plan.engines import gpu_bytes, memory_terms
 from qvl.plan.fit import max_concurrency, max_context, shortfalls
+from qvl.plan.memory import least_bytes
 from qvl.plan.request import FitRequest, resolve
-from qvl.plan.speed import speed
+from qvl.plan.speed import SECONDS_PER_KERNEL, kernels, speed
 
 
 def _request(ask: Ask) -> FitRequest:
@@ -55,6 +56,18 @@ def evaluate(ask: Ask) -> Evaluation:
     )
 
 
+def least_seconds(ask: Ask) -> float:
+    """What no answer can beat: its tokens one after the other, each reading the weights and starting the kernels.
+
+    Tower and token table aren't read for every token, but no kernel reaches the full bandwidth either.
+    """
+    device = ask.hardware.device
+    ranks = ask.hardware.count if ask.engine.startswith("vllm") else 1  # dealt layers take turns
+    size = least_bytes(ask.model.num_active_parameters or 0, ask.precision)
+    start = kernels(config_of(ask.model).text) * SECONDS_PER_KERNEL if device.kind == "gpu" else 0.0
+    return ask.workload.answer_tokens * (size / device.bandwidth_bytes_per_s / ranks + start)
+
+
 class Remembered:
     """A planner that plans each deployment once, however often it is asked: requirements change, plans don't."""
 
@@ -72,6 +85,9 @@ class Remembered:
         if isinstance(known, QvlError):
             raise known
         return known
+
+    def least_seconds(self, ask: Ask) -> float:
+        return least_seconds(ask)
 
     def limits(self, ask: Ask) -> Limits:
         return limits(ask)

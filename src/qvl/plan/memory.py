@@ -144,6 +144,12 @@ def bytes_per_value(precision: str) -> int:
 # Weights
 
 
+def least_bytes(num_parameters: int, precision: str) -> float:
+    """Fewer than any engine needs for so many parameters in what people call a precision: no need to plan the rest."""
+    bytes_each = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "gptq-int8": 1.0}.get(precision, 0.5)
+    return num_parameters * bytes_each * 0.9
+
+
 def rest_in_8_bits(config: ModelConfig, precision: Precision, on_cpu: bool) -> bool:
     """Whether our engine also holds the token table, the head and the tower's linears in 8 bits, one scale a row: on a
     CPU, of weights that it rounds itself (`--weights int8` or `int4`). There the head is up to a third of what a token

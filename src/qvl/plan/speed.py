@@ -118,7 +118,7 @@ def _ranks(setup: Setup) -> int:
 
 
 def _bound(
-    name: str, setup: Setup, flops: float, size: float, kernels: float, messages: float, words: str
+    name: str, setup: Setup, flops: float, size: float, starts: int, messages: float, words: str
 ) -> Phase:
     device, ranks, rate = setup.device, _ranks(setup), compute_rate(setup)
     assert device is not None
@@ -126,7 +126,7 @@ def _bound(
     bandwidth = size / (device.bandwidth_bytes_per_s * BANDWIDTH_SHARE * ranks)
     link = float(device.link.value) * 1e9 if device.link is not None else None
     sent = messages * 2 * (ranks - 1) / ranks / link if link and ranks > 1 else 0.0  # ring all-reduce
-    start = kernels * SECONDS_PER_KERNEL if device.kind == "gpu" else 0.0
+    start = starts * SECONDS_PER_KERNEL if device.kind == "gpu" else 0.0
     busy, limit = max(compute, bandwidth), "compute" if compute >= bandwidth else "bandwidth"
     if max(sent, start) > busy:
         limit = "links" if sent >= start else "kernel starts"
@@ -147,9 +147,9 @@ def vision_phase(setup: Setup) -> Phase:
     flops = 2.0 * (counts.tower_weights * media.patches + counts.merger_weights * media.visual_tokens)
     flops += 4.0 * v.hidden_size * pairs
     size = setup.weights.vision
-    kernels = v.depth * 7  # two norms, qkv, attention, projection, two MLP products
+    starts = v.depth * 7  # two norms, qkv, attention, projection, two MLP products
     words = f"{media.patches:,} patches, {flops / 1e12:.2f} TFLOP"
-    return _bound("vision", setup, flops, size, kernels, 0, words)
+    return _bound("vision", setup, flops, size, starts, 0, words)
 
 
 def language_flops(setup: Setup, tokens: float, context: float) -> float:
@@ -173,15 +173,20 @@ def prefill_phase(setup: Setup) -> Phase:
     w = setup.weights
     chunks = ceil(tokens / setup.max_num_batched_tokens) if setup.engine in ("vllm", "qvl") else 1
     size = chunks * (w.linears + w.scales + w.norms) + (w.head or w.embeddings)
-    kernels = chunks * _kernels(text)
     messages = 2.0 * text.num_hidden_layers * tokens * text.hidden_size * 2
     return _bound(
-        "prefill", setup, flops, size, kernels, messages, f"{tokens:,} tokens, {flops / 1e12:.2f} TFLOP"
+        "prefill",
+        setup,
+        flops,
+        size,
+        chunks * kernels(text),
+        messages,
+        f"{tokens:,} tokens, {flops / 1e12:.2f} TFLOP",
     )
 
 
 @cache
-def _kernels(text: TextConfig) -> int:
+def kernels(text: TextConfig) -> int:
     """Kernels of one pass: each layer's linears, its attention and two norms."""
     linears = sum(s.count for s in language_linears(text) if not s.expert)
     return linears + (3 + (2 if text.num_experts else 0)) * text.num_hidden_layers
@@ -212,4 +217,4 @@ def decode_phase(setup: Setup, batch: int) -> Phase:
     flops = language_flops(setup, batch, context) + 2.0 * batch * text.vocab_size * text.hidden_size
     messages = 2.0 * text.num_hidden_layers * batch * text.hidden_size * 2
     words = f"{size / 1e9:.2f} GB read for {batch} tokens"
-    return _bound("decode", setup, flops, size, _kernels(text), messages, words)
+    return _bound("decode", setup, flops, size, kernels(text), messages, words)

@@ -5,10 +5,10 @@ Finds out what meets the requirements on memory, time, volume and money. Says no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
-from typing import TYPE_CHECKING
+from math import ceil, inf
+from typing import TYPE_CHECKING, NamedTuple
 
 from qvl.catalog.models import Checkpoint, Model, find_model
 from qvl.errors import CatalogError, QvlError
@@ -23,6 +23,7 @@ from qvl.plan.candidate import (
     bill,
     expected_quality,
 )
+from qvl.plan.memory import least_bytes
 from qvl.plan.quality import Quality, quantisation_loss
 from qvl.plan.requirement import SECONDS_PER_MONTH, Requirement, Where
 from qvl.units import format_count, format_seconds
@@ -51,6 +52,19 @@ class _Case:
     book: PriceBook | None
     reasons: bool
     workload: Workload
+
+    def ask(self, rung: _Rung) -> Ask:
+        return Ask(self.model, rung.precision, rung.engine, rung.hardware, self.workload)
+
+
+class _Rung(NamedTuple):
+    """A machine, what it costs, and what it is given to run."""
+
+    hardware: Hardware
+    price: RentPrice | None
+    engine: str
+    precision: str
+    checkpoint: Checkpoint | None
 
 
 def deployments(
@@ -97,12 +111,12 @@ def workload_of(req: Requirement, model: Model) -> Workload:
 
 
 def _own(case: _Case, hardware: Hardware) -> Iterator[Outcome]:
-    plans = list(_plans(case.req, case.model, hardware))
-    if not plans:
+    rungs = [_Rung(hardware, None, *plan) for plan in _plans(case.req, case.model, hardware)]
+    if not rungs:
         yield Failure("engine", _no_plan(case.req, case.model, hardware))
-    for engine, precision, checkpoint in plans:
-        sure = None if case.reasons else _sure_to_fail(case, precision, hardware, None)
-        yield sure or _try(case, engine, precision, checkpoint, hardware, "own", None)
+    for rung in rungs:
+        sure = None if case.reasons else _sure_to_fail(case, rung)
+        yield sure or _try(case, rung, "own")
 
 
 def _engines(req: Requirement, hardware: Hardware) -> tuple[str, ...]:
@@ -135,40 +149,64 @@ def _no_plan(req: Requirement, model: Model, hardware: Hardware) -> str:
 def _rented(case: _Case) -> Iterator[Outcome]:
     """For each precision the better of the two cheapest machines that meet everything."""
     by_plan: dict[tuple[str, str], list[Candidate]] = {}
-    failures: list[Failure] = []
+    failures: dict[int, Failure] = {}
+    late: list[tuple[float, int]] = []
     reached = -1 if case.reasons else len(STAGES)  # what can't come further than this isn't planned
-    for hardware, price in _ladder(case.book):
-        for engine, precision, checkpoint in _plans(case.req, case.model, hardware):
-            kept = by_plan.setdefault((engine, precision), [])
-            if len(kept) >= 2 or _far_too_big(case.model, precision, hardware):
-                continue
-            sure = _sure_to_fail(case, precision, hardware, price)
-            if sure and STAGES.index(sure.stage) <= reached:
-                outcome: Outcome = sure
-            else:
-                brief = STAGES.index("budget") <= reached
-                outcome = _try(case, engine, precision, checkpoint, hardware, "rent", price, brief)
-            if isinstance(outcome, Candidate):
-                kept.append(outcome)
-            else:
-                failures.append(outcome)
-                reached = max(reached, STAGES.index(outcome.stage))
+    rungs = [
+        _Rung(hardware, price, *plan)
+        for hardware, price in _ladder(case.book)
+        for plan in _plans(case.req, case.model, hardware)
+    ]
+    for i, rung in enumerate(rungs):
+        kept = by_plan.setdefault((rung.engine, rung.precision), [])
+        if len(kept) >= 2 or _far_too_big(case.model, rung):
+            continue
+        if (seconds := _least_seconds(case, rung)) > (case.req.latency_s or inf):
+            late.append((seconds, i))
+            continue
+        sure = _sure_to_fail(case, rung)
+        if sure and STAGES.index(sure.stage) <= reached:
+            outcome: Outcome = sure
+        else:
+            outcome = _try(case, rung, "rent", brief=STAGES.index("budget") <= reached)
+        if isinstance(outcome, Candidate):
+            kept.append(outcome)
+        else:
+            failures[i] = outcome
+            reached = max(reached, STAGES.index(outcome.stage))
     found = [min(kept, key=bill(kept)) for kept in by_plan.values() if kept]
     yield from (_with_request_price(case, c) for c in found)
     if not found:
-        yield from failures
+        failures |= _too_late(case, rungs, late, failures, reached)
+        yield from (failures[i] for i in sorted(failures))
         yield Failure("memory", "larger than every machine that is looked at, up to 8 GPUs")
 
 
-def _sure_to_fail(case: _Case, precision: str, hardware: Hardware, price: RentPrice | None) -> Failure | None:
-    """What needs no plan to be seen: a budget below the rent of one such machine, too little quality, and, where
-    nobody asks how near the miss is, a latency below what reading the weights takes."""
-    latency, budget = case.req.latency_s, case.req.budget_per_month
-    if latency is not None and not case.reasons and _least_seconds(case, precision, hardware) > latency:
-        return Failure("latency", f"{hardware.name} in {precision}: reading the weights takes longer")
-    if budget is not None and price and _rent(price, hardware) > budget:
-        return Failure("budget", f"{hardware.name}: its rent alone is more than the budget")
-    return _too_little(case.req, expected_quality(case.quality, quantisation_loss(case.model, precision)))
+def _too_late(
+    case: _Case, rungs: Sequence[_Rung], late: Sequence[tuple[float, int]], others: Mapping[int, Failure],
+    reached: int,
+) -> Iterator[tuple[int, Failure]]:  # fmt: skip
+    """What is sure to break the latency; planned, the fastest first, until the rest can't be a nearer miss."""
+    nearest = 0.0  # where others came further nobody asks
+    if reached <= STAGES.index("latency"):
+        nearest = min((f.gap for f in others.values() if f.stage == "latency" and f.gap), default=inf)
+    for seconds, i in sorted(late):
+        outcome: Outcome = Failure("latency", "reading the weights alone takes longer", seconds)
+        if seconds <= nearest:
+            outcome = _try(case, rungs[i], "rent")
+        assert isinstance(outcome, Failure)
+        yield i, outcome
+        if outcome.stage == "latency":
+            nearest = min(nearest, outcome.gap or inf)
+
+
+def _sure_to_fail(case: _Case, rung: _Rung) -> Failure | None:
+    """What needs no plan to be seen: a budget below the rent of one such machine, too little quality."""
+    budget = case.req.budget_per_month
+    if budget is not None and rung.price and _rent(rung.price, rung.hardware) > budget:
+        return Failure("budget", f"{rung.hardware.name}: its rent alone is more than the budget")
+    loss = quantisation_loss(case.model, rung.precision)
+    return _too_little(case.req, expected_quality(case.quality, loss))
 
 
 def _ladder(book: PriceBook | None) -> list[tuple[Hardware, RentPrice | None]]:
@@ -188,30 +226,19 @@ def _ladder(book: PriceBook | None) -> list[tuple[Hardware, RentPrice | None]]:
     return [(h, p) for _, h, p in sorted(rungs, key=lambda rung: rung[0])]
 
 
-def _far_too_big(model: Model, precision: str, hardware: Hardware) -> bool:
-    return _least_bytes(model.num_parameters, precision) > hardware.memory_bytes
+def _far_too_big(model: Model, rung: _Rung) -> bool:
+    return least_bytes(model.num_parameters or 0, rung.precision) > rung.hardware.memory_bytes
 
 
-def _least_seconds(case: _Case, precision: str, hardware: Hardware) -> float:
-    """Of an answer. Tower and token table aren't read for every token, but no kernel reaches the full bandwidth."""
-    size = _least_bytes(case.model.num_active_parameters, precision)
-    return case.workload.answer_tokens * size / (hardware.device.bandwidth_bytes_per_s * hardware.count)
+def _least_seconds(case: _Case, rung: _Rung) -> float:
+    return 0.0 if case.req.latency_s is None else case.planner.least_seconds(case.ask(rung))
 
 
-def _least_bytes(num_parameters: int | None, precision: str) -> float:
-    """Half a byte a parameter is less than any format takes: no need to plan the rest."""
-    bytes_each = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "gptq-int8": 1.0}.get(precision, 0.5)
-    return (num_parameters or 0) * bytes_each * 0.9
-
-
-def _try(
-    case: _Case, engine: str, precision: str, checkpoint: Checkpoint | None, hardware: Hardware, where: Where,
-    price: RentPrice | None, brief: bool = False,
-) -> Outcome:  # fmt: skip
+def _try(case: _Case, rung: _Rung, where: Where, *, brief: bool = False) -> Outcome:
     """`brief`: how far above the budget the bill would be isn't asked."""
-    model, workload = case.model, case.workload
+    model, workload, precision, hardware = case.model, case.workload, rung.precision, rung.hardware
     try:
-        ev = case.planner.evaluate(Ask(model, precision, engine, hardware, workload))
+        ev = case.planner.evaluate(case.ask(rung))
     except QvlError as e:
         return Failure("memory", str(e))
     longest = int(model.context.value)
@@ -222,16 +249,16 @@ def _try(
         return Failure("engine", f"{hardware.name} in {precision}: {ev.why_not}")
     if not ev.fits:
         return Failure("memory", f"{hardware.name} in {precision}: {ev.why_not}", ev.per_gpu_bytes)
-    if brief and price and _too_many(case.req, ev, hardware, price):
+    if brief and rung.price and _too_many(case.req, ev, hardware, rung.price):
         return Failure("budget", f"{hardware.name}: reading the prompts alone takes too many")
     candidate = Candidate(
-        model=model, where=where, precision=precision, engine=engine, hardware=hardware, checkpoint=checkpoint,
-        quality=case.quality, loss=quantisation_loss(model, precision), evaluation=ev,
+        model=model, where=where, precision=precision, engine=rung.engine, hardware=hardware,
+        checkpoint=rung.checkpoint, quality=case.quality, loss=quantisation_loss(model, precision), evaluation=ev,
     )  # fmt: skip
     loaded = _under_load(case, candidate)
     if isinstance(loaded, Failure):
         return loaded
-    return _within_limits(case.req, _with_rent(loaded, price))
+    return _within_limits(case.req, _with_rent(loaded, rung.price))
 
 
 def _too_many(req: Requirement, ev: Evaluation, hardware: Hardware, price: RentPrice) -> bool:
