@@ -18,6 +18,7 @@ from qvl.errors import CatalogError, PlanError
 Version = tuple[int, ...]
 
 
+@cache
 def parse_version(text: str) -> Version:
     """`0.11.0` → (0, 11): trailing zeros go, so that 0.11 and 0.11.0 are equal.
 

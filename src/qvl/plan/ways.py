@@ -116,7 +116,7 @@ def _own(case: _Case, hardware: Hardware) -> Iterator[Outcome]:
         yield Failure("engine", _no_plan(case.req, case.model, hardware))
     for rung in rungs:
         sure = None if case.reasons else _sure_to_fail(case, rung)
-        yield sure or _try(case, rung, "own")
+        yield sure or _try(case, rung, "own", brief=not case.reasons)
 
 
 def _engines(req: Requirement, hardware: Hardware) -> tuple[str, ...]:
@@ -235,7 +235,7 @@ def _least_seconds(case: _Case, rung: _Rung) -> float:
 
 
 def _try(case: _Case, rung: _Rung, where: Where, *, brief: bool = False) -> Outcome:
-    """`brief`: how far above the budget the bill would be isn't asked."""
+    """`brief`: by how much it misses volume or budget isn't asked."""
     model, workload, precision, hardware = case.model, case.workload, rung.precision, rung.hardware
     try:
         ev = case.planner.evaluate(case.ask(rung))
@@ -249,8 +249,8 @@ def _try(case: _Case, rung: _Rung, where: Where, *, brief: bool = False) -> Outc
         return Failure("engine", f"{hardware.name} in {precision}: {ev.why_not}")
     if not ev.fits:
         return Failure("memory", f"{hardware.name} in {precision}: {ev.why_not}", ev.per_gpu_bytes)
-    if brief and rung.price and _too_many(case.req, ev, hardware, rung.price):
-        return Failure("budget", f"{hardware.name}: reading the prompts alone takes too many")
+    if brief and (over := _too_many(case.req, ev, rung, where)):
+        return over
     candidate = Candidate(
         model=model, where=where, precision=precision, engine=rung.engine, hardware=hardware,
         checkpoint=rung.checkpoint, quality=case.quality, loss=quantisation_loss(model, precision), evaluation=ev,
@@ -261,12 +261,23 @@ def _try(case: _Case, rung: _Rung, where: Where, *, brief: bool = False) -> Outc
     return _within_limits(case.req, _with_rent(loaded, rung.price))
 
 
-def _too_many(req: Requirement, ev: Evaluation, hardware: Hardware, price: RentPrice) -> bool:
-    """Whether servers that did nothing but read the prompts would be over the budget, however large their batches."""
-    if req.budget_per_month is None or req.requests_per_month is None or ev.first_token_s is None:
-        return False
-    servers = ceil(_wanted(req.requests_per_month) * ev.first_token_s)
-    return _rent(price, hardware, servers) > req.budget_per_month
+def _too_many(req: Requirement, ev: Evaluation, rung: _Rung, where: Where) -> Failure | None:
+    """What servers that did nothing but read the prompts would break already, however large their batches."""
+    if req.requests_per_month is None or ev.first_token_s is None:
+        return None
+    servers = _servers(_wanted(req.requests_per_month) * ev.first_token_s)
+    what = f"{rung.hardware.name}: reading the prompts alone takes {servers} such machines"
+    if where == "own" and servers > 1:
+        return Failure("volume", what)
+    budget, price = req.budget_per_month, rung.price
+    if budget is not None and price and _rent(price, rung.hardware, servers) > budget:
+        return Failure("budget", what)
+    return None
+
+
+def _servers(busy: float) -> int:
+    """How many it takes where one would be so many times too busy; less rounding."""
+    return max(1, ceil(busy - 1e-9))
 
 
 def _wanted(requests_per_month: float) -> float:
@@ -299,7 +310,7 @@ def _under_load(case: _Case, candidate: Candidate) -> Outcome:
         return Failure("volume", f"{what}: no speed is known for {hardware.device.title}, so no promise")
     wanted = _wanted(req.requests_per_month)
     best, batch = _batched(case, candidate, wanted)
-    servers = max(1, ceil(wanted / (best.requests_per_s or 1e-9) - 1e-9))
+    servers = _servers(wanted / (best.requests_per_s or 1e-9))
     if candidate.where == "own" and servers > 1:
         can = (best.requests_per_s or 0) * UTILISATION * SECONDS_PER_MONTH
         return Failure(
