@@ -163,7 +163,7 @@ def test_a_variable_rate_gives_what_is_on_screen_at_even_instants(tmp_path):
 
 
 def test_times_of_an_even_rate_are_as_exact_as_the_rate(tmp_path):
-    # webm rounds to milliseconds, and the middle of 0.133 and 0.167 is written <0.2 seconds>, that of 4/30 and 5/30 <0.1
+    # webm rounds to milliseconds; the middle of 0.133 and 0.167 is written <0.2 seconds>, that of 4/30 and 5/30 <0.1
     path = write_clip(tmp_path / "a.webm", range(45), fps=30, codec="libvpx-vp9")
     clip = load_video(path, replace(QWEN3_VIDEO, fps=30.0))
     assert clip.times == tuple(i / 30 for i in range(45))
