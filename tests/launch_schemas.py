@@ -129,7 +129,8 @@ KUBERNETES = {
                                         "maxItems": 1,
                                     },
                                     "volumes": {"type": "array", "items": VOLUME},
-                                }
+                                },
+                                {"nodeSelector": LABELS},
                             ),
                         }
                     ),

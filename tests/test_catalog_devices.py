@@ -1,5 +1,7 @@
 """Devices: names, units, what they can't do."""
 
+import re
+
 import pytest
 
 from qvl.catalog import find_device, parse_hardware
@@ -52,6 +54,13 @@ def test_hardware_says_its_name_and_memory():
 
 def test_l40s_has_less_than_its_nominal_48():
     assert find_device("l40s").memory_bytes == 46068 * 2**20
+
+
+def test_a_product_label_is_one_that_kubernetes_takes_and_names_one_device():
+    labels = [d.gpu_product.value for d in devices() if d.gpu_product]
+    assert len(labels) == len(set(labels))
+    for label in labels:
+        assert re.fullmatch(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?", label)
 
 
 def test_old_cards_have_neither_bf16_nor_flash_attention():

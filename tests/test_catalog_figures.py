@@ -17,7 +17,7 @@ def every_figure():
     for m in models():
         yield from ((f"{m.name} {k}", f) for k, f in m.figures().items())
     for d in devices():
-        for key in ("memory", "bandwidth", "watts", "link"):
+        for key in ("memory", "bandwidth", "watts", "link", "gpu_product"):
             if getattr(d, key) is not None:
                 yield f"{d.name} {key}", getattr(d, key)
         yield from ((f"{d.name} {rate}", f) for rate, f in d.rates.items())

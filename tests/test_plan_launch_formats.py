@@ -133,6 +133,26 @@ def test_ray_follows_its_schema_with_a_replica_for_each_copy(name):
         assert kwargs["allowed_media_domains"]
 
 
+def test_pods_ask_for_nodes_with_the_planned_gpu():
+    def pod(plan):
+        return list(yaml.safe_load_all(to_kubernetes(plan)))[1]["spec"]["template"]["spec"]
+
+    assert pod(launch("qwen2.5-vl-7b", "2xl40s"))["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L40S"}
+    assert pod(launch("qwen2.5-vl-7b", "a100"))["nodeSelector"] == {
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"
+    }
+
+
+def test_where_the_label_is_not_known_the_file_says_which_to_set():
+    plan = launch("qwen2.5-vl-7b", "rtxa6000")
+    text = to_kubernetes(plan)
+    assert "NVIDIA RTX A6000" in text
+    assert "kubectl get nodes -L nvidia.com/gpu.product" in text
+    deployment = list(yaml.safe_load_all(text))[1]
+    jsonschema.validate(deployment, KUBERNETES["Deployment"])
+    assert "nodeSelector" not in deployment["spec"]["template"]["spec"]
+
+
 def test_a_flag_that_only_copies_need_stays_out_of_pods():
     plan = PAIRS["qwen3-vl-30b-a3b-fp8_4xl40s"]()
     assert "--enable-expert-parallel" in plan.command

@@ -32,6 +32,7 @@ class Device:
     watts: Figure | None
     link: Figure | None  # GB/s one way between two of these in one machine
     compute_capability: str = ""  # NVIDIA only, "8.9"
+    gpu_product: Figure | None = None  # the label nvidia.com/gpu.product of a Kubernetes node that has it
     system_share: float = 0.0  # of the memory, kept for the operating system (unified memory)
 
     @property
@@ -90,7 +91,8 @@ def devices() -> tuple[Device, ...]:
 
 
 _DEVICE_KEYS = set(
-    "name title aliases kind memory_gib gb_per_s tops watts link_gb_per_s compute_capability system_share".split()
+    """name title aliases kind memory_gib gb_per_s tops watts link_gb_per_s compute_capability gpu_product
+    system_share""".split()
 )
 
 
@@ -115,6 +117,7 @@ def _device(raw: Mapping[str, Any]) -> Device:
         watts=optional("watts"),
         link=optional("link_gb_per_s"),
         compute_capability=raw.get("compute_capability", ""),
+        gpu_product=optional("gpu_product"),
         system_share=raw.get("system_share", 0.0),
     )
 

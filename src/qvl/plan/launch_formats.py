@@ -1,7 +1,7 @@
 """A planned launch as text: shell, Docker Compose, Kubernetes or Ray Serve. Each flag keeps its reason as a comment.
 
 Strings are written as JSON strings, which YAML reads the same way, so no value can change its meaning.
-Source: Compose Specification; Kubernetes apps/v1, v1; Ray Serve LLM's build_openai_app.
+Source: Compose Specification; Kubernetes apps/v1, v1; NVIDIA GPU feature discovery; Ray Serve LLM's build_openai_app.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import ceil
 
+from qvl.catalog.devices import Device
 from qvl.errors import PlanError
 from qvl.plan.launch import Flag, Launch
 from qvl.units import GiB
@@ -104,6 +105,7 @@ def to_kubernetes(launch: Launch) -> str:
         f"      labels: {{{labels}}}",
         "    spec:",
         "      automountServiceAccountToken: false  # the engine has no business with the cluster",
+        *_node_selector(launch.hardware.device),
         "      containers:",
         "        - name: engine",
         f"          image: {_s(image)}",
@@ -261,6 +263,23 @@ def _groups(launch: Launch) -> list[tuple[str, ...]]:
         else:
             found[-1] += f.words
     return found
+
+
+def _node_selector(device: Device) -> list[str]:
+    """Which nodes the pods may run on, by the label that NVIDIA's GPU feature discovery gives them."""
+    if device.kind != "gpu":
+        return []
+    if device.gpu_product is None:
+        return [
+            f"      # The label of nodes with {device.title} is not known here: put what yours show under",
+            "      # `kubectl get nodes -L nvidia.com/gpu.product`, else the pods may land on any GPU.",
+            "      # nodeSelector:",
+            '      #   nvidia.com/gpu.product: ""',
+        ]
+    return [
+        "      nodeSelector:  # set by GPU feature discovery for whole GPUs; shared or cut ones carry a suffix",
+        f"        nvidia.com/gpu.product: {_s(device.gpu_product.value)}",
+    ]
 
 
 def _image(launch: Launch) -> str:
