@@ -89,8 +89,8 @@ def test_padded_decoding_equals_one_by_one(monkeypatch):
 def test_decoding_pads_only_when_it_pays():
     kv = store()
     spans = [Span(0, 1, 6, [0, 1]), Span(1, 1, 3, [8])]
-    assert PagedAttention(kv, spans).padded is not None
-    assert PagedAttention(kv, spans[:1]).padded is None
+    assert PagedAttention(kv, spans).plan.padded is not None
+    assert PagedAttention(kv, spans[:1]).plan.padded is None
 
 
 def test_a_long_chunk_behind_a_past_is_cut_into_pieces_of_rows(monkeypatch):
@@ -103,8 +103,8 @@ def test_a_long_chunk_behind_a_past_is_cut_into_pieces_of_rows(monkeypatch):
 
 def test_neighbouring_blocks_are_read_without_a_copy():
     kv = store()
-    assert isinstance(PagedAttention(kv, [Span(0, 6, 0, [5, 6])]).reads[0].place, slice)
-    assert not isinstance(PagedAttention(kv, [Span(0, 6, 0, [6, 5])]).reads[0].place, slice)
+    assert isinstance(PagedAttention(kv, [Span(0, 6, 0, [5, 6])]).plan.reads[0].place, slice)
+    assert not isinstance(PagedAttention(kv, [Span(0, 6, 0, [6, 5])]).plan.reads[0].place, slice)
     keys, _ = kv.read(0, slice(20, 26), torch.float32)
     assert keys.data_ptr() == kv._keys[0][20].data_ptr()
 

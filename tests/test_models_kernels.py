@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from qvl.errors import ConfigError
 from qvl.models.kernels import build, ops
 from qvl.models.layers import RMSNorm, apply_rope
-from qvl.models.linear import QuantizedLinear, linears
+from qvl.models.linear import QuantizedLinear, linears, row_matrix
 from qvl.models.quantized.fp8 import FEW_ROWS, Fp8Linear
 
 needs_kernels = pytest.mark.skipif(ops.functions() is None, reason="no compiler here, or QVL_KERNELS=off")
@@ -18,6 +18,10 @@ needs_kernels = pytest.mark.skipif(ops.functions() is None, reason="no compiler 
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+def by_kernel(layers, x):
+    return ops.linear([layer.matrix() for layer in layers], x)
 
 
 def coded(outputs: int, inputs: int, bits: int, group_size: int, g: torch.Generator, zeros: bool = False):
@@ -51,7 +55,7 @@ def test_codes_times_activations_are_the_dequantised_products(
         for rows in (1, 2, 3, 5, 8, 12, 13, 20):
             x = torch.randn(rows, inputs, generator=generator)
             want = F.linear(x, layer.dequantize(), layer.bias)
-            error = (ops.codes_linear([layer], x) - want).norm() / want.norm()
+            error = (by_kernel([layer], x) - want).norm() / want.norm()
             # a single output has nothing to average over
             assert error < (0.01 if outputs > 1 else 0.05), (rows, float(error))
     finally:
@@ -62,9 +66,10 @@ def test_codes_times_activations_are_the_dequantised_products(
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_row_of_codes_does_not_depend_on_its_batch(bits, generator):
     layer = coded(70, 160, bits, 32, generator, zeros=True)
+    layer.bias = layer.bias.bfloat16()
     x = torch.randn(20, 160, generator=generator).bfloat16()
-    together = ops.codes_linear([layer], x)
-    assert torch.equal(together, torch.cat([ops.codes_linear([layer], x[i : i + 1]) for i in range(20)]))
+    together = by_kernel([layer], x)
+    assert torch.equal(together, torch.cat([by_kernel([layer], x[i : i + 1]) for i in range(20)]))
 
 
 @needs_kernels
@@ -100,11 +105,11 @@ def test_a_few_rows_of_bf16_are_linears_within_a_rounding(outputs, inputs, gener
     bias = torch.randn(outputs, generator=generator).bfloat16()
     for rows in range(1, 17):
         x = torch.randn(rows, inputs, generator=generator).bfloat16()
-        got = ops.bf16_linear([weight, weight[:1]], [bias, None], x)
+        got = ops.linear([row_matrix(weight, bias), row_matrix(weight[:1], None)], x)
         want = F.linear(x.float(), weight.float(), bias.float())
         # bf16 keeps 8 bits
         assert (got[:, :outputs].float() - want).abs().max() <= want.abs().max() * 2**-8
-        singles = torch.cat([ops.bf16_linear([weight], [bias], x[i : i + 1]) for i in range(rows)])
+        singles = torch.cat([ops.linear([row_matrix(weight, bias)], x[i : i + 1]) for i in range(rows)])
         assert torch.equal(got[:, :outputs], singles)
 
 
@@ -118,7 +123,7 @@ def fp8_layer(outputs: int, inputs: int, block: tuple[int, int], g: torch.Genera
     weight = numbers.repeat(-(-outputs * inputs // 254))[: outputs * inputs].view(outputs, inputs)
     grid = (-(-outputs // (block[0] or outputs)), -(-inputs // (block[1] or inputs)))
     scales = torch.rand(grid, generator=g) * 0.01 + 0.001
-    return Fp8Linear(weight, scales, block, torch.randn(outputs, generator=g) if bias else None)
+    return Fp8Linear(weight, scales, block, torch.randn(outputs, generator=g).bfloat16() if bias else None)
 
 
 @needs_kernels
@@ -129,12 +134,12 @@ def test_a_few_rows_of_fp8_are_the_dequantised_products_within_a_rounding(output
     other = fp8_layer(5, inputs, block, generator, bias=False)
     for rows in range(1, 12):
         x = torch.randn(rows, inputs, generator=generator).bfloat16()
-        got = ops.fp8_linear([layer, other], x)
-        want = F.linear(x.float(), layer.dequantize(), layer.bias.bfloat16().float())
+        got = by_kernel([layer, other], x)
+        want = F.linear(x.float(), layer.dequantize(), layer.bias.float())
         # bf16 keeps 8 bits
         assert (got[:, :outputs].float() - want).abs().max() <= want.abs().max() * 2**-8
-        assert torch.equal(got[:, outputs:], ops.fp8_linear([other], x))
-        singles = torch.cat([ops.fp8_linear([layer], x[i : i + 1]) for i in range(rows)])
+        assert torch.equal(got[:, outputs:], by_kernel([other], x))
+        singles = torch.cat([by_kernel([layer], x[i : i + 1]) for i in range(rows)])
         assert torch.equal(got[:, :outputs], singles)
 
 
@@ -144,7 +149,7 @@ def test_fp8_scales_of_any_dtype_are_read_as_they_are_stored(scale_dtype, genera
     layer = fp8_layer(40, 100, (16, 32), generator)
     layer.scales = layer.scales.to(scale_dtype)
     x = torch.randn(2, 100, generator=generator).bfloat16()
-    want = F.linear(x.float(), layer.dequantize(), layer.bias.bfloat16().float())
+    want = F.linear(x.float(), layer.dequantize(), layer.bias.float())
     assert (layer(x).float() - want).abs().max() <= want.abs().max() * 2**-8
 
 
@@ -163,7 +168,7 @@ def test_fp8_is_widened_to_the_bit_as_pytorch_does(block, dtype, generator):
 def test_more_rows_of_fp8_and_none_without_kernels_meet_the_widened_weights(generator, monkeypatch):
     layer = fp8_layer(70, 100, (16, 32), generator)
     x = torch.randn(FEW_ROWS + 1, 100, generator=generator).bfloat16()
-    want = F.linear(x.float(), layer.dequantize().bfloat16().float()).bfloat16() + layer.bias.bfloat16()
+    want = F.linear(x.float(), layer.dequantize().bfloat16().float()).bfloat16() + layer.bias
     torch.testing.assert_close(layer(x), want, rtol=2**-7, atol=2**-7)
     wide = layer(x.float())
     few = layer(x[:3])
@@ -178,8 +183,8 @@ def test_fp8_layers_of_one_input_are_read_in_one_pass(generator, monkeypatch):
     x = torch.randn(2, 100, generator=generator).bfloat16()
     want = [layer(x) for layer in layers]
     calls = []
-    once = ops.fp8_linear
-    monkeypatch.setattr(ops, "fp8_linear", lambda layers, x: calls.append(len(layers)) or once(layers, x))
+    once = ops.linear
+    monkeypatch.setattr(ops, "linear", lambda matrices, x: calls.append(len(matrices)) or once(matrices, x))
     for got, one in zip(linears(layers, x), want):
         assert torch.equal(got, one)
     assert calls == [3]
@@ -238,6 +243,7 @@ def test_what_is_being_trained_hooked_or_mixed_goes_through_pytorch():
 @needs_kernels
 def test_without_kernels_a_norm_and_a_coded_layer_answer_the_same(monkeypatch, generator):
     layer, norm = coded(24, 64, 4, 32, generator), RMSNorm(64).bfloat16().requires_grad_(False)
+    layer.bias = layer.bias.bfloat16()
     x = torch.randn(3, 64, generator=generator).bfloat16()
     fast = layer(norm(x))
     monkeypatch.setattr(ops, "functions", lambda: None)

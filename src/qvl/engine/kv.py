@@ -10,6 +10,7 @@ read without a copy; the pool hands blocks out that way when it can. Any other s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
 from qvl.engine.paged_decode import has_kernel, paged_decode
+from qvl.models.attention import Places
 
 QUERY_ROWS = 512  # prefill behind a cached past builds a mask of at most this many rows
 GATHER_BYTES = 4 << 20  # decoding sequences are padded into one call while a layer's copy stays below this
@@ -126,22 +128,42 @@ class _Tabled(NamedTuple):
     ends_B: Tensor
 
 
+class _Plan(NamedTuple):
+    slots_T: Tensor  # where the new tokens go
+    tabled: _Tabled | None
+    padded: _Padded | None
+    reads: Sequence[_Read]  # those one by one that the others don't take
+
+
 class PagedAttention:
     """The `attend` of one step: writes the new keys and values, then each sequence reads all of its own."""
 
     def __init__(self, store: KVStore, spans: Sequence[Span]):
-        self.store = store
+        self.store, self.spans = store, spans
+
+    def in_place(self) -> Places | None:
+        on_cpu = self.store.device.type == "cpu" and self.store.held_dtype == torch.bfloat16
+        if not on_cpu or any(span.num_tokens != 1 or span.row != row for row, span in enumerate(self.spans)):
+            return None
+        table = self._table(self.spans)
+        return Places(self.store.held, self.store.block_size, table.blocks_BM, table.ends_B)
+
+    @cached_property
+    def plan(self) -> _Plan:
+        """What an ordinary layer needs."""
+        store, spans = self.store, self.spans
         places = [store.slots(span.blocks, span.end) for span in spans]
-        self.slots_T = torch.cat([place[span.start :] for span, place in zip(spans, places)])
         decoding = [(span, place) for span, place in zip(spans, places) if span.num_tokens == 1]
         by_kernel = bool(decoding) and has_kernel(store.device, store.held_dtype)
-        self.tabled = self._table([span for span, _ in decoding]) if by_kernel else None
-        self.padded = self._pad(decoding) if not by_kernel and self._pays(decoding) else None
-        self.reads = [
+        tabled = self._table([span for span, _ in decoding]) if by_kernel else None
+        padded = self._pad(decoding) if not by_kernel and self._pays(decoding) else None
+        reads = [
             _Read(span, _as_slice(span, store.block_size) or place)
             for span, place in zip(spans, places)
-            if span.num_tokens > 1 or (self.padded is None and self.tabled is None)
+            if span.num_tokens > 1 or (padded is None and tabled is None)
         ]
+        slots_T = torch.cat([place[span.start :] for span, place in zip(spans, places)])
+        return _Plan(slots_T, tabled, padded, reads)
 
     def _table(self, decoding: Sequence[Span]) -> _Tabled:
         longest = max(len(span.blocks) for span in decoding)
@@ -170,15 +192,16 @@ class PagedAttention:
         return _Padded(rows_B, slots_BL.flatten(), mask_BL[:, None, None, :])
 
     def __call__(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
-        self.store.write(layer, self.slots_T, k_TKH, v_TKH)
+        plan = self.plan
+        self.store.write(layer, plan.slots_T, k_TKH, v_TKH)
         out_TNH = torch.empty_like(q_TNH)
         num_kv_heads = k_TKH.shape[1]
-        if self.tabled is not None:
-            rows_B, blocks_BM, ends_B = self.tabled
+        if plan.tabled is not None:
+            rows_B, blocks_BM, ends_B = plan.tabled
             held = self.store.held(layer)
             out_TNH[rows_B] = paged_decode(q_TNH[rows_B], *held, blocks_BM, ends_B, self.store.block_size)
-        if self.padded is not None:
-            rows_B, slots_S, mask_B11L = self.padded
+        if plan.padded is not None:
+            rows_B, slots_S, mask_B11L = plan.padded
             k_SKH, v_SKH = self.store.read(layer, slots_S, q_TNH.dtype)
             k_BKLH, v_BKLH = (
                 x.unflatten(0, (len(rows_B), -1)).transpose(1, 2) for x in (k_SKH, v_SKH)
@@ -186,7 +209,7 @@ class PagedAttention:
             q_BKGH = q_TNH[rows_B].unflatten(1, (num_kv_heads, -1))
             o_BKGH = F.scaled_dot_product_attention(q_BKGH, k_BKLH, v_BKLH, attn_mask=mask_B11L)
             out_TNH[rows_B] = o_BKGH.flatten(1, 2)
-        for span, place in self.reads:
+        for span, place in plan.reads:
             k_LKH, v_LKH = self.store.read(layer, place, q_TNH.dtype)
             rows = slice(span.row, span.row + span.num_tokens)
             out_TNH[rows] = attend_one(q_TNH[rows], k_LKH, v_LKH)

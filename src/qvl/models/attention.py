@@ -23,6 +23,26 @@ class Attend(Protocol):
         ...
 
 
+class Places(NamedTuple):
+    """Where T rows, each the next token of a sequence of its own, find that sequence's keys and values."""
+
+    held: Callable[
+        [int], tuple[Tensor, Tensor]
+    ]  # layer → keys and values, dense bf16 (slots, K, H) on the CPU
+    block_size: int
+    blocks_TM: Tensor  # int32: each sequence's blocks in order
+    ends_T: Tensor  # int64: its tokens, the new one included
+
+
+@runtime_checkable
+class PagedAttend(Attend, Protocol):
+    """An owner of keys and values that lets a kernel write and read them where they lie."""
+
+    def in_place(self) -> Places | None:
+        """None where that can't be: more than a token for a sequence, or KV held in another way."""
+        ...
+
+
 class State(NamedTuple):
     """What B sequences have left in one linear-attention layer; its size doesn't grow with their lengths.
 

@@ -86,7 +86,7 @@ def product(x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
         return F.linear(x, *held)
     if takes_few_rows(x, *held):
-        return ops.bf16_linear((weight_OI,), (bias,), x)
+        return ops.linear((row_matrix(weight_OI, bias),), x)
     # Too few rows to pay for widening the weights; but a transposed matrix is emulated at a GFLOP/s or less.
     few = x.numel() <= few_rows() * x.shape[-1] and weight_OI.is_contiguous()
     if few or multiplies_half() or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *held))):
@@ -97,6 +97,13 @@ def product(x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
 def takes_few_rows(x: Tensor, *held: Tensor) -> bool:
     few = x.dtype == torch.bfloat16 and x.numel() <= few_rows() * x.shape[-1]
     return few and ops.ready(x, *held) and all(t.is_contiguous() for t in held)
+
+
+def row_matrix(weight_OI: Tensor, bias: Tensor | None) -> ops.Matrix:
+    outputs, inputs = weight_OI.shape
+    return ops.Matrix(
+        weight=weight_OI.data_ptr(), bias=ops.address(bias), outputs=outputs, inputs=inputs, kind=ops.ROWS
+    )
 
 
 def wide_product(x: Tensor, weight_OI: Tensor, bias: Tensor | None) -> Tensor:
@@ -110,19 +117,27 @@ def wide_product(x: Tensor, weight_OI: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
+# What a layer whose product a compiled kernel can carry out has, beside `forward`:
+#     takes_kernel(x)   whether it can for this x
+#     matrix()          what it multiplies
+#     shares            layers of one class that are equal in this can share one pass
+
+
 class Linear(nn.Linear):
     """nn.Linear through `product`."""
+
+    shares = None
 
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias)
 
-    @classmethod
-    def side_by_side(cls, layers: Sequence[Any], x: Tensor) -> Tensor | None:
-        weights_OI = [layer.weight for layer in layers]
-        biases = [layer.bias for layer in layers]
-        if takes_few_rows(x, *weights_OI, *[b for b in biases if b is not None]):
-            return ops.bf16_linear(weights_OI, biases, x)
-        return None
+    def takes_kernel(self, x: Tensor) -> bool:
+        return (
+            takes_few_rows(x, self.weight) if self.bias is None else takes_few_rows(x, self.weight, self.bias)
+        )
+
+    def matrix(self) -> ops.Matrix:
+        return row_matrix(self.weight, self.bias)
 
 
 class QuantizedLinear(nn.Module):
@@ -253,7 +268,7 @@ class QuantizedLinear(nn.Module):
 
     def takes_kernel(self, x: Tensor) -> bool:
         """bf16 activations may be rounded to 8 bits; fp32 ones are multiplied as they are, by `dequantize`."""
-        return x.dtype == torch.bfloat16 and self.has_kernel and ops.ready(x)
+        return x.dtype == torch.bfloat16 and self.has_kernel and bias_fits(self, x) and ops.ready(x)
 
     def rows(self, indices_T: Tensor) -> Tensor:
         """fp32 (T, I): these rows of `dequantize`, without the others. For 8 bits, one scale a row, zeros in the
@@ -288,18 +303,28 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.takes_kernel(x):
-            return ops.codes_linear((self,), x)
+            return ops.linear((self.matrix(),), x)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.dequantize().to(x.dtype), bias)
 
-    @classmethod
-    def side_by_side(cls, layers: Sequence[Any], x: Tensor) -> Tensor | None:
-        first = layers[0]
-        alike = all(
-            layer.group_size == first.group_size and layer.input_order is first.input_order
-            for layer in layers
+    @property
+    def shares(self) -> tuple[int, int | None]:
+        return self.group_size, ops.address(self.input_order)
+
+    def matrix(self) -> ops.Matrix:
+        return ops.Matrix(
+            weight=self.packed.data_ptr(),
+            scales=self.scales.data_ptr(),
+            zeros=ops.address(self.zeros),
+            bias=ops.address(self.bias),
+            order=ops.address(self.input_order),
+            outputs=self.out_features,
+            inputs=self.in_features,
+            across=self.group_size,
+            kind=ops.CODES,
+            scale_dtype=ops.dtype_number(self.scales.dtype),
+            bits=self.bits,
         )
-        return ops.codes_linear(layers, x) if alike and first.takes_kernel(x) else None
 
 
 class CodedEmbedding(nn.Module):
@@ -314,22 +339,32 @@ class CodedEmbedding(nn.Module):
 
 
 def linears(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
-    """[layer(x) for layer in layers], in one pass over the weights where their class has a kernel for it
-    (`side_by_side`: one tensor (…, sum of O), or None where the kernel can't take these).
+    """[layer(x) for layer in layers], in one pass over the weights where a kernel can.
 
     Then the outputs are slices of one tensor: their rows lie apart. A layer that is anything else than a plain one
     (adapted, hooked, being trained) is called as it is.
     """
-    fused = None
-    if hasattr(layers[0], "side_by_side") and all(_plain(layer, type(layers[0])) for layer in layers):
-        fused = layers[0].side_by_side(layers, x)
-    if fused is None:
+    if not in_one_pass(layers) or not all(layer.takes_kernel(x) for layer in layers):
         return [layer(x) for layer in layers]
-    return fused.split([layer.out_features for layer in layers], dim=-1)
+    y = ops.linear([layer.matrix() for layer in layers], x)
+    return y.split([layer.out_features for layer in layers], dim=-1)
 
 
-def _plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
+def bias_fits(layer: Any, x: Tensor) -> bool:
+    """Kernels add a bias in the dtype of the activations only."""
+    return layer.bias is None or layer.bias.dtype == x.dtype
+
+
+def in_one_pass(layers: Sequence[Any]) -> bool:
+    first = layers[0]
+    # the class's own, not inherited: a class made of it may compute something else
+    return "takes_kernel" in vars(type(first)) and all(
+        type(layer) is type(first) and layer.shares == first.shares and not hooked(layer) for layer in layers
+    )
+
+
+def hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _packed_zeros(zeros_OG: Tensor | None, bits: int) -> Tensor | None:

@@ -4,20 +4,11 @@
 // several rows of weights in flight and never touch one twice. Sums are fp32, in the same order for every number
 // of rows, so a row's result doesn't depend on its batch.
 
-#include <algorithm>
-#include <vector>
-
-#include "vectors.h"
+#include "matrix.h"
 
 using namespace qvl;
 
 namespace {
-
-struct Matrix {
-  const uint16_t *weight; // (outputs, inputs)
-  const uint16_t *bias;   // null or (outputs,)
-  int64_t outputs;
-};
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 // 32 products, pairs summed into 16 lanes
@@ -70,7 +61,7 @@ constexpr int64_t ALONE_UP_TO = 0;
 template <int MR, int NR>
 void multiply(const Matrix &w, int64_t output, const uint16_t *x, int64_t inputs, uint16_t *y, int64_t width) {
   Sums acc[MR][NR];
-  const uint16_t *weight = w.weight + output * inputs;
+  const uint16_t *weight = (const uint16_t *)w.weight + output * inputs;
 #pragma GCC unroll 8
   for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
@@ -92,7 +83,7 @@ void multiply(const Matrix &w, int64_t output, const uint16_t *x, int64_t inputs
 #pragma GCC unroll 8
     for (int n = 0; n < NR; n++) {
       if (rest) acc[m][n] = dot(acc[m][n], line(weight + n * inputs + whole, rest), line(x + m * inputs + whole, rest));
-      const float bias = w.bias ? to_float(w.bias[output + n]) : 0;
+      const float bias = w.bias ? to_float(((const uint16_t *)w.bias)[output + n]) : 0;
       y[m * width + output + n] = to_bf16(sum(acc[m][n]) + bias);
     }
 }
@@ -124,26 +115,14 @@ void rows_of(const Matrix &w, int64_t output, const uint16_t *x, int64_t rows, i
 
 } // namespace
 
-// y (T, sum of outputs) = x (T, inputs) times each of `count` matrices, side by side. All bf16.
-extern "C" void qvl_bf16_linear(const Matrix *matrices, int64_t count, int64_t inputs, const uint16_t *x, int64_t rows,
-                                uint16_t *y, int32_t num_threads) {
-  constexpr int64_t ITEM = 16; // outputs handed to a thread at once
-  struct Item {
-    int64_t matrix, output, column;
-  };
-  std::vector<Item> items;
-  int64_t width = 0;
-  for (int64_t i = 0; i < count; i++) {
-    for (int64_t o = 0; o < matrices[i].outputs; o += ITEM) items.push_back({i, o, width});
-    width += matrices[i].outputs;
-  }
-#pragma omp parallel for schedule(dynamic, 4) num_threads(num_threads)
-  for (size_t i = 0; i < items.size(); i++) {
-    const Item &item = items[i];
-    const Matrix &w = matrices[item.matrix];
-    uint16_t *to = y + item.column;
-    const int64_t end = std::min(w.outputs, item.output + ITEM);
-    int64_t o = item.output;
+void qvl::rows_in_team(const Matrix *matrices, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y) {
+  const Pieces pieces(matrices, count, 16);
+  const int64_t inputs = matrices->inputs, width = pieces.width, at_once = pieces.at_once();
+#pragma omp for schedule(dynamic, at_once)
+  for (int64_t i = 0; i < pieces.number; i++) {
+    const auto [w, first, end, column] = pieces[i];
+    uint16_t *to = y + column;
+    int64_t o = first;
     if (rows * inputs > ALONE_UP_TO) {
       if (rows <= FOUR_UP_TO)
         for (; o + 4 <= end; o += 4) rows_of<4>(w, o, x, rows, inputs, to, width);

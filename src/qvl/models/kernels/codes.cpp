@@ -4,11 +4,9 @@
 // their sums are whole numbers; a weight group's scale is applied once for the group. Every output is added up
 // in the same order whatever the number of rows, so a row's result doesn't depend on its batch.
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
 
-#include "vectors.h"
+#include "matrix.h"
 
 using namespace qvl;
 
@@ -24,29 +22,23 @@ constexpr int64_t TILES_FOR_FEW = 4, TILES = 2, MOST_ROWS = 6, WIDEN = 13;
 constexpr int64_t TILES_FOR_FEW = 2, TILES = 1, MOST_ROWS = 4, WIDEN = 1ll << 40;
 #endif
 
-struct Weights {
-  const uint8_t *packed;
-  const void *scales;
-  const uint8_t *zeros; // null: the middle of the codes everywhere
-  const void *bias;     // null, or as the activations
-  int64_t outputs;
-  int32_t scale_dtype;
-  int32_t bits;
-};
-
 struct Activations { // T rows of `width` inputs, a multiple of STEP
-  std::vector<int8_t> values;
-  std::vector<float> scales; // (T, width / STEP)
-  std::vector<float> sums;   // (T, groups): of the rounded values, times their scales
-  int64_t width;
+  int8_t *values;
+  float *scales; // (T, width / STEP)
+  float *sums;   // (T, groups): of the rounded values, times their scales
+  int64_t width, group_size, groups;
+
+  Activations(const Matrix &w, Scratch &scratch)
+      : values(scratch.values.data()), scales(scratch.scales.data()), sums(scratch.sums.data()),
+        width(over(w.inputs, STEP) * STEP), group_size(std::min(over(w.across, STEP) * STEP, width)),
+        groups(over(width, group_size)) {} // a short last group counts
 };
 
-void quantize_row(const void *x, int dtype, int64_t row, int64_t inputs, const int64_t *order, int64_t group_size,
-                  Activations &a) {
-  int8_t *values = a.values.data() + row * a.width;
-  const int64_t steps = a.width / STEP, groups = (a.width + group_size - 1) / group_size;
-  float *sums = a.sums.data() + row * groups;
-  std::fill(sums, sums + groups, 0.0f);
+void quantize_row(const void *x, int dtype, int64_t row, int64_t inputs, const int64_t *order, const Activations &a) {
+  int8_t *values = a.values + row * a.width;
+  const int64_t steps = a.width / STEP;
+  float *sums = a.sums + row * a.groups;
+  std::fill(sums, sums + a.groups, 0.0f);
   for (int64_t s = 0; s < steps; s++) {
     f32x16 v[2] = {};
     const int64_t first = s * STEP, count = std::min(STEP, inputs - first);
@@ -67,7 +59,7 @@ void quantize_row(const void *x, int dtype, int64_t row, int64_t inputs, const i
         sum += q;
       }
     a.scales[row * steps + s] = scale;
-    sums[s * STEP / group_size] += scale * float(sum);
+    sums[s * STEP / a.group_size] += scale * float(sum);
   }
 }
 
@@ -89,12 +81,12 @@ inline Floats half(f32x16 x, int h) {
 
 // MR rows x NT tiles of outputs over all inputs. `packed[n]` is a tile's first line.
 template <int MR, int NT, int BITS>
-void multiply(const Weights &w, const uint8_t *const *packed, int64_t tile, const Activations &a, int64_t row,
-              int64_t group_size, int64_t groups, f32x16 (*totals)[NT]) {
+void multiply(const Matrix &w, const uint8_t *const *packed, int64_t tile, const Activations &a, int64_t row,
+              f32x16 (*totals)[NT]) {
   typedef typename StepSums<BITS>::type Sums;
   constexpr int NV = NT * HALVES; // vectors of outputs
   constexpr int64_t LINES = BITS == 4 ? 4 : 8;
-  const int64_t steps = a.width / STEP, per_group = group_size / STEP;
+  const int64_t steps = a.width / STEP, per_group = a.group_size / STEP, groups = a.groups;
   // short tiles side by side are streams too short for the processor to read ahead in: it is told where the next begin
   const bool is_short = a.width <= 4096;
   const int8_t *x[MR];
@@ -102,9 +94,9 @@ void multiply(const Weights &w, const uint8_t *const *packed, int64_t tile, cons
   Floats whole[MR][NV];
 #pragma GCC unroll 8
   for (int m = 0; m < MR; m++) {
-    x[m] = a.values.data() + (row + m) * a.width;
-    x_scales[m] = a.scales.data() + (row + m) * steps;
-    x_sums[m] = a.sums.data() + (row + m) * groups;
+    x[m] = a.values + (row + m) * a.width;
+    x_scales[m] = a.scales + (row + m) * steps;
+    x_sums[m] = a.sums + (row + m) * groups;
 #pragma GCC unroll 8
     for (int n = 0; n < NV; n++) whole[m][n] = Floats{};
   }
@@ -174,10 +166,10 @@ struct Output {
 };
 
 template <int MR, int NT, int BITS>
-void multiply_and_store(const Weights &w, const uint8_t *const *packed, int64_t tile, const Activations &a,
-                        int64_t row, int64_t group_size, int64_t groups, const Output &out) {
+void multiply_and_store(const Matrix &w, const uint8_t *const *packed, int64_t tile, const Activations &a,
+                        int64_t row, const Output &out) {
   f32x16 totals[MR][NT];
-  multiply<MR, NT, BITS>(w, packed, tile, a, row, group_size, groups, totals);
+  multiply<MR, NT, BITS>(w, packed, tile, a, row, totals);
   for (int n = 0; n < NT; n++) {
     const int64_t first = (tile + n) * 16;
     const int64_t count = std::min<int64_t>(16, w.outputs - first);
@@ -195,8 +187,8 @@ void multiply_and_store(const Weights &w, const uint8_t *const *packed, int64_t 
 }
 
 template <int NT, int BITS>
-void rows_of_tiles(const Weights &w, const uint8_t *const *packed, int64_t tile, const Activations &a,
-                   int64_t rows, int64_t group_size, int64_t groups, const Output &out) {
+void rows_of_tiles(const Matrix &w, const uint8_t *const *packed, int64_t tile, const Activations &a,
+                   int64_t rows, const Output &out) {
   // pieces of nearly equal height: 8 rows are 4 + 4, not 6 + 2
   constexpr int64_t MOST = NT == TILES ? MOST_ROWS : 2;
   const int64_t pieces = (rows + MOST - 1) / MOST;
@@ -204,7 +196,7 @@ void rows_of_tiles(const Weights &w, const uint8_t *const *packed, int64_t tile,
     const int64_t height = (rows - row + pieces - p - 1) / (pieces - p);
 #define QVL_ROWS(MR)                                                                                           \
   case MR:                                                                                                     \
-    multiply_and_store<MR, NT, BITS>(w, packed, tile, a, row, group_size, groups, out);                 \
+    multiply_and_store<MR, NT, BITS>(w, packed, tile, a, row, out);                                     \
     break;
     if constexpr (MOST == 2) {
       switch (height) { QVL_ROWS(1) QVL_ROWS(2) }
@@ -219,76 +211,47 @@ void rows_of_tiles(const Weights &w, const uint8_t *const *packed, int64_t tile,
 }
 
 template <int NT>
-void tiles(const Weights &w, int64_t tile, const Activations &a, int64_t rows, int64_t group_size,
-           const Output &out, std::vector<uint8_t> &scratch) {
-  const int64_t groups = (a.width + group_size - 1) / group_size; // a short last group counts
+void tiles(const Matrix &w, int64_t tile, const Activations &a, int64_t rows, const Output &out,
+           std::vector<uint8_t> &wide) {
   const int64_t tile_bytes = a.width * 16 * w.bits / 8;
   const uint8_t *packed[NT];
-  for (int n = 0; n < NT; n++) packed[n] = w.packed + (tile + n) * tile_bytes;
+  for (int n = 0; n < NT; n++) packed[n] = (const uint8_t *)w.weight + (tile + n) * tile_bytes;
   int bits = w.bits;
   if (bits == 4 && rows >= WIDEN) { // widened once for all the rows
-    scratch.resize(NT * 2 * tile_bytes);
+    wide.resize(NT * 2 * tile_bytes);
     for (int n = 0; n < NT; n++) {
-      widen(packed[n], tile_bytes / 64, scratch.data() + n * 2 * tile_bytes);
-      packed[n] = scratch.data() + n * 2 * tile_bytes;
+      widen(packed[n], tile_bytes / 64, wide.data() + n * 2 * tile_bytes);
+      packed[n] = wide.data() + n * 2 * tile_bytes;
     }
     bits = 8;
   }
   if (bits == 4)
-    rows_of_tiles<NT, 4>(w, packed, tile, a, rows, group_size, groups, out);
+    rows_of_tiles<NT, 4>(w, packed, tile, a, rows, out);
   else
-    rows_of_tiles<NT, 8>(w, packed, tile, a, rows, group_size, groups, out);
+    rows_of_tiles<NT, 8>(w, packed, tile, a, rows, out);
 }
 
 } // namespace
 
-// y (T, sum of outputs) = x (T, inputs) times each of `count` matrices, side by side. group_size is a multiple of
-// 32, or at least `inputs`. `order` (inputs,) or null: which input each column of the codes multiplies.
-extern "C" void qvl_codes_linear(const Weights *weights, int64_t count, int64_t inputs, int64_t group_size,
-                                 const int64_t *order, const void *x, int32_t dtype, int64_t rows, void *y,
-                                 int32_t num_threads) {
-  Activations a;
-  a.width = (inputs + STEP - 1) / STEP * STEP;
-  a.values.resize(rows * a.width);
-  a.scales.resize(rows * a.width / STEP);
-  group_size = std::min((group_size + STEP - 1) / STEP * STEP, a.width);
-  a.sums.resize(rows * ((a.width + group_size - 1) / group_size));
-
-  struct Item {
-    int64_t matrix, tile, num_tiles;
-  };
-  std::vector<Item> items;
-  std::vector<Output> outputs;
-  int64_t width = 0;
-  const int64_t at_once = rows <= 2 ? TILES_FOR_FEW : TILES;
-  for (int64_t i = 0; i < count; i++) {
-    outputs.push_back({y, dtype, 0, width});
-    width += weights[i].outputs;
-    const int64_t num_tiles = (weights[i].outputs + 15) / 16;
-    for (int64_t t = 0; t < num_tiles;) {
-      const int64_t n = num_tiles - t >= at_once ? at_once : 1;
-      items.push_back({i, t, n});
-      t += n;
-    }
-  }
-  for (Output &out : outputs) out.width = width;
-
-  const int64_t neighbours = std::max<int64_t>(1, items.size() / (4 * num_threads)); // that one thread takes in turn
-#pragma omp parallel num_threads(num_threads)
-  {
-    std::vector<uint8_t> scratch;
+void qvl::codes_in_team(const Matrix *matrices, int64_t count, const void *x, int dtype, int64_t rows, void *y,
+                        Scratch &scratch) {
+  const Activations a(*matrices, scratch);
+  const int64_t num_tiles = rows <= 2 ? TILES_FOR_FEW : TILES;
+  const Pieces pieces(matrices, count, 16 * num_tiles);
+  const int64_t at_once = pieces.at_once();
+  std::vector<uint8_t> wide;
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; row++) quantize_row(x, dtype, row, inputs, order, group_size, a);
-#pragma omp for schedule(dynamic, neighbours)
-    for (size_t i = 0; i < items.size(); i++) {
-      const Item &item = items[i];
-      const Weights &w = weights[item.matrix];
-      if (item.num_tiles == 4)
-        tiles<4>(w, item.tile, a, rows, group_size, outputs[item.matrix], scratch);
-      else if (item.num_tiles == 2)
-        tiles<2>(w, item.tile, a, rows, group_size, outputs[item.matrix], scratch);
-      else
-        tiles<1>(w, item.tile, a, rows, group_size, outputs[item.matrix], scratch);
-    }
+  for (int64_t row = 0; row < rows; row++) quantize_row(x, dtype, row, matrices->inputs, matrices->order, a);
+#pragma omp for schedule(dynamic, at_once)
+  for (int64_t i = 0; i < pieces.number; i++) {
+    const auto [w, first, end, column] = pieces[i];
+    const Output out{y, dtype, pieces.width, column};
+    const int64_t tile = first / 16, last = over(end, 16);
+    if (last - tile < num_tiles)
+      for (int64_t t = tile; t < last; t++) tiles<1>(w, t, a, rows, out, wide);
+    else if (num_tiles == TILES_FOR_FEW)
+      tiles<TILES_FOR_FEW>(w, tile, a, rows, out, wide);
+    else
+      tiles<TILES>(w, tile, a, rows, out, wide);
   }
 }

@@ -6,10 +6,7 @@
 // Products are summed in fp32 over the columns of a block, then scaled: no weight is rounded. The order is the same for
 // every number of rows, so a row's result doesn't depend on its batch.
 
-#include <algorithm>
-#include <vector>
-
-#include "vectors.h"
+#include "matrix.h"
 
 using namespace qvl;
 
@@ -24,32 +21,25 @@ constexpr int64_t MOST_ROWS = 2, ROWS_OF_WEIGHTS = 1;
 constexpr int64_t ALONE_UP_TO = 0;
 #endif
 
-struct Matrix {
-  const uint8_t *weight; // (outputs, inputs)
-  const void *scales;    // (blocks down, blocks across)
-  const uint16_t *bias;  // null or bf16 (outputs,)
-  int64_t outputs;
-  int64_t down; // rows of a block
-  int32_t scale_dtype;
-};
-
 // Rows of x in fp32. Every block of columns begins a line, whose last one is filled up with zeros; a line holds its
 // inputs of even number, then those of odd number, as `small` gives the weights.
 struct Activations {
-  std::vector<float> values; // (T, blocks, lines, LINE)
+  float *values; // (T, blocks, lines, LINE)
   int64_t inputs, across, blocks, lines;
 
-  Activations(const uint16_t *x, int64_t rows, int64_t inputs, int64_t across)
-      : inputs(inputs), across(across), blocks((inputs + across - 1) / across), lines((across + LINE - 1) / LINE) {
-    values.resize(rows * width());
-    for (int64_t row = 0; row < rows; row++)
-      for (int64_t i = 0; i < inputs; i++) {
-        const int64_t in_block = i % across, in_line = in_block % LINE;
-        const int64_t line = i / across * lines + in_block / LINE;
-        values[row * width() + line * LINE + in_line % 2 * 16 + in_line / 2] = to_float(x[row * inputs + i]);
-      }
-  }
+  Activations(const Matrix &w, Scratch &scratch)
+      : values(scratch.wide.data()), inputs(w.inputs), across(w.across), blocks(over(inputs, across)),
+        lines(over(across, LINE)) {}
   int64_t width() const { return blocks * lines * LINE; }
+  void widen(const uint16_t *x, int64_t row) const {
+    float *to = values + row * width();
+    std::fill(to, to + width(), 0.0f);
+    for (int64_t i = 0; i < inputs; i++) {
+      const int64_t in_block = i % across, in_line = in_block % LINE;
+      const int64_t line = i / across * lines + in_block / LINE;
+      to[line * LINE + in_line % 2 * 16 + in_line / 2] = to_float(x[row * inputs + i]);
+    }
+  }
 };
 
 struct Line {
@@ -70,8 +60,8 @@ inline Line small(const uint8_t *p, int64_t count) {
 // MR rows of x from `row` on times NR rows of weights from `output` on
 template <int MR, int NR>
 void multiply(const Matrix &w, int64_t output, const Activations &a, int64_t row, uint16_t *y, int64_t width) {
-  const uint8_t *weight = w.weight + output * a.inputs;
-  const float *x = a.values.data() + row * a.width();
+  const uint8_t *weight = (const uint8_t *)w.weight + output * a.inputs;
+  const float *x = a.values + row * a.width();
   int64_t scales[NR];
   f32x16 whole[MR][NR];
 #pragma GCC unroll 8
@@ -119,7 +109,7 @@ void multiply(const Matrix &w, int64_t output, const Activations &a, int64_t row
   for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
     for (int n = 0; n < NR; n++) {
-      const float bias = w.bias ? to_float(w.bias[output + n]) : 0;
+      const float bias = w.bias ? to_float(((const uint16_t *)w.bias)[output + n]) : 0;
       y[(row + m) * width + output + n] = to_bf16(sum(whole[m][n]) + bias);
     }
 }
@@ -168,30 +158,20 @@ extern "C" void qvl_fp8_widen(const uint8_t *weight, const void *scales, int32_t
     }
 }
 
-// y (T, sum of outputs) = x (T, inputs) times each of `count` matrices, side by side. x and y bf16. `across`: columns
-// of a block, in all of them.
-extern "C" void qvl_fp8_linear(const Matrix *matrices, int64_t count, int64_t inputs, int64_t across,
-                               const uint16_t *x, int64_t rows, uint16_t *y, int32_t num_threads) {
-  constexpr int64_t ITEM = 16; // outputs handed to a thread at once
-  struct Item {
-    int64_t matrix, output, column;
-  };
-  std::vector<Item> items;
-  int64_t width = 0;
-  for (int64_t i = 0; i < count; i++) {
-    for (int64_t o = 0; o < matrices[i].outputs; o += ITEM) items.push_back({i, o, width});
-    width += matrices[i].outputs;
-  }
-  const Activations a(x, rows, inputs, across);
-#pragma omp parallel for schedule(dynamic, 4) num_threads(num_threads)
-  for (size_t i = 0; i < items.size(); i++) {
-    const Item &item = items[i];
-    const Matrix &w = matrices[item.matrix];
-    uint16_t *to = y + item.column;
-    const int64_t end = std::min(w.outputs, item.output + ITEM);
-    int64_t o = item.output;
-    if (rows * inputs > ALONE_UP_TO)
-      for (; o + ROWS_OF_WEIGHTS <= end; o += ROWS_OF_WEIGHTS) rows_of<ROWS_OF_WEIGHTS>(w, o, a, rows, to, width);
-    for (; o < end; o++) rows_of<1>(w, o, a, rows, to, width);
+void qvl::fp8_in_team(const Matrix *matrices, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y,
+                      Scratch &scratch) {
+  const Activations a(*matrices, scratch);
+  const Pieces pieces(matrices, count, 16);
+  const int64_t at_once = pieces.at_once();
+#pragma omp for schedule(static)
+  for (int64_t row = 0; row < rows; row++) a.widen(x, row);
+#pragma omp for schedule(dynamic, at_once)
+  for (int64_t i = 0; i < pieces.number; i++) {
+    const auto [w, first, end, column] = pieces[i];
+    uint16_t *to = y + column;
+    int64_t o = first;
+    if (rows * a.inputs > ALONE_UP_TO)
+      for (; o + ROWS_OF_WEIGHTS <= end; o += ROWS_OF_WEIGHTS) rows_of<ROWS_OF_WEIGHTS>(w, o, a, rows, to, pieces.width);
+    for (; o < end; o++) rows_of<1>(w, o, a, rows, to, pieces.width);
   }
 }

@@ -9,58 +9,75 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qvl.models.kernels.build import library
 
-if TYPE_CHECKING:
-    from qvl.models.linear import QuantizedLinear
-    from qvl.models.quantized.fp8 import Fp8Linear
-
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _TAKEN = (torch.float32, torch.bfloat16)
 _I64, _I32, _PTR, _FLOAT = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p, ctypes.c_float
 
 
-class _Codes(ctypes.Structure):
+ROWS, CODES, FP8 = range(3)  # kinds of Matrix; matrix.h says what each holds
+
+
+class Matrix(ctypes.Structure):
+    """A layer's weights as the kernels see them. It holds addresses: the tensors must outlive it."""
+
     _fields_ = [
-        ("packed", _PTR),
+        ("weight", _PTR),
         ("scales", _PTR),
         ("zeros", _PTR),
         ("bias", _PTR),
+        ("order", _PTR),
         ("outputs", _I64),
+        ("inputs", _I64),
+        ("down", _I64),
+        ("across", _I64),
+        ("kind", _I32),
         ("scale_dtype", _I32),
         ("bits", _I32),
     ]
 
 
-class _Matrix(ctypes.Structure):
-    _fields_ = [("weight", _PTR), ("bias", _PTR), ("outputs", _I64)]
+class Layer(ctypes.Structure):
+    """decode.cpp's; addresses too."""
 
-
-class _Fp8(ctypes.Structure):
     _fields_ = [
-        ("weight", _PTR),
-        ("scales", _PTR),
-        ("bias", _PTR),
-        ("outputs", _I64),
-        ("down", _I64),
-        ("scale_dtype", _I32),
+        ("input_norm", _PTR),
+        ("post_norm", _PTR),
+        ("q_norm", _PTR),
+        ("k_norm", _PTR),
+        ("qkv", Matrix * 3),
+        ("out", Matrix),
+        ("gate_up", Matrix * 2),
+        ("down", Matrix),
+        ("keys", _PTR),
+        ("values", _PTR),
+    ]
+
+
+class Step(ctypes.Structure):
+    """decode.cpp's; addresses too."""
+
+    _fields_ = [
+        *((name, _I64) for name in ("rows", "width", "heads", "kv_heads", "head_dim", "inner")),
+        *((name, _I64) for name in ("block_size", "table_width")),
+        *((name, _PTR) for name in ("blocks", "ends", "cos", "sin", "final_norm", "hidden")),
+        ("eps", _FLOAT),
     ]
 
 
 _SIGNATURES = {
-    "qvl_codes_linear": [_PTR, _I64, _I64, _I64, _PTR, _PTR, _I32, _I64, _PTR, _I32],
-    "qvl_bf16_linear": [_PTR, _I64, _I64, _PTR, _I64, _PTR, _I32],
-    "qvl_fp8_linear": [_PTR, _I64, _I64, _I64, _PTR, _I64, _PTR, _I32],
+    "qvl_linear": [_PTR, _I64, _PTR, _I32, _I64, _PTR, _I32],
+    "qvl_decode": [_PTR, _I64, _PTR, _I32],
     "qvl_fp8_widen": [_PTR, _PTR, _I32, _I64, _I64, _I64, _I64, _PTR, _I32, _I32],
     "qvl_rms_norm": [_PTR, _PTR, _PTR, _I64, _I64, _I64, _FLOAT, _I32, _I32],
     "qvl_silu_mul": [_PTR, _PTR, _PTR, _I64, _I64, _I64, _I32, _I32],
     "qvl_round": [_PTR, _I32, _I64, _I64, _I64, _I32, _I64, _PTR, _PTR, _I32],
-    "qvl_rope": [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _I64, _I64, _I32, _I32, _I32, _I32],
+    "qvl_rope": [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _I64, _I64, _I32, _I32, _I32],
 }
 
 
@@ -89,35 +106,36 @@ def _lib() -> ctypes.CDLL:
     return lib
 
 
-def _pointer(t: Tensor | None) -> int | None:
+def address(t: Tensor | None) -> int | None:
     return None if t is None else t.data_ptr()
 
 
-def codes_linear(layers: Sequence[QuantizedLinear], x: Tensor) -> Tensor:
-    """[layer(x) for layer in layers] side by side, (…, sum of O). They share inputs, group size and input order."""
-    first = layers[0]
-    matrices = (_Codes * len(layers))()
-    biases = [_as(layer.bias, x.dtype) for layer in layers]  # held until the kernel has read them
-    for matrix, layer, bias in zip(matrices, layers, biases):
-        matrix.packed, matrix.scales = layer.packed.data_ptr(), layer.scales.data_ptr()
-        matrix.zeros, matrix.bias = _pointer(layer.zeros), _pointer(bias)
-        matrix.outputs, matrix.scale_dtype = layer.out_features, _DTYPES[layer.scales.dtype]
-        matrix.bits = layer.bits
+def dtype_number(dtype: torch.dtype) -> int:
+    return _DTYPES[dtype]
+
+
+def linear(matrices: Sequence[Matrix], x: Tensor) -> Tensor:
+    """x times each matrix, side by side, (…, sum of O), in x's dtype. They are of one kind and alike in inputs, order
+    and `across`.
+    """
+    inputs = matrices[0].inputs
     x = x.contiguous()
-    y = x.new_empty(*x.shape[:-1], sum(layer.out_features for layer in layers))
-    _lib().qvl_codes_linear(
-        matrices,
-        len(layers),
-        first.in_features,
-        first.group_size,
-        _pointer(first.input_order),
+    y = x.new_empty(*x.shape[:-1], sum(matrix.outputs for matrix in matrices))
+    _lib().qvl_linear(
+        (Matrix * len(matrices))(*matrices),
+        len(matrices),
         x.data_ptr(),
         _DTYPES[x.dtype],
-        x.numel() // first.in_features,
+        x.numel() // inputs,
         y.data_ptr(),
         torch.get_num_threads(),
     )
     return y
+
+
+def decode(layers: ctypes.Array[Layer], step: Step) -> None:
+    """A decoding step, in place in `step.hidden`."""
+    _lib().qvl_decode(layers, len(layers), ctypes.byref(step), torch.get_num_threads())
 
 
 def round_rows(weight_RI: Tensor, bits: int, group_size: int, packed: Tensor, scales: Tensor) -> None:
@@ -134,53 +152,6 @@ def round_rows(weight_RI: Tensor, bits: int, group_size: int, packed: Tensor, sc
         scales.data_ptr(),
         torch.get_num_threads(),
     )
-
-
-def bf16_linear(weights_OI: Sequence[Tensor], biases: Sequence[Tensor | None], x: Tensor) -> Tensor:
-    """[F.linear(x, w, b) for each w and b] side by side, (…, sum of O), for a few rows of x. All bf16."""
-    matrices = (_Matrix * len(weights_OI))()
-    for matrix, weight_OI, bias in zip(matrices, weights_OI, biases):
-        matrix.weight, matrix.bias, matrix.outputs = weight_OI.data_ptr(), _pointer(bias), weight_OI.shape[0]
-    inputs = weights_OI[0].shape[1]
-    x = x.contiguous()
-    y = x.new_empty(*x.shape[:-1], sum(weight_OI.shape[0] for weight_OI in weights_OI))
-    _lib().qvl_bf16_linear(
-        matrices,
-        len(weights_OI),
-        inputs,
-        x.data_ptr(),
-        x.numel() // inputs,
-        y.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return y
-
-
-def fp8_linear(layers: Sequence[Fp8Linear], x: Tensor) -> Tensor:
-    """[layer(x) for layer in layers] side by side, (…, sum of O), for a few rows of bf16 x. They share inputs and
-    how many of them lie in a block.
-    """
-    matrices = (_Fp8 * len(layers))()
-    biases = [_as(layer.bias, x.dtype) for layer in layers]  # held until the kernel has read them
-    for matrix, layer, bias in zip(matrices, layers, biases):
-        matrix.weight, matrix.scales = layer.weight.data_ptr(), layer.scales.data_ptr()
-        matrix.bias, matrix.outputs = _pointer(bias), layer.out_features
-        matrix.down = layer.block[0]
-        matrix.scale_dtype = _DTYPES[layer.scales.dtype]
-    inputs = layers[0].in_features
-    x = x.contiguous()
-    y = x.new_empty(*x.shape[:-1], sum(layer.out_features for layer in layers))
-    _lib().qvl_fp8_linear(
-        matrices,
-        len(layers),
-        inputs,
-        layers[0].block[1],
-        x.data_ptr(),
-        x.numel() // inputs,
-        y.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return y
 
 
 def fp8_widen(weight_RI: Tensor, scales: Tensor, block: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -258,11 +229,6 @@ def rope(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
         x_TNH.stride(0),
         _DTYPES[x_TNH.dtype],
         tables,
-        tables,
         torch.get_num_threads(),
     )
     return y_TNH
-
-
-def _as(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return bias if bias is None or bias.dtype == dtype else bias.to(dtype)

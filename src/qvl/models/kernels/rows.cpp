@@ -1,11 +1,6 @@
-// Row by row work between the matrix products: norm, rotation, gated activation.
-//
-// Each does in one pass what PyTorch does in several, with the same roundings between the steps.
+// Row by row work between the matrix products, each a team of its own: rows.h has the rows.
 
-#include <algorithm>
-#include <cmath>
-
-#include "vectors.h"
+#include "rows.h"
 
 using namespace qvl;
 
@@ -16,123 +11,27 @@ constexpr int64_t ALONE = 1 << 15;
 
 inline int threads_for(int64_t values, int num_threads) { return values < ALONE ? 1 : num_threads; }
 
-inline float rounded(float x, int dtype) { return dtype == F32 ? x : to_float(to_bf16(x)); }
-inline f32x16 rounded(f32x16 x, int dtype) { return dtype == F32 ? x : widened(narrowed(x)); }
-
-// The sum of squares in the order in which PyTorch's mean adds (SumKernel.cpp: eight lanes, four vectors at a time,
-// partial sums by levels), so that a norm rounds as the reference's does, to the last bit.
-float sum_of_squares(const void *x, int dtype, int64_t from, int64_t size) {
-  typedef float f32x8 __attribute__((vector_size(32)));
-  struct Four {
-    f32x16 low, high;
-  } acc[4] = {};
-  const auto squares = [&](int64_t i) {
-    const f32x16 v = get16(x, dtype, from + i);
-    return v * v;
-  };
-  const int64_t vectors = size / 8, steps = vectors / 4;
-  int64_t log = 0;
-  while (int64_t(1) << log < steps) log++;
-  const int64_t power = std::max<int64_t>(4, log / 4), step = int64_t(1) << power, mask = step - 1;
-  int64_t i = 0;
-  const auto add = [&] {
-    acc[0].low += squares(32 * i);
-    acc[0].high += squares(32 * i + 16);
-    i++;
-  };
-  while (i + step <= steps) {
-    for (int64_t j = 0; j < step; j++) add();
-    for (int64_t j = 1; j < 4; j++) {
-      acc[j].low += acc[j - 1].low;
-      acc[j].high += acc[j - 1].high;
-      acc[j - 1] = Four{};
-      if (i & (mask << (j * power))) break;
-    }
-  }
-  while (i < steps) add();
-  for (int j = 1; j < 4; j++) {
-    acc[0].low += acc[j].low;
-    acc[0].high += acc[j].high;
-  }
-  f32x8 parts[4];
-  memcpy(parts, &acc[0], sizeof parts);
-  for (int64_t v = steps * 4; v < vectors; v++)
-    for (int l = 0; l < 8; l++) {
-      const float value = get(x, dtype, from + v * 8 + l);
-      parts[0][l] += value * value;
-    }
-  for (int k = 1; k < 4; k++) parts[0] += parts[k];
-  float total = 0;
-  for (int64_t j = vectors * 8; j < size; j++) {
-    const float value = get(x, dtype, from + j);
-    total += value * value;
-  }
-  for (int l = 0; l < 8; l++) total += parts[0][l];
-  return total;
-}
-
 } // namespace
 
-// y = weight * round(x / sqrt(mean(x²) + eps)); rows of x lie `stride` values apart, those of y are dense.
+// Rows of x lie `stride` values apart, those of y are dense.
 extern "C" void qvl_rms_norm(const void *x, const void *weight, void *y, int64_t rows, int64_t size, int64_t stride,
                              float eps, int32_t dtype, int32_t num_threads) {
 #pragma omp parallel for num_threads(threads_for(rows * size, num_threads))
-  for (int64_t r = 0; r < rows; r++) {
-    const int64_t from = r * stride, to = r * size, whole = size / 16 * 16;
-    const float total = sum_of_squares(x, dtype, from, size);
-    const float factor = 1 / sqrtf(total / float(size) + eps);
-    for (int64_t i = 0; i < whole; i += 16)
-      put16(y, dtype, to + i, get16(weight, dtype, i) * rounded(get16(x, dtype, from + i) * splat(factor), dtype));
-    for (int64_t i = whole; i < size; i++)
-      put(y, dtype, to + i, get(weight, dtype, i) * rounded(get(x, dtype, from + i) * factor, dtype));
-  }
+  for (int64_t r = 0; r < rows; r++) norm_row(x, r * stride, weight, y, r * size, size, eps, dtype);
 }
 
-// y = silu(gate) * up; rows of gate and of up lie `stride` values apart, those of y are dense.
+// Rows of gate and of up lie `stride` values apart, those of y are dense.
 extern "C" void qvl_silu_mul(const void *gate, const void *up, void *y, int64_t rows, int64_t size, int64_t stride,
                              int32_t dtype, int32_t num_threads) {
 #pragma omp parallel for num_threads(threads_for(rows * size, num_threads))
-  for (int64_t r = 0; r < rows; r++) {
-    const int64_t from = r * stride, to = r * size;
-    int64_t i = 0;
-    for (; i + 16 <= size; i += 16) {
-      const f32x16 g = get16(gate, dtype, from + i);
-      const f32x16 activated = g / (1.0f + exponential(-g));
-      put16(y, dtype, to + i, rounded(activated, dtype) * get16(up, dtype, from + i));
-    }
-    for (; i < size; i++) {
-      const float g = get(gate, dtype, from + i);
-      const float activated = g / (1 + exponential(splat(-g))[0]);
-      put(y, dtype, to + i, rounded(activated, dtype) * get(up, dtype, from + i));
-    }
-  }
+  for (int64_t r = 0; r < rows; r++) silu_mul_row(gate, up, r * stride, y, r * size, size, dtype);
 }
 
-// y (rows, heads, size) = x rotated: y = x * cos + half(x) * sin, where half(x) is (-x2, x1) of the two halves.
-// Rows of x lie `row_stride` values apart and heads `size`; cos and sin (rows, size) are `table_dtype`. Products are
-// rounded to `between` before they are added, as PyTorch does when it computes in bf16.
+// y (rows, heads, size). Rows of x lie `row_stride` values apart and heads `size`; cos and sin are (rows, size).
 extern "C" void qvl_rope(const void *x, const void *cos, const void *sin, void *y, int64_t rows, int64_t heads,
-                         int64_t size, int64_t row_stride, int32_t dtype, int32_t table_dtype, int32_t between,
-                         int32_t num_threads) {
-  const int64_t half = size / 2;
+                         int64_t size, int64_t row_stride, int32_t dtype, int32_t table_dtype, int32_t num_threads) {
 #pragma omp parallel for num_threads(threads_for(rows * heads * size, num_threads))
   for (int64_t r = 0; r < rows; r++)
-    for (int64_t h = 0; h < heads; h++) {
-      const int64_t from = r * row_stride + h * size, to = (r * heads + h) * size, table = r * size;
-      int64_t i = 0;
-      for (; i + 16 <= half; i += 16) {
-        const f32x16 a = get16(x, dtype, from + i), b = get16(x, dtype, from + half + i);
-        const f32x16 c1 = get16(cos, table_dtype, table + i), c2 = get16(cos, table_dtype, table + half + i);
-        const f32x16 s1 = get16(sin, table_dtype, table + i), s2 = get16(sin, table_dtype, table + half + i);
-        put16(y, dtype, to + i, rounded(a * c1, between) + rounded(-b * s1, between));
-        put16(y, dtype, to + half + i, rounded(b * c2, between) + rounded(a * s2, between));
-      }
-      for (; i < half; i++) {
-        const float a = get(x, dtype, from + i), b = get(x, dtype, from + half + i);
-        const float c1 = get(cos, table_dtype, table + i), c2 = get(cos, table_dtype, table + half + i);
-        const float s1 = get(sin, table_dtype, table + i), s2 = get(sin, table_dtype, table + half + i);
-        put(y, dtype, to + i, rounded(a * c1, between) + rounded(-b * s1, between));
-        put(y, dtype, to + half + i, rounded(b * c2, between) + rounded(a * s2, between));
-      }
-    }
+    for (int64_t h = 0; h < heads; h++)
+      rope_head(x, r * row_stride + h * size, cos, sin, r * size, table_dtype, y, (r * heads + h) * size, size, dtype);
 }

@@ -9,15 +9,14 @@ Source: transformers 5.19 integrations/finegrained_fp8.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from qvl.catalog.quantization import Scheme
 from qvl.models.kernels import ops
-from qvl.models.linear import SCALE_DTYPES, product
+from qvl.models.linear import SCALE_DTYPES, bias_fits, product
 
 FEW_ROWS = (
     16  # up to here our kernel is faster than widening and PyTorch's product (benchmarks/cpu/kernels.py)
@@ -67,8 +66,8 @@ class Fp8Linear(nn.Module):
         return weight_RI, self.scales[first : first - (-len(weight_RI) // down)]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._takes_kernel(x):
-            return ops.fp8_linear((self,), x)
+        if self.takes_kernel(x):
+            return ops.linear((self.matrix(),), x)
         step = self.block[0] * max(1, _CHUNK // (self.block[0] * self.in_features))
         y = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype, device=x.device)
         for start in range(0, self.out_features, step):
@@ -76,14 +75,26 @@ class Fp8Linear(nn.Module):
             y[..., rows] = product(x, self._widened(rows, x))
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
-    @classmethod
-    def side_by_side(cls, layers: Sequence[Any], x: Tensor) -> Tensor | None:
-        alike = all(layer._takes_kernel(x) and layer.block[1] == layers[0].block[1] for layer in layers)
-        return ops.fp8_linear(layers, x) if alike else None
+    @property
+    def shares(self) -> int:
+        return self.block[1]
 
-    def _takes_kernel(self, x: Tensor) -> bool:
+    def takes_kernel(self, x: Tensor) -> bool:
         few = x.dtype == torch.bfloat16 and x.numel() <= FEW_ROWS * self.in_features
-        return few and self._has_kernel(x)
+        return few and bias_fits(self, x) and self._has_kernel(x)
+
+    def matrix(self) -> ops.Matrix:
+        return ops.Matrix(
+            weight=self.weight.data_ptr(),
+            scales=self.scales.data_ptr(),
+            bias=ops.address(self.bias),
+            outputs=self.out_features,
+            inputs=self.in_features,
+            down=self.block[0],
+            across=self.block[1],
+            kind=ops.FP8,
+            scale_dtype=ops.dtype_number(self.scales.dtype),
+        )
 
     def _has_kernel(self, x: Tensor) -> bool:
         return ops.ready(x) and self.weight.is_contiguous() and self.scales.dtype in SCALE_DTYPES

@@ -1,0 +1,28 @@
+// One product as a team of its own; the kinds of matrices are in bf16.cpp, codes.cpp and fp8.cpp.
+
+#include "matrix.h"
+
+using namespace qvl;
+
+void Scratch::reserve(const Matrix &w, int64_t rows) {
+  const auto grow = [](auto &v, int64_t size) {
+    if (int64_t(v.size()) < size) v.resize(size);
+  };
+  const int64_t width = over(w.inputs, 32) * 32; // codes.cpp: STEP
+  if (w.kind == CODES) {
+    grow(values, rows * width);
+    grow(scales, rows * width / 32);
+    grow(sums, rows * width / 32); // at least a step to a group
+  } else if (w.kind == FP8) {
+    grow(wide, rows * over(w.inputs, w.across) * over(w.across, 32) * 32); // fp8.cpp: LINE
+  }
+}
+
+// What multiply_in_team says, by `num_threads` threads.
+extern "C" void qvl_linear(const Matrix *matrices, int64_t count, const void *x, int32_t dtype, int64_t rows, void *y,
+                           int32_t num_threads) {
+  Scratch scratch;
+  scratch.reserve(*matrices, rows);
+#pragma omp parallel num_threads(num_threads)
+  multiply_in_team(matrices, count, x, dtype, rows, y, scratch);
+}
