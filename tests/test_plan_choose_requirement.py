@@ -116,6 +116,8 @@ def test_impossible_numbers_are_named(changes, text):
         ({"needs": ("telepathy",)}, "telepathy"),
         ({"precisions": ("fp3",)}, "fp3"),
         ({"languages": ("korean",)}, "two letters"),
+        ({"languages": ("ko", "xx")}, "no language 'xx'"),
+        ({"languages": ("jp",)}, "not of a country"),
         ({"aim": "best"}, "high, balanced, economy"),
         ({"where": ("moon",)}, "own, rent, api"),
         ({"tasks": ()}, "--task"),

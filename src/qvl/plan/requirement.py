@@ -23,6 +23,18 @@ WHERE: tuple[str, ...] = get_args(Where)
 # Points of quality that a doubling of the bill must buy.
 DOUBLING: dict[str, float] = {"high": 0.1, "balanced": 1.0, "economy": 3.0}
 
+# ISO 639-1 as it stands: 183 codes, the withdrawn bh, mo and sh left out
+LANGUAGES = frozenset(
+    """
+    aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el
+    en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it
+    iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt
+    my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl
+    sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo
+    za zh zu
+    """.split()
+)
+
 SECONDS_PER_MONTH = 365 / 12 * 86400
 _PERIODS = {"s": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "day": 86400.0}
 _PERIODS |= {"d": 86400.0, "week": 7 * 86400.0, "month": SECONDS_PER_MONTH, "year": 12 * SECONDS_PER_MONTH}
@@ -164,11 +176,15 @@ def parse_tasks(text: str) -> tuple[Task, ...]:
 
 
 def parse_languages(text: str) -> tuple[str, ...]:
-    """`ko,en` → each code once, in small letters. Raises: PlanError for what is no code of two letters."""
+    """`ko,en` → each code once, in small letters. Raises: PlanError for what is no code of ISO 639-1."""
     names = tuple(dict.fromkeys(p.strip().lower() for p in text.split(",") if p.strip()))
     for name in names:
         if not re.fullmatch(r"[a-z]{2}", name):
             raise PlanError(f"language {name!r}: two letters are expected, such as ko or en (ISO 639-1)")
+        if name not in LANGUAGES:
+            raise PlanError(
+                f"no language {name!r} in ISO 639-1: the code of a language, not of a country, such as ja or zh"
+            )
     return names
 
 
