@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from functools import cache
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -14,8 +15,9 @@ from qvl.errors import PlanError
 from qvl.plan.choose import Choice
 from qvl.plan.choose_report import choice_dict, html_report, requirement_words
 from qvl.plan.pareto import pareto, pareto_rows, plot
+from qvl.plan.relax import with_ways_out
 from qvl.units import GiB
-from test_plan_choose import BOOK, pick
+from test_plan_choose import BOOK, FakePlanner, pick
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,24 @@ def test_the_page_holds_the_choice_its_reasons_and_what_was_ruled_out(choice):
 def test_the_page_of_a_choice_of_nothing_says_so():
     page = html_report(pick(gpu="rtx3060", latency_s=0.001), "2026-11-23")
     assert "Nothing meets every requirement" in page
+
+
+def test_sources_are_listed_of_what_a_page_shows_whether_or_not_something_was_found(choice):
+    def sources(choice):
+        return html_report(choice, "2026-11-23").partition("<h2>Where the figures come from</h2>")[2]
+
+    found = sources(choice)
+    assert "Qwen3-VL report" in found
+    assert choice.best.priced_by in unescape(found)
+    assert f"{choice.best.hardware.device.title}: " in found
+    nothing = pick(book=BOOK, where=("rent",), budget_per_month=10.0, languages=("ko",))
+    assert not nothing.ranked
+    nothing = with_ways_out(nothing, FakePlanner(), BOOK)
+    listed = sources(nothing)
+    for words in ("Qwen3-VL report", "a GPU hour", "licence: ", "languages: ", "context: ", "parameters: "):
+        assert words in listed
+    assert f"{nothing.ways_out[0].candidate.hardware.device.title}: " in listed
+    assert "NVIDIA GeForce RTX 3060: " in sources(pick(gpu="rtx3060", latency_s=0.001))
 
 
 def test_words_from_outside_are_escaped(choice):

@@ -24,6 +24,11 @@ class Source:
     kind: Kind
     verified: bool = True
 
+    def cite(self) -> str:
+        """`Qwen2-VL report, arXiv 2409.12191 (2024-09, official)`."""
+        doubt = "" if self.verified else ", unverified"
+        return f"{self.title} ({self.date}, {self.kind.replace('_', ' ')}{doubt})"
+
 
 @dataclass(frozen=True)
 class Figure:

@@ -10,6 +10,7 @@ from qvl.plan.candidate import Candidate
 from qvl.plan.choose import Choice, RuledOut
 from qvl.plan.hand_over import launch_command
 from qvl.plan.pareto import Point, pareto
+from qvl.plan.quality import combined_quality
 from qvl.plan.requirement import Requirement
 from qvl.units import format_bytes, format_count, format_seconds
 
@@ -183,7 +184,7 @@ def html_report(choice: Choice, made_on: str) -> str:
         parts += ["<h2>To keep in mind</h2>", _list(choice.warnings)]
     parts += [
         "<h2>Where the figures come from</h2>",
-        _list(_sources(choice.ranked)),
+        _list(_sources(choice)),
         "<p class=soft>Quality is the mean of the published scores on the task's benchmarks; where a model has "
         "none on one of them, what its other scores let expect. Times are bounds from arithmetic and bandwidth: "
         "no real server is faster. Test on your own pictures before you decide.</p>",
@@ -191,11 +192,22 @@ def html_report(choice: Choice, made_on: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _sources(ranked: Sequence[Candidate]) -> list[str]:
-    """Of scores, of quantisation losses and of prices, each once."""
-    scores = sorted({s for c in ranked for q in c.quality for s in q.sources})
-    losses = sorted({s for c in ranked for s in c.loss.sources if c.precision != "bf16"} - set(scores))
-    return scores + losses + sorted({c.priced_by for c in ranked if c.priced_by})
+def _sources(choice: Choice) -> list[str]:
+    """Of scores, quantisation losses, prices, devices, and what was read of the models, ruled out or not; each once."""
+    req, out = choice.requirement, choice.ruled_out
+    shown = (*choice.ranked, *choice.unranked, *(w.candidate for w in choice.ways_out))
+    qualities = [c.quality for c in shown] + [combined_quality(req.tasks, r.model.name) or () for r in out]
+    scores = {s for quality in qualities for q in quality for s in q.sources}
+    losses = {s for c in shown for s in c.loss.sources if c.precision != "bf16"}
+    prices = {c.priced_by for c in shown if c.priced_by}
+    devices = {h.device.title: h.device for h in (req.hardware, *(c.hardware for c in shown)) if h}
+    figures = [(d.title, f) for d in devices.values() for f in (d.memory, d.bandwidth, *d.rates.values())]
+    hardware = {f"{title}: {figure.source.cite()}" for title, figure in figures}
+    read = ("licence", "context", "parameters", *["languages"] * bool(req.languages))
+    read += tuple(f"ability {need}" for need in req.all_needs)
+    looked_at = [c.model.figures() for c in shown] + [r.model.figures() for r in out]
+    facts = {f"{key}: {found[key].source.cite()}" for found in looked_at for key in read if key in found}
+    return list(dict.fromkeys(s for part in (scores, losses, prices, hardware, facts) for s in sorted(part)))
 
 
 def requirement_words(req: Requirement) -> list[str]:
