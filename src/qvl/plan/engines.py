@@ -336,16 +336,44 @@ def worst_item_tokens(config: ModelConfig, max_model_len: int) -> int:
 
 
 def _vllm(setup: Setup) -> tuple[GpuTerms, ...]:
-    config, shards = setup.config, setup.shards
-    tp, merge = shards.tensor, config.vision.spatial_merge_size**2
-    terms = [
-        *_weights(config, setup.precision, shards, setup.small_rest),
-        *_kv(setup, shards, setup.request.block_size),
-    ]
-    chunk = setup.max_num_batched_tokens
-    largest = setup.media.largest_item
+    config, largest = setup.config, setup.media.largest_item
     item, segment = (largest.tokens, largest.segment) if largest else (0, 0)
-    if setup.request.default_limits:
+    terms = [
+        *_weights(config, setup.precision, setup.shards, setup.small_rest),
+        *_kv(setup, setup.shards, setup.request.block_size),
+        *_start_up(
+            config, setup.shards.tensor, setup.max_num_batched_tokens, setup.max_num_seqs, item, segment,
+            setup.flash_attention, setup.request.default_limits,
+        ),
+        *process_terms(setup),
+    ]  # fmt: skip
+    if not setup.request.enforce_eager:
+        terms.append(
+            Term(
+                "cuda_graphs",
+                CUDA_GRAPHS,
+                "captured decode steps, outside the utilisation budget; unverified",
+            )
+        )
+    return (tuple(terms),) * setup.gpus
+
+
+@cache  # whatever is held besides
+def _start_up(
+    config: ModelConfig,
+    tp: int,
+    chunk: int,
+    seqs: int,
+    item: int,
+    segment: int,
+    flash: bool,
+    default_limits: bool,
+) -> GpuTerms:
+    """What vLLM's start-up run reserves: a step of `chunk` tokens, a full batch, and the largest item (its tokens, the
+    patches of its frame) as often as the encoder's budget takes."""
+    merge = config.vision.spatial_merge_size**2
+    terms: list[Term] = []
+    if default_limits:
         item = max(item, worst_item_tokens(config, config.text.max_position_embeddings))
         segment = max(segment, DEFAULT_IMAGE_TOKENS * merge)
     phases: list[Term] = []
@@ -356,15 +384,14 @@ def _vllm(setup: Setup) -> tuple[GpuTerms, ...]:
         terms.append(
             Term("encoder_cache", budget * per_token, f"{budget:,} tokens ({why}) x {per_token:,} B a token")
         )
-        # the start-up run encodes as many of the largest item as the budget takes
         patches = max(1, budget // item) * item * merge
         if config.family == "qwen_vl":
             patches = max(1, budget // item) * (config.vision.image_size // config.vision.patch_size) ** 2
             segment = (config.vision.image_size // config.vision.patch_size) ** 2
-        inside = vision_activation_bytes(config, patches, segment, flash=setup.flash_attention)
+        inside = vision_activation_bytes(config, patches, segment, flash=flash)
         pixels = patches * config.vision.patch_dim * 2
-        scores = "" if setup.flash_attention else f", {config.vision.num_heads} heads x {segment:,}² scores"
-        limit = " (no --limit-mm-per-prompt: the worst there is)" if setup.request.default_limits else ""
+        scores = "" if flash else f", {config.vision.num_heads} heads x {segment:,}² scores"
+        limit = " (no --limit-mm-per-prompt: the worst there is)" if default_limits else ""
         phases.append(
             Term(
                 "vision_activations", inside + pixels, f"start-up run over {patches:,} patches{limit}{scores}"
@@ -378,20 +405,11 @@ def _vllm(setup: Setup) -> tuple[GpuTerms, ...]:
         )
     )
     # sampling of a full batch: 16-bit logits, the fp32 copy, and the sort of top-p with its 64-bit indices
-    seqs, vocab = setup.max_num_seqs, config.text.vocab_size
+    vocab = config.text.vocab_size
     phases.append(
         Term("logits", seqs * vocab * 18, f"{seqs} sequences x {vocab:,} x 18 B (sampling with top-p)")
     )
-    terms = _lost(terms + _largest(phases)) + process_terms(setup)
-    if not setup.request.enforce_eager:
-        terms.append(
-            Term(
-                "cuda_graphs",
-                CUDA_GRAPHS,
-                "captured decode steps, outside the utilisation budget; unverified",
-            )
-        )
-    return (tuple(terms),) * setup.gpus
+    return tuple(_lost(terms + _largest(phases)))
 
 
 # llama.cpp

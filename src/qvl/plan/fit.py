@@ -273,13 +273,13 @@ def _change(option: str, effect: str, changed: FitRequest, before: int) -> Chang
 def _newer_engine(request: FitRequest) -> tuple[str, str, FitRequest] | None:
     """(option, effect, request) with the nearest version that serves the model, where the one asked for does not."""
     setup = resolve(request)
-    other = version_that_serves(setup.engine, setup.version, request)
+    other = version_that_serves(setup.engine, setup.version, request.name, request.config.family)
     if other is None or not other[0]:
         return None
     engine = f"{setup.engine}@{other[0]}"
     which = (
         "first version that knows"
-        if other[0] == needed_version(setup.engine, request)
+        if other[0] == needed_version(setup.engine, request.name, request.config.family)
         else "last that serves"
     )
     return f"--engine {engine}", f"the {which} it", replace(request, engine=engine)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from qvl.catalog.config import ModelConfig
@@ -211,10 +211,10 @@ def resolve(request: FitRequest) -> Setup:
     hardware = request.hardware
     device, gpus = (hardware.device, hardware.count) if hardware else (None, 1)
     problems, notes = _fitness(engine, asked, precision, request)
-    if other := version_that_serves(engine, version, request):
+    if other := version_that_serves(engine, version, request.name, request.config.family):
         problems += (other[1],)
     if version:
-        faults = _faults(engine, version, request)
+        faults = _faults(engine, version, request.config.family)
         notes += faults
         if engine == "vllm" and any("limit_mm_per_prompt" in fault for fault in faults):
             request = replace(request, default_limits=True)  # it prepares for the worst whatever is asked
@@ -295,47 +295,51 @@ def _shards(request: FitRequest, precision: Precision, gpus: int) -> Shards:
     return Shards(gpus, request.expert_parallel, request.vision)
 
 
-def needed_version(engine: str, request: FitRequest) -> str:
+def needed_version(engine: str, name: str, family: str) -> str:
     """The first version of the engine that serves the model; "" where any will do or nobody wrote it down.
 
     A local config needs what the models of its family need; a request without a name is not asked.
     """
     from qvl.catalog.models import find_model, first_version
 
-    if not request.name:
+    if not name:
         return ""
     try:
-        return first_version(find_model(request.name), engine)
+        return first_version(find_model(name), engine)
     except CatalogError:
-        return first_version(request.config.family, engine)
+        return first_version(family, engine)
 
 
-def version_that_serves(engine: str, version: tuple[int, ...], request: FitRequest) -> tuple[str, str] | None:
+@cache  # like the faults, of a model and an engine, whatever the machine and the load
+def version_that_serves(
+    engine: str, version: tuple[int, ...], name: str, family: str
+) -> tuple[str, str] | None:
     """(version to name instead, why) where the one asked for is too old or too new for the model.
 
     The version is "" where none ever served it; without a version the catalogue's own is judged.
     """
     from qvl.catalog.engines import engines, parse_version
 
-    if not request.name:  # nobody's model: only arithmetic
+    if not name:  # nobody's model: only arithmetic
         return None
     text = ".".join(map(str, version))
-    first = needed_version(engine, request) if version else ""
+    first = needed_version(engine, name, family) if version else ""
     if first and parse_version(text) < parse_version(first):
-        return first, f"{engine} {text} does not know {request.name}, which needs {first}"
+        return first, f"{engine} {text} does not know {name}, which needs {first}"
     known = engines().get(engine)
-    dropped = known.dropped(request.config.family, text or known.version) if known else None
+    dropped = known.dropped(family, text or known.version) if known else None
     if dropped is None or known is None:
         return None
     if not dropped.version:
-        return "", f"{engine} does not serve {request.name}"
+        return "", f"{engine} does not serve {name}"
     return (
         dropped.version,
-        f"{engine} {text or known.version} no longer serves {request.name}; the last that does is {dropped.version}",
+        f"{engine} {text or known.version} no longer serves {name}; the last that does is {dropped.version}",
     )
 
 
-def _faults(engine: str, version: tuple[int, ...], request: FitRequest) -> tuple[str, ...]:
+@cache
+def _faults(engine: str, version: tuple[int, ...], family: str) -> tuple[str, ...]:
     """What is known to be wrong with this version, from the catalogue."""
     from qvl.catalog.engines import parse_version
     from qvl.catalog.models import regressions
@@ -349,7 +353,7 @@ def _faults(engine: str, version: tuple[int, ...], request: FitRequest) -> tuple
     return tuple(
         f"{engine} {text}: {r.what}; way out: {r.escape} ({r.note})"
         for r in regressions()
-        if r.engine == engine and request.config.family in r.families and named(r.versions)
+        if r.engine == engine and family in r.families and named(r.versions)
     )
 
 
