@@ -16,6 +16,8 @@ from qvl.errors import CapacityError, ConfigError
 from qvl.inputs.processor import ModelInputs, Processor
 from qvl.models.attention import CausalAttention
 from qvl.models.checkpoint import load_model
+from qvl.models.fused_decode import FusedDecode
+from qvl.models.kernels import ops
 from qvl.units import GiB
 
 KIB = 1024
@@ -290,6 +292,42 @@ def test_eight_bit_kv_answers_with_half_the_bytes_of_sixteen(make_engine, prompt
     engine = make_engine(kv_dtype="fp8")
     assert engine.memory.kv_bytes * 4 == make_engine().memory.kv_bytes
     assert [len(tokens(events)) for events in run(engine, prompts)] == [12] * 4
+
+
+def test_in_bf16_decoding_steps_go_to_the_kernel_and_prompts_do_not(
+    tiny, tiny_checkpoint, prompts, monkeypatch
+):
+    """The second token of an answer is drawn after a step by the kernel."""
+    if ops.functions() is None:
+        pytest.skip("no compiler here, or QVL_KERNELS=off")
+    model, processor = load_model(tiny_checkpoint, dtype=torch.bfloat16), tiny[1]
+    memory = plan_memory(
+        model.config, precision="bf16", kv_dtype="bf16", available_bytes=GiB, block_size=4,
+        kv_bytes=2048 * 2 * 2 * 2 * 8 * 2, max_model_len=2048, feature_bytes=256 * KIB,
+    )  # fmt: skip
+    step, taken = FusedDecode.__call__, []
+
+    def answers(by_kernel: bool) -> list[list[Event]]:
+        def call(self, hidden_TD, positions_3T, attend):
+            found = step(self, hidden_TD, positions_3T, attend) if by_kernel else None
+            taken.append((len(hidden_TD), found is not None))
+            return found
+
+        taken.clear()
+        monkeypatch.setattr(FusedDecode, "__call__", call)
+        engine = Engine(model, processor.tokenizer, memory, defaults=GenerationDefaults(SamplingParams(), ()))
+        return run(engine, prompts, SamplingParams(max_new_tokens=2, ignore_eos=True, logprobs=1))
+
+    got = answers(by_kernel=True)
+    assert (
+        1 <= sum(rows for rows, by_kernel in taken if by_kernel) <= 4
+    )  # some may share a step with a prompt
+    assert not taken[0][1]
+    want = answers(by_kernel=False)
+    assert not any(by_kernel for _, by_kernel in taken)
+    for mine, theirs in zip(got, want):
+        assert mine[0].logprobs == theirs[0].logprobs
+        assert mine[1].logprobs[0].logprob == pytest.approx(theirs[1].logprobs[0].logprob, abs=0.05)
 
 
 def test_cancelling_ends_a_request_once_and_frees_it_at_once(make_engine, prompts):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import quantized_writers as writers
 from qvl.engine.kv import KVStore, PagedAttention, Span
-from qvl.models import fused_decode as fused
 from qvl.models.base import initialize
 from qvl.models.decoder import Decoder
+from qvl.models.fused_decode import FusedDecode
 from qvl.models.kernels import ops
 from qvl.models.linear import Linear, linears, quantize_linear
 from qvl.models.quantized.fp8 import Fp8Linear
@@ -113,7 +113,7 @@ def both(model: Decoder, rows: int) -> tuple[Tensor, Tensor, KVStore, KVStore]:
     text, steps = model.config, spans(rows)
     hidden_TD, positions_3T = inputs(text, rows)
     one, other = store(text), store(text)
-    got = fused.fused_decode(model, hidden_TD, positions_3T, PagedAttention(one, steps))
+    got = FusedDecode(model)(hidden_TD, positions_3T, PagedAttention(one, steps))
     assert got is not None, "the kernel was not used"
     return got, model(hidden_TD, positions_3T, Slow(other, steps)), one, other
 
@@ -137,12 +137,12 @@ def test_a_row_does_not_depend_on_its_batch(kind):
     model = decoder(WIDE, kind)
     hidden_TD, positions_3T = inputs(WIDE, 5)
     with torch.inference_mode():
-        together = fused.fused_decode(model, hidden_TD, positions_3T, PagedAttention(store(WIDE), spans(5)))
+        together = FusedDecode(model)(hidden_TD, positions_3T, PagedAttention(store(WIDE), spans(5)))
         for row, span in enumerate(spans(5)):
             one = slice(row, row + 1)
             attend = PagedAttention(store(WIDE), [span._replace(row=0)])
             assert torch.equal(
-                fused.fused_decode(model, hidden_TD[one], positions_3T[:, one], attend), together[one]
+                FusedDecode(model)(hidden_TD[one], positions_3T[:, one], attend), together[one]
             )
 
 
@@ -157,28 +157,33 @@ def test_the_number_of_threads_changes_nothing():
     assert torch.equal(found[0], found[2])
 
 
-def answer(model: Decoder, rows: int = 2, dtype=torch.bfloat16, steps=None, kv=None):
-    hidden_TD, positions_3T = inputs(model.config, rows)
-    attend = PagedAttention(kv or store(model.config), steps or spans(rows))
+def answer(model: Decoder | FusedDecode, rows: int = 2, dtype=torch.bfloat16, steps=None, kv=None):
+    fused = model if isinstance(model, FusedDecode) else FusedDecode(model)
+    text = fused.decoder.config
+    hidden_TD, positions_3T = inputs(text, rows)
+    attend = PagedAttention(kv or store(text), steps or spans(rows))
     with torch.inference_mode():
-        return fused.fused_decode(model, hidden_TD.to(dtype), positions_3T, attend)
+        return fused(hidden_TD.to(dtype), positions_3T, attend)
+
+
+PROMPT = [Span(0, 2, 3, [1, 2])]  # two tokens of one sequence: a step that the layers do one by one
 
 
 @needs_kernels
 def test_what_the_kernel_can_not_do_is_left_to_the_layers(monkeypatch):
     model = decoder()
     assert answer(model) is not None
-    assert answer(model, steps=[Span(0, 2, 3, [1, 2])]) is None  # two tokens of one sequence
+    assert answer(model, steps=PROMPT) is None
     assert answer(model, dtype=torch.float32) is None
     eight = KVStore(range(2), 60, BLOCK, 2, 8, dtype=torch.float8_e4m3fn)
     assert answer(model, kv=eight) is None
     hidden_TD, positions_3T = inputs(TEXT, 2)
     attend = PagedAttention(store(TEXT), spans(2))
-    assert fused.fused_decode(model, hidden_TD, positions_3T, attend) is None  # gradients are on
+    assert FusedDecode(model)(hidden_TD, positions_3T, attend) is None  # gradients are on
     with torch.inference_mode():
-        assert fused.fused_decode(model, hidden_TD, positions_3T, Slow(store(TEXT), spans(2))) is None
+        assert FusedDecode(model)(hidden_TD, positions_3T, Slow(store(TEXT), spans(2))) is None
         wider = torch.cat((hidden_TD, hidden_TD), dim=1)  # DeepStack's rows
-        assert fused.fused_decode(model, wider, positions_3T, attend) is None
+        assert FusedDecode(model)(wider, positions_3T, attend) is None
     monkeypatch.setattr(ops, "functions", lambda: None)
     assert answer(model) is None
 
@@ -196,31 +201,38 @@ def test_more_rows_than_the_products_take_are_left_to_the_layers(monkeypatch):
 @pytest.mark.parametrize(
     "place", ["layers.1", "layers.0.self_attn", "layers.1.mlp.up_proj", "layers.0.input_layernorm"]
 )
-def test_a_hook_set_between_two_steps_is_called(place):
+def test_a_hook_is_called_from_the_next_prompt_on(place):
     model = decoder()
-    assert answer(model) is not None
+    fused = FusedDecode(model)
+    assert answer(fused) is not None
     hook = model.get_submodule(place).register_forward_hook(lambda *_: None)
-    assert answer(model) is None
+    answer(fused, steps=PROMPT)
+    assert answer(fused) is None
     hook.remove()
-    assert answer(model) is not None
+    assert answer(fused) is not None
 
 
 @needs_kernels
-def test_weights_that_move_change_or_are_replaced_between_two_steps_are_seen():
+def test_weights_that_change_move_or_are_replaced_are_seen_from_the_next_prompt_on():
     model = decoder()
-    first = answer(model)
-    mlp = model.layers[1].mlp
-    mlp.down_proj.weight.mul_(2)  # in place
-    second = answer(model)
+    fused = FusedDecode(model)
+    first, mlp = answer(fused), model.layers[1].mlp
+    mlp.down_proj.weight.mul_(2)  # in place: at once
+    second = answer(fused)
     assert not torch.equal(first, second)
-    mlp.down_proj.weight = nn.Parameter(mlp.down_proj.weight / 2, requires_grad=False)  # elsewhere
-    assert torch.equal(answer(model), first)
-    mlp.up_proj = quantize_linear(mlp.up_proj, 8, 32)  # gate is another kind now: no pass for both
-    assert answer(model) is None
+    mlp.down_proj.weight = nn.Parameter(mlp.down_proj.weight / 2, requires_grad=False)
+    assert torch.equal(answer(fused), second), "what was there before is kept until then"
+    answer(fused, steps=PROMPT)
+    assert torch.equal(answer(fused), first)
+    mlp.up_proj = quantize_linear(mlp.up_proj, 8, 32)  # gate is of another kind now: no pass for both
+    answer(fused, steps=PROMPT)
+    assert answer(fused) is None
     mlp.gate_proj = quantize_linear(mlp.gate_proj, 8, 32)
-    assert answer(model) is not None
-
-    assert torch.equal(answer(copy.deepcopy(model)), answer(model))
+    assert answer(fused) is not None
+    assert torch.equal(answer(copy.deepcopy(model)), answer(fused))
+    model.float()
+    answer(fused, steps=PROMPT)
+    assert answer(fused) is None, "norms in fp32"
 
 
 class Adapted(Linear):

@@ -16,6 +16,7 @@ from qvl.engine.feature_cache import FeatureCache
 from qvl.engine.kv import KVStore, PagedAttention, Span
 from qvl.engine.scheduler import Chunk, Step, overlapping
 from qvl.engine.state import HybridAttention, StateStore
+from qvl.models.fused_decode import FusedDecode
 
 if TYPE_CHECKING:
     from qvl.engine.static_decode import StaticDecode
@@ -45,6 +46,7 @@ class Runner:
         self.features = features
         self.num_words = num_words
         self.static = static
+        self.fused = FusedDecode(model.model)
 
     @torch.inference_mode()
     def logits(self, step: Step, inputs: Mapping[int, ModelInputs]) -> Tensor:
@@ -66,8 +68,10 @@ class Runner:
         positions_3T = torch.cat(
             [chunk_positions(c, inputs[c.sequence.request_id]) for c in step.chunks], dim=1
         )
+        positions_3T = positions_3T.to(device)
         attend = self._attend(step, rows)
-        hidden_TD = self.model.decode(hidden_TD, positions_3T.to(device), attend)
+        decoded_TD = self.fused(hidden_TD, positions_3T, attend)
+        hidden_TD = self.model.decode(hidden_TD, positions_3T, attend) if decoded_TD is None else decoded_TD
         last_rows = [row + chunk.count - 1 for chunk, row in zip(step.chunks, rows) if chunk.samples]
         if not last_rows:
             return torch.empty(0, self.num_words)

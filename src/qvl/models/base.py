@@ -17,7 +17,6 @@ from qvl.catalog.config import ModelConfig
 from qvl.errors import PromptError
 from qvl.models.attention import Attend
 from qvl.models.decoder import Decoder
-from qvl.models.fused_decode import fused_decode
 from qvl.models.layers import CenteredRMSNorm
 from qvl.models.linear import CodedEmbedding, Linear, product
 from qvl.models.vision import GridTHW
@@ -75,11 +74,8 @@ class VisionLanguageModel(nn.Module):
         return hidden_TD.masked_scatter(mask_T[:, None], features_TD.to(hidden_TD.dtype))
 
     def decode(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:
-        """Embedded tokens → hidden states after the final norm. `attend` is called once for every layer,
-        unless a kernel takes the whole step.
-        """
-        fused_TD = fused_decode(self.model, hidden_TD, positions_3T, attend)
-        return self.model(hidden_TD, positions_3T, attend) if fused_TD is None else fused_TD
+        """Embedded tokens → hidden states after the final norm. `attend` is called once for every layer."""
+        return self.model(hidden_TD, positions_3T, attend)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """(T, vocab_size). Rows of the table past the tokenizer's last id are padding: callers mask them."""

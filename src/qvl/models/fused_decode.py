@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +20,13 @@ from qvl.models.kernels import ops
 from qvl.models.layers import RMSNorm, SwiGLU
 from qvl.models.linear import hooked, in_one_pass
 
-_NORMS = ("input_layernorm", "post_attention_layernorm")
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")
-_MLP = ("gate_proj", "up_proj", "down_proj")
-
 
 class _Program:
     """The layers as the kernel reads them, and for how many rows it can carry out their products."""
 
     def __init__(self, decoder: Decoder, addresses: list[int]):
         self.addresses = addresses
+        self.held = [*decoder.parameters(), *decoder.buffers()]  # what is read must still be there
         self.linears: list[Any] = []
         self.layers = (ops.Layer * len(decoder.layers))()
         self.can_run = type(decoder.norm) is RMSNorm and all(
@@ -71,83 +67,75 @@ class _Program:
         return self._takes[rows]
 
 
-_programs: WeakKeyDictionary[Decoder, _Program] = WeakKeyDictionary()
+class FusedDecode:
+    """`decoder(hidden_TD, positions_3T, attend)` where the kernel can do it: bf16 on a CPU, a few rows that each add a
+    token to a sequence of their own, layers of plain attention and plain MLPs, nothing to train.
 
-
-def fused_decode(
-    decoder: nn.Module, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend
-) -> Tensor | None:
-    """`decoder(hidden_TD, positions_3T, attend)` where the kernel can do it, else None: for bf16 on a CPU, a few rows
-    that each add a token to a sequence of their own, layers of plain attention and plain MLPs, nothing to train.
+    Layers that are replaced, hooked or moved are seen at the first step after one that the kernel couldn't take, so
+    with every new prompt: looking at all of them takes as long as a fiftieth of a token.
     """
-    if (
-        type(decoder) is not Decoder
-        or hidden_TD.dtype != torch.bfloat16
-        or hidden_TD.shape[1] != decoder.config.hidden_size
-        or torch.is_grad_enabled()
-        or not ops.ready(hidden_TD)
-        or not isinstance(attend, PagedAttend)
-    ):
-        return None
-    program = _program(decoder)
-    if not program.takes(hidden_TD) or (places := attend.in_place()) is None:
-        return None
-    config = decoder.config
-    cos_TH, sin_TH = mrope_cos_sin(positions_3T, config, hidden_TD.dtype)
-    hidden_TD = hidden_TD.clone()
-    for i, layer in enumerate(program.layers):
-        keys, values = places.held(i)
-        layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
-    step = ops.Step(
-        rows=len(hidden_TD),
-        width=config.hidden_size,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        inner=config.intermediate_size,
-        block_size=places.block_size,
-        table_width=places.blocks_TM.shape[1],
-        blocks=places.blocks_TM.data_ptr(),
-        ends=places.ends_T.data_ptr(),
-        cos=cos_TH.data_ptr(),
-        sin=sin_TH.data_ptr(),
-        final_norm=cast(RMSNorm, decoder.norm).weight.data_ptr(),
-        hidden=hidden_TD.data_ptr(),
-        eps=config.rms_norm_eps,
-    )
-    ops.decode(program.layers, step)
-    return hidden_TD
 
+    def __init__(self, decoder: nn.Module):
+        self.decoder = decoder
+        self._program: _Program | None = None
+        self._is_checked = False
 
-def _program(decoder: Decoder) -> _Program:
-    """Made anew when a layer or where its tensors lie has changed."""
-    addresses = list(_addresses(decoder))
-    program = _programs.get(decoder)
-    if program is None or program.addresses != addresses:
-        program = _programs[decoder] = _Program(decoder, addresses)
-    return program
+    def __call__(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor | None:
+        """(T, D) after the final norm; None where the layers must be called."""
+        decoder = self.decoder
+        if (
+            type(decoder) is not Decoder
+            or hidden_TD.dtype != torch.bfloat16
+            or hidden_TD.shape[1] != decoder.config.hidden_size
+            or torch.is_grad_enabled()
+            or not ops.ready(hidden_TD)
+            or not isinstance(attend, PagedAttend)
+            or (places := attend.in_place()) is None
+            or not (program := self._checked(decoder)).takes(hidden_TD)
+        ):
+            self._is_checked = False
+            return None
+        config = decoder.config
+        cos_TH, sin_TH = mrope_cos_sin(positions_3T, config, hidden_TD.dtype)
+        hidden_TD = hidden_TD.clone()
+        for i, layer in enumerate(program.layers):
+            keys, values = places.held(i)
+            layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
+        step = ops.Step(
+            rows=len(hidden_TD),
+            width=config.hidden_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            inner=config.intermediate_size,
+            block_size=places.block_size,
+            table_width=places.blocks_TM.shape[1],
+            blocks=places.blocks_TM.data_ptr(),
+            ends=places.ends_T.data_ptr(),
+            cos=cos_TH.data_ptr(),
+            sin=sin_TH.data_ptr(),
+            final_norm=cast(RMSNorm, decoder.norm).weight.data_ptr(),
+            hidden=hidden_TD.data_ptr(),
+            eps=config.rms_norm_eps,
+        )
+        ops.decode(program.layers, step)
+        return hidden_TD
+
+    def _checked(self, decoder: Decoder) -> _Program:
+        """Made anew when a layer or where its tensors lie has changed."""
+        if self._program is None or not self._is_checked:
+            addresses = list(_addresses(decoder))
+            if self._program is None or self._program.addresses != addresses:
+                self._program = _Program(decoder, addresses)
+            self._is_checked = True
+        return self._program
 
 
 def _addresses(decoder: Decoder) -> Iterator[int]:
-    """What a program depends on. Once a token, so it goes past nn.Module's attribute search."""
+    """What a program depends on."""
     for layer in decoder.layers:
-        parts = layer._modules
-        yield len(layer._forward_hooks) + len(layer._forward_pre_hooks)
-        for module, names in (
-            (layer, _NORMS),
-            (parts.get("self_attn"), _ATTENTION),
-            (parts.get("mlp"), _MLP),
-        ):
-            if module is None:
-                continue
+        for module in layer.modules():
+            yield id(module)
             yield len(module._forward_hooks) + len(module._forward_pre_hooks)
-            for name in names:
-                part = module._modules.get(name)
-                if part is None:
-                    continue
-                yield id(part)
-                yield len(part._forward_hooks) + len(part._forward_pre_hooks)
-                for tensors in (part._parameters, part._buffers):
-                    for tensor in tensors.values():
-                        if tensor is not None:
-                            yield tensor.data_ptr()
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                yield tensor.data_ptr()
