@@ -317,6 +317,28 @@ def test_each_layer_asks_once_with_its_number() -> None:
     assert model.logits(out).shape == (5, 50)
 
 
+@pytest.mark.parametrize("rows", [[4], [1, 3], [3, 3, 0], []], ids=str)
+@pytest.mark.parametrize("deepstack", [0, 1, 2])
+def test_rows_asked_for_alone_are_those_rows(rows: list[int], deepstack: int) -> None:
+    """They alone pass the last layer's MLP, but its keys and values are those of all tokens."""
+    model, seen = tiny(), []
+    plain = CausalAttention([2, 3])
+
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen.append((k, v))
+        return plain(layer, q, k, v)
+
+    hidden = torch.randn(5, 32 * (1 + deepstack), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(5).expand(3, 5)
+    whole = model.decode(hidden, positions, attend)
+    alone = model.decode(hidden, positions, attend, torch.tensor(rows, dtype=torch.int64))
+    assert alone.shape == (len(rows), 32)
+    torch.testing.assert_close(alone, whole[rows] if rows else alone)
+    for (k, v), (again_k, again_v) in zip(seen[:2], seen[2:], strict=True):
+        assert torch.equal(k, again_k)
+        assert torch.equal(v, again_v)
+
+
 def test_features_fill_picture_and_video_places_in_order() -> None:
     model = tiny()
     ids = torch.tensor([1, 40, 40, 2, 41, 3])

@@ -189,6 +189,9 @@ def test_prompts_of_different_stages_packed_together_equal_each_alone(tiny: Case
     out = tiny.model.decode(hidden, positions, CausalAttention([len(ids) for ids, _ in prompts]))
     alone = torch.cat([tiny.logits(*prompt) for prompt in prompts])
     assert (tiny.model.logits(out) - alone).abs().max() < 1e-5
+    last = torch.tensor([len(hidden) - 1, 0])
+    rows = tiny.model.decode(hidden, positions, CausalAttention([len(ids) for ids, _ in prompts]), last)
+    assert (rows - out[last]).abs().max() < 1e-5
 
 
 # --- what the naive one could share our mistakes in: known answers

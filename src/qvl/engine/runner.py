@@ -70,12 +70,16 @@ class Runner:
         )
         positions_3T = positions_3T.to(device)
         attend = self._attend(step, rows)
-        decoded_TD = self.fused(hidden_TD, positions_3T, attend)
-        hidden_TD = self.model.decode(hidden_TD, positions_3T, attend) if decoded_TD is None else decoded_TD
         last_rows = [row + chunk.count - 1 for chunk, row in zip(step.chunks, rows) if chunk.samples]
+        last_S = torch.tensor(last_rows, dtype=torch.int64, device=device)
+        decoded_TD = self.fused(hidden_TD, positions_3T, attend)
+        if decoded_TD is not None:
+            hidden_SD = decoded_TD[last_S]
+        else:
+            hidden_SD = self.model.decode(hidden_TD, positions_3T, attend, last_S)
         if not last_rows:
             return torch.empty(0, self.num_words)
-        logits_SV = self.model.logits(hidden_TD[torch.tensor(last_rows, device=device)]).float()
+        logits_SV = self.model.logits(hidden_SD).float()
         logits_SV[:, self.num_words :] = float("-inf")
         return logits_SV
 

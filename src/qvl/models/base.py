@@ -73,9 +73,13 @@ class VisionLanguageModel(nn.Module):
         hidden_TD = F.pad(hidden_TD, (0, features_TD.shape[1] - hidden_TD.shape[1]))
         return hidden_TD.masked_scatter(mask_T[:, None], features_TD.to(hidden_TD.dtype))
 
-    def decode(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:
-        """Embedded tokens → hidden states after the final norm. `attend` is called once for every layer."""
-        return self.model(hidden_TD, positions_3T, attend)
+    def decode(
+        self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend, rows_S: Tensor | None = None
+    ) -> Tensor:
+        """Embedded tokens → hidden states after the final norm, of rows_S alone where given. `attend` is called once
+        for every layer.
+        """
+        return self.model(hidden_TD, positions_3T, attend, rows_S)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """(T, vocab_size). Rows of the table past the tokenizer's last id are padding: callers mask them."""

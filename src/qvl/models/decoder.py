@@ -106,13 +106,23 @@ class DecoderLayer(nn.Module):
             else SwiGLU(config.hidden_size, config.intermediate_size)
         )
 
-    def forward(self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self,
+        hidden_TD: Tensor,
+        cos_TH: Tensor,
+        sin_TH: Tensor,
+        attend: Attend,
+        rows_S: Tensor | None = None,
+    ) -> Tensor:
+        """rows_S: which rows go on after attention; None: all."""
         normed_TD = self.input_layernorm(hidden_TD)
         if self.is_linear:
             assert isinstance(attend, RecurrentAttend), "linear-attention layers need an owner of states"
             hidden_TD = hidden_TD + self.linear_attn(normed_TD, attend)
         else:
             hidden_TD = hidden_TD + self.self_attn(normed_TD, cos_TH, sin_TH, attend)
+        if rows_S is not None:
+            hidden_TD = hidden_TD[rows_S]
         return hidden_TD + self.mlp(self.post_attention_layernorm(hidden_TD))
 
 
@@ -124,16 +134,21 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = norm(config, config.hidden_size)
 
-    def forward(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:
-        """Embedded tokens → hidden states after the final norm, (T, D).
+    def forward(
+        self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend, rows_S: Tensor | None = None
+    ) -> Tensor:
+        """Embedded tokens → hidden states after the final norm, (T, D); of rows_S alone, (S, D), where given: the
+        others stop at the last layer's keys and values.
 
         DeepStack: a row may be wider than D. What follows the embedding, in steps of D, is added to the outputs
         of the first layers. It lies in the row so that any cut of a prompt takes its share along.
         """
         cos_TH, sin_TH = mrope_cos_sin(positions_3T, self.config, hidden_TD.dtype)
         hidden_TD, *after_layer = hidden_TD.split(self.config.hidden_size, dim=-1)
+        last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            hidden_TD = layer(hidden_TD, cos_TH, sin_TH, attend)
+            rows = rows_S if i == last else None
+            hidden_TD = layer(hidden_TD, cos_TH, sin_TH, attend, rows)
             if i < len(after_layer):
-                hidden_TD = hidden_TD + after_layer[i]
+                hidden_TD = hidden_TD + (after_layer[i] if rows is None else after_layer[i][rows])
         return self.norm(hidden_TD)

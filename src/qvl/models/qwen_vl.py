@@ -286,8 +286,10 @@ class Qwen7B(nn.Module):
     def norm(self) -> RMSNorm:
         return self.ln_f
 
-    def forward(self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend) -> Tensor:
-        """Embedded tokens → hidden states after the final norm, (T, D)."""
+    def forward(
+        self, hidden_TD: Tensor, positions_3T: Tensor, attend: Attend, rows_S: Tensor | None = None
+    ) -> Tensor:
+        """Embedded tokens → hidden states after the final norm, (T, D), or of rows_S alone, (S, D)."""
         config = self.config
         cos_TH, sin_TH = rope_cos_sin(positions_3T, config)
         logn_T11 = None
@@ -295,7 +297,7 @@ class Qwen7B(nn.Module):
             logn_T11 = logn_scale(positions_3T[0], config.seq_length).to(hidden_TD.dtype)[:, None, None]
         for block in self.h:
             hidden_TD = block(hidden_TD, cos_TH, sin_TH, logn_T11, attend)
-        return self.ln_f(hidden_TD)
+        return self.ln_f(hidden_TD if rows_S is None else hidden_TD[rows_S])
 
 
 class QwenVL(VisionLanguageModel):
