@@ -14,7 +14,8 @@ from qvl.backends.fake import FakeModel, FakeStream
 from qvl.backends.http import HttpModel, HttpStream
 from qvl.backends.model import Model
 from qvl.backends.native import AnswerStream, NativeModel
-from qvl.errors import CheckpointError, PromptError
+from qvl.cli.main import main
+from qvl.errors import CapacityError, CheckpointError, PromptError
 from qvl.outputs.actions import Click
 from qvl.outputs.documents import Page
 
@@ -113,7 +114,7 @@ def test_nothing_named_is_the_embedded_model(monkeypatch):
     )
     base.open_backend()
     base.open_backend("mini", max_num_seqs=2, dtype=None)
-    assert opened == [("mini", {}), ("mini", {"max_num_seqs": 2})]
+    assert opened == [("mini", {"mapped": False}), ("mini", {"mapped": False, "max_num_seqs": 2})]
 
 
 def test_boxes_are_in_pixels_of_the_picture(picture):
@@ -190,3 +191,23 @@ def test_leaving_the_block_closes_the_stream(picture):
     with FakeModel("a\nb\n").stream(picture, "?") as stream:
         assert next(stream) == "a\n"
     assert list(stream) == []
+
+
+@pytest.mark.parametrize("verb", ["ask", "find-moment"])
+def test_the_verbs_of_one_question_leave_the_weights_in_the_file(verb, tiny_checkpoint, monkeypatch):
+    """Answers begin seconds sooner; a server has weights of its own, and the verb goes on to it all the same."""
+    asked = []
+
+    def load(source, **options):
+        asked.append(options["mapped"])
+        raise CapacityError("seen")
+
+    monkeypatch.setattr("qvl.backends.native.load", load)
+    media = "examples/receipt.png" if verb == "ask" else "examples/clip.mp4"
+    assert main([verb, media, "What?", "--model", str(tiny_checkpoint)]) == 2
+    assert asked == [True]
+
+
+def test_an_address_ignores_where_our_own_weights_would_lie(server):
+    model = base.open_backend("Qwen/Qwen2.5-VL-7B-Instruct", endpoint=server.url, mapped=True)
+    assert isinstance(model, HttpModel)

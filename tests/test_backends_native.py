@@ -1,7 +1,9 @@
 """Asking a loaded model: same tokens as the reference, streaming, batches, conversations, and clear refusals."""
 
 import gc
+import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +193,31 @@ def test_a_question_that_cannot_fit_is_refused_and_leaves_nothing_behind(tiny_ch
     assert model.ask([], "What?").completion_tokens <= 64
     model.engine.check()
     assert model._mail == {}
+
+
+def mapped_bytes(model, folder) -> int:
+    """Of the weights that lie in a mapping of one of the folder's files."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    areas = [
+        tuple(int(end, 16) for end in line.split()[0].split("-")) for line in maps if str(folder) in line
+    ]
+    weights = [p for p in model.model.parameters() if any(a <= p.data_ptr() < b for a, b in areas)]
+    return sum(p.nbytes for p in weights)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+def test_weights_stay_in_the_file_where_asked_and_only_then(tiny_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "of its own"))
+    question = dict(max_new_tokens=5, ignore_eos=True)
+    copied, mapped = qvl.load(folder), qvl.load(folder, mapped=True)
+    assert mapped_bytes(mapped, folder) == sum(p.nbytes for p in mapped.model.parameters())
+    one, other = (model.ask([picture()], "What?", **question) for model in (copied, mapped))
+    assert one.text == other.text
+    del mapped
+    assert mapped_bytes(copied, folder) == 0
+    assert mapped_bytes(qvl.load(folder, mapped=True, weights="int8"), folder) == 0, (
+        "made small: copies anyway"
+    )
 
 
 def test_bf16_and_eight_bit_kv_answer(tiny_checkpoint):

@@ -118,13 +118,15 @@ def open_backend(
     *,
     endpoint: str | None = None,
     region: str | None = None,
+    mapped: bool = False,
     **options: Any,
 ) -> Model:
     """The one door: a model by what a user wrote, `mini` when that is nothing.
 
     endpoint: a server, where `model` is the served name. Without one, an address for `model` is a server that serves
     one model, the name of a hosted flagship (`qwen-vl-max`) is Alibaba Model Studio in `region`, and everything else
-    a folder or hub id for our own engine. options: those of `http.connect` or of `native.load`, None left out.
+    a folder or hub id for our own engine, for which `mapped` is (a server's weights are its own). options: those of
+    `http.connect` or of `native.load`, None left out.
     Raises: what those raise; BackendError for options of a server when there is none.
     """
     from qvl.errors import BackendError
@@ -146,7 +148,7 @@ def open_backend(
         )
     from qvl.backends.native import load
 
-    return load("mini" if model is None else model, **given)
+    return load("mini" if model is None else model, mapped=mapped, **given)
 
 
 SERVER_OPTIONS = frozenset(["family", "api_key_env", "high_resolution", "max_spend", "prices"])

@@ -63,6 +63,7 @@ def load(
     max_num_batched_tokens: int = 2048,
     prefix_caching: bool = True,
     revision: str | None = None,
+    mapped: bool = False,
 ) -> NativeModel:
     """A model ready to answer, from a checkpoint folder, a hub id, a name that `qvl models` lists, or `mini`, the
     embedded one.
@@ -72,6 +73,8 @@ def load(
     weights: auto (as stored), or int8, int4: the decoder's layers of a plain checkpoint made so as they are read (on a
     CPU table and head in 8 bits besides), at a loss to be measured on your task.
     kv_dtype: auto (as the activations), fp32, bf16, fp16, fp8. Sizes in bytes; None is worked out from what is free.
+    mapped: weights that are used as they are stored stay in the mapped files, which must not change meanwhile: ready at
+    once and for one question the shortest way; the system may drop and read them again where memory is short.
     Memory is planned before anything is allocated: `model.memory`.
     Raises: CheckpointError, ConfigError, CapacityError.
     """
@@ -105,9 +108,11 @@ def load(
         kv_bytes=kv_bytes,
         feature_bytes=feature_bytes,
     )
-    # weights in memory of our own lie aligned: a decoded token costs a tenth less than from the mapped file
+    # weights in memory of our own lie aligned, and nobody can change or drop them
     small = None if weights == "auto" else weights
-    model = load_model(folder, dtype=wanted, device=place, copy=True, weights=small)
+    model = load_model(
+        folder, dtype=wanted, device=place, copy=not mapped or small is not None, weights=small
+    )
     options = EngineOptions(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,

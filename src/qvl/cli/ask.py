@@ -134,7 +134,7 @@ def run(
     began = time.perf_counter()
     backend = open_model(
         model, endpoint, weights=weights, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
-        region=region, max_spend=max_spend, prices=prices,
+        region=region, max_spend=max_spend, prices=prices, mapped=True,
     )  # fmt: skip
     load_s = time.perf_counter() - began
     if not hasattr(backend, "memory"):

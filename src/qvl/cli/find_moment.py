@@ -59,7 +59,7 @@ def run(
         raise PromptError(f"{frames}: no such folder; make it first")
     backend = open_model(
         model, endpoint, weights=weights, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
-        region=region, max_spend=max_spend, prices=prices,
+        region=region, max_spend=max_spend, prices=prices, mapped=True,
     )  # fmt: skip
 
     from qvl.backends.tasks import run_task
