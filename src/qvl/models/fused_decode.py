@@ -14,8 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from qvl.catalog.config import TextConfig
 from qvl.models.attention import Attend, PagedAttend
-from qvl.models.decoder import Attention, Decoder, mrope_cos_sin
+from qvl.models.decoder import Attention, Decoder, DecoderLayer, mrope_cos_sin
 from qvl.models.kernels import ops
 from qvl.models.layers import RMSNorm, SwiGLU
 from qvl.models.linear import hooked, in_one_pass
@@ -26,32 +27,41 @@ class _Program:
 
     def __init__(self, decoder: Decoder, addresses: list[int]):
         self.addresses = addresses
-        self.held = [*decoder.parameters(), *decoder.buffers()]  # what is read must still be there
+        # what is read must still be there; `module.to` gives a parameter, but not what is detached, other memory
+        self.held = [t.detach() for t in (*decoder.parameters(), *decoder.buffers())]
         self.linears: list[Any] = []
+        self.kv_layers: list[int] = []
         self.layers = (ops.Layer * len(decoder.layers))()
-        self.can_run = type(decoder.norm) is RMSNorm and all(
-            self._fill(place, layer) for place, layer in zip(self.layers, decoder.layers)
+        self.can_run = (
+            decoder.config.rotary_dim == decoder.config.head_dim
+            and _is_plain(decoder.norm)
+            and all(
+                self._fill(place, layer, decoder.config) for place, layer in zip(self.layers, decoder.layers)
+            )
         )
         self._takes: dict[int, bool] = {}
 
-    def _fill(self, place: ops.Layer, layer: Any) -> bool:
-        if layer.is_linear or type(layer.self_attn) is not Attention or type(layer.mlp) is not SwiGLU:
+    def _fill(self, place: ops.Layer, layer: Any, config: TextConfig) -> bool:
+        if type(layer) is not DecoderLayer or layer.is_linear:
             return False
         attention, mlp = layer.self_attn, layer.mlp
+        if type(attention) is not Attention or type(mlp) is not SwiGLU:
+            return False
         qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
         passes = (qkv, (attention.o_proj,), (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,))
         norms = (layer.input_layernorm, layer.post_attention_layernorm, attention.q_norm, attention.k_norm)
-        inner = [norm for norm in norms if type(norm) is not nn.Identity]
+        used = norms[:2] if all(type(norm) is nn.Identity for norm in norms[2:]) else norms
         if (
             attention.gated
             or any(hooked(part) for part in (layer, attention, mlp, *norms))
-            or not all(type(norm) is RMSNorm and norm.weight.dtype == torch.bfloat16 for norm in inner)
+            or not all(_is_plain(norm) for norm in used)
             or not all(in_one_pass(layers) for layers in passes)
+            or [(one.in_features, one.out_features) for layers in passes for one in layers] != _sizes(config)
         ):
             return False
-        place.input_norm, place.post_norm = (norm.weight.data_ptr() for norm in norms[:2])
-        if len(inner) == len(norms):
-            place.q_norm, place.k_norm = (cast(RMSNorm, norm).weight.data_ptr() for norm in norms[2:])
+        self.kv_layers.append(attention.layer)
+        for name, norm in zip(("input_norm", "post_norm", "q_norm", "k_norm"), used):
+            setattr(place, name, cast(RMSNorm, norm).weight.data_ptr())
         place.qkv = tuple(layer.matrix() for layer in qkv)
         place.out, place.down = attention.o_proj.matrix(), mlp.down_proj.matrix()
         place.gate_up = mlp.gate_proj.matrix(), mlp.up_proj.matrix()
@@ -85,6 +95,7 @@ class FusedDecode:
         decoder = self.decoder
         if (
             type(decoder) is not Decoder
+            or decoder.config.num_experts  # looking at thousands of experts takes as long as a token
             or hidden_TD.dtype != torch.bfloat16
             or hidden_TD.shape[1] != decoder.config.hidden_size
             or torch.is_grad_enabled()
@@ -97,9 +108,9 @@ class FusedDecode:
             return None
         config = decoder.config
         cos_TH, sin_TH = mrope_cos_sin(positions_3T, config, hidden_TD.dtype)
-        hidden_TD = hidden_TD.clone()
-        for i, layer in enumerate(program.layers):
-            keys, values = places.held(i)
+        hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
+        for layer, kv_layer in zip(program.layers, program.kv_layers):
+            keys, values = places.held(kv_layer)
             layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
         step = ops.Step(
             rows=len(hidden_TD),
@@ -131,10 +142,22 @@ class FusedDecode:
         return self._program
 
 
+def _is_plain(norm: nn.Module) -> bool:
+    return type(norm) is RMSNorm and norm.weight.dtype == torch.bfloat16 and not hooked(norm)
+
+
+def _sizes(config: TextConfig) -> list[tuple[int, int]]:
+    """(in, out) of a layer's products, which the kernel reckons with."""
+    width, inner = config.hidden_size, config.intermediate_size
+    queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+    qkv = [(width, queries), (width, keys), (width, keys)]
+    return [*qkv, (queries, width), (width, inner), (width, inner), (inner, width)]
+
+
 def _addresses(decoder: Decoder) -> Iterator[int]:
     """What a program depends on."""
-    for layer in decoder.layers:
-        for module in layer.modules():
+    for part in (*decoder.layers, decoder.norm):
+        for module in part.modules():
             yield id(module)
             yield len(module._forward_hooks) + len(module._forward_pre_hooks)
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
