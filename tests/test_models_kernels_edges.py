@@ -14,6 +14,8 @@ from qvl.engine.kv import PagedAttention
 from qvl.models.decoder import DecoderLayer
 from qvl.models.fused_decode import FusedDecode
 from qvl.models.layers import SwiGLU
+from qvl.models.linear import QuantizedLinear
+from qvl.models.quantized.fp8 import Fp8Linear
 from test_models_attention import TEXT
 from test_models_fused_decode import (
     NORMED,
@@ -89,6 +91,28 @@ def test_an_mlp_of_another_width_than_the_configurations_is_left_to_the_layers()
     model = decoder()
     model.layers[0].mlp = SwiGLU(TEXT.hidden_size, 16).bfloat16().requires_grad_(False)
     assert answer(model) is None
+
+
+def test_an_input_order_of_short_integers_is_read_as_one():
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (16, 64), generator=generator, dtype=torch.uint8)
+    order, x = torch.randperm(64, generator=generator), torch.randn(2, 64, generator=generator).bfloat16()
+    one, other = (
+        QuantizedLinear.from_codes(codes, 4, torch.ones(16, 2), group_size=32, input_order=o)
+        for o in (order, order.int())
+    )
+    assert torch.equal(one(x), other(x))
+
+
+def test_fp8_scales_that_lie_across_memory_are_read_as_a_grid():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 64, generator=generator).to(torch.float8_e4m3fn)
+    scales, x = torch.rand(2, 2, generator=generator), torch.randn(2, 64, generator=generator).bfloat16()
+    layer = Fp8Linear(weight, scales.T.contiguous().T, (16, 32))
+    want = torch.nn.functional.linear(x.float(), layer.dequantize())
+    # bf16 keeps 8 bits; where PyTorch does it the weights are rounded to them too
+    torch.testing.assert_close(layer(x).float(), want, rtol=2**-7, atol=2**-5)
+    assert torch.equal(layer._widened(slice(0, 32), x.float()), layer.dequantize())
 
 
 @torch.inference_mode()

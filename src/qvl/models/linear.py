@@ -147,7 +147,7 @@ class QuantizedLinear(nn.Module):
     scales: Tensor  # (N, G, 16)
     zeros: Tensor | None  # uint8 (N, G, 16); None: every zero is the middle of the codes, 8 or 128
     bias: Tensor | None
-    input_order: Tensor | None
+    input_order: Tensor | None  # int64 (I,)
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class QuantizedLinear(nn.Module):
 
         scales_OG, zeros_OG: group g covers inputs [g * group_size, (g + 1) * group_size), the last one may be
         short; a group_size of I or more is one group a row. Zeros are whole numbers from 0 to 255; None is the
-        middle, 8 or 128. input_order: int64 (I,), column i of the codes multiplies x[..., input_order[i]].
+        middle, 8 or 128. input_order: (I,), column i of the codes multiplies x[..., input_order[i]].
         Raises: CheckpointError when the pieces don't belong together.
         """
         if bits not in BITS:
@@ -224,7 +224,7 @@ class QuantizedLinear(nn.Module):
             _tiled(scales_OG),
             _packed_zeros(zeros_OG, bits),
             bias,
-            input_order,
+            None if input_order is None else input_order.long(),
         )
 
     @classmethod

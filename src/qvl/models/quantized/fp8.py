@@ -97,7 +97,8 @@ class Fp8Linear(nn.Module):
         )
 
     def _has_kernel(self, x: Tensor) -> bool:
-        return ops.ready(x) and self.weight.is_contiguous() and self.scales.dtype in SCALE_DTYPES
+        held = (self.weight, self.scales)
+        return ops.ready(x) and all(t.is_contiguous() for t in held) and self.scales.dtype in SCALE_DTYPES
 
     def _widened(self, rows: slice, x: Tensor) -> Tensor:
         """`dequantize(rows)` in x's dtype. On a CPU PyTorch converts FP8 one by one."""
