@@ -2,6 +2,8 @@
 
 import gc
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -193,6 +195,16 @@ def test_a_question_that_cannot_fit_is_refused_and_leaves_nothing_behind(tiny_ch
     assert model.ask([], "What?").completion_tokens <= 64
     model.engine.check()
     assert model._mail == {}
+
+
+def test_loading_brings_in_nothing_of_pytorchs_compiler(tiny_checkpoint):
+    """It takes longer than everything else between the command and the first token of a small model."""
+    program = (
+        f"import sys, qvl; qvl.load({str(tiny_checkpoint)!r}).ask([], 'What?', max_new_tokens=2);"
+        "print(sorted({'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def mapped_bytes(model, folder) -> int:

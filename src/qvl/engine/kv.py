@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from qvl.engine.paged_decode import has_kernel, paged_decode
 from qvl.models.attention import Places
@@ -254,6 +253,8 @@ def _attend_without_mask(q_RNH: Tensor, k_1KLH: Tensor, v_1KLH: Tensor) -> Tenso
     """The same for R < L as one call. On a GPU it is flash attention in half precision, which takes no mask but knows
     this one; elsewhere PyTorch builds the mask.
     """
+    from torch.nn.attention.bias import causal_lower_right  # brings in PyTorch's compiler: a second
+
     mask = causal_lower_right(q_RNH.shape[0], k_1KLH.shape[2])
     o_1NRH = F.scaled_dot_product_attention(
         q_RNH.transpose(0, 1)[None],

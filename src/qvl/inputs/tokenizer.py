@@ -12,6 +12,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,7 @@ class Tokenizer:
         self.control_ids = frozenset(i for text, i in self.special.items() if text not in MODEL_WORDS)
         longest_first = sorted(self.special, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._bytes: dict[int, bytes] = {}
-        for token, token_id in words.get_vocab().items():
-            if all(char in _BYTE_OF_CHAR for char in token):
-                self._bytes[token_id] = bytes(_BYTE_OF_CHAR[char] for char in token)
-            else:
-                self._bytes[token_id] = token.encode()
-        self._bytes |= {i: text.encode() for text, i in self.special.items()}
+        self._bytes = {i: text.encode() for text, i in self.special.items()}  # and of each word asked for
 
     # ------------------------------------------------------------------------------------ reading files
 
@@ -118,7 +113,7 @@ class Tokenizer:
         # A trainer of small vocabularies lists special tokens among the words too. There a user's text
         # could still spell one, so they go, save those that merges build.
         model = dict(raw["model"])
-        if isinstance(model["vocab"], dict):
+        if isinstance(model["vocab"], dict) and any(text in model["vocab"] for text in special):
             merges = model.get("merges") or []
             built = {"".join(m) if isinstance(m, list) else m.replace(" ", "", 1) for m in merges}
             keep = built | {model.get("unk_token")}
@@ -164,7 +159,11 @@ class Tokenizer:
 
     def __len__(self) -> int:
         """Rows an embedding needs for every id: the largest id + 1."""
-        return max(self._bytes) + 1
+        return self._num_rows
+
+    @cached_property
+    def _num_rows(self) -> int:
+        return max([*self._words.get_vocab().values(), *self.special.values()]) + 1
 
     def id_of(self, special: str) -> int:
         """Raises: ConfigError if the vocabulary has no such special token."""
@@ -211,7 +210,13 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 of one token, maybe half a character. Empty for padding rows beyond the vocabulary."""
-        return self._bytes.get(token_id, b"")
+        known = self._bytes.get(token_id)
+        if known is None:
+            token = (self._words.id_to_token(token_id) if token_id >= 0 else None) or ""
+            spelt = all(char in _BYTE_OF_CHAR for char in token)
+            known = bytes(_BYTE_OF_CHAR[char] for char in token) if spelt else token.encode()
+            self._bytes[token_id] = known
+        return known
 
     def decode(self, ids: Iterable[int], keep_control: bool = False) -> str:
         """Text of a whole answer. Box, tool and think tokens stay; `<|im_end|>` and its like are dropped."""

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from qvl.catalog.config import TextConfig
 from qvl.models.attention import Attend, RecurrentAttend
 from qvl.models.delta_net import GatedDeltaNet
-from qvl.models.layers import CenteredRMSNorm, RMSNorm, SwiGLU, apply_rope, inverse_frequencies
+from qvl.models.layers import (
+    CenteredRMSNorm,
+    RMSNorm,
+    SwiGLU,
+    apply_rope,
+    embedding,
+    inverse_frequencies,
+)
 from qvl.models.linear import Linear, linears
 from qvl.models.moe import MixtureOfExperts
 
@@ -130,7 +137,7 @@ class Decoder(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = norm(config, config.hidden_size)
 

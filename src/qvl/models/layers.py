@@ -46,6 +46,13 @@ class CenteredRMSNorm(nn.Module):
         return (wide * (1.0 + self.weight.float())).to(x.dtype)
 
 
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """One whose numbers come from a file or `base.initialize`. Drawn here, where a network without memory is built,
+    they would bring in PyTorch's compiler, which takes longer than all the rest.
+    """
+    return nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)
+
+
 def rotate_half(x: Tensor) -> Tensor:
     """(a, b) → (-b, a), where a and b are the two halves of the last axis."""
     a, b = x.chunk(2, dim=-1)

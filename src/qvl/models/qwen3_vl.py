@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from qvl.catalog.config import ModelConfig, VisionConfig
 from qvl.models.attention import Segments
 from qvl.models.base import VisionLanguageModel
+from qvl.models.layers import embedding
 from qvl.models.linear import Linear
 from qvl.models.vision import (
     GridTHW,
@@ -100,7 +101,7 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config, self.wide_shares = config, wide_shares
         self.patch_embed = PatchEmbed(config, bias=True)
-        self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
+        self.pos_embed = embedding(config.num_position_embeddings, config.hidden_size)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
         self.merger = PatchMerger(config, norm_blocks=False)
         self.deepstack_merger_list = nn.ModuleList(

@@ -27,7 +27,7 @@ from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 from qvl.errors import ConfigError, MediaError
 from qvl.models.attention import Attend, Segments
 from qvl.models.base import VisionLanguageModel
-from qvl.models.layers import RMSNorm, apply_rope
+from qvl.models.layers import RMSNorm, apply_rope, embedding
 from qvl.models.linear import Linear, product
 from qvl.models.vision import GridTHW, check_patches
 
@@ -269,7 +269,7 @@ class Qwen7B(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.wte = embedding(config.vocab_size, config.hidden_size)
         self.h = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.ln_f = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
