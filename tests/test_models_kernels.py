@@ -64,6 +64,15 @@ def test_codes_times_activations_are_the_dequantised_products(
 
 @needs_kernels
 @pytest.mark.parametrize("bits", [4, 8])
+def test_activations_too_small_to_have_a_scale_count_as_nothing(bits, generator):
+    layer = coded(24, 64, bits, 32, generator)
+    layer.bias = None
+    x = torch.full((1, 64), 3e-38)
+    assert torch.equal(by_kernel([layer], x), torch.zeros(1, 24))
+
+
+@needs_kernels
+@pytest.mark.parametrize("bits", [4, 8])
 def test_a_row_of_codes_does_not_depend_on_its_batch(bits, generator):
     layer = coded(70, 160, bits, 32, generator, zeros=True)
     layer.bias = layer.bias.bfloat16()

@@ -63,6 +63,7 @@ def test_a_final_norm_that_is_hooked_or_in_fp32_is_left_to_the_layers():
     answer(fused, steps=PROMPT)
     assert answer(fused) is None
     hook.remove()
+    answer(fused, steps=PROMPT)
     assert answer(fused) is not None
     model.norm.float()
     answer(fused, steps=PROMPT)

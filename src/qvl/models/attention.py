@@ -26,9 +26,8 @@ class Attend(Protocol):
 class Places(NamedTuple):
     """Where T rows, each the next token of a sequence of its own, find that sequence's keys and values."""
 
-    held: Callable[
-        [int], tuple[Tensor, Tensor]
-    ]  # layer → keys and values, dense bf16 (slots, K, H) on the CPU
+    # layer → keys and values, dense bf16 (slots, K, H) on the CPU
+    held: Callable[[int], tuple[Tensor, Tensor]]
     block_size: int
     blocks_TM: Tensor  # int32: each sequence's blocks in order
     ends_T: Tensor  # int64: its tokens, the new one included

@@ -81,8 +81,8 @@ class FusedDecode:
     """`decoder(hidden_TD, positions_3T, attend)` where the kernel can do it: bf16 on a CPU, a few rows that each add a
     token to a sequence of their own, layers of plain attention and plain MLPs, nothing to train.
 
-    Layers that are replaced, hooked or moved are seen at the first step after one that the kernel couldn't take, so
-    with every new prompt: looking at all of them takes as long as a fiftieth of a token.
+    Layers that are replaced, hooked or moved are seen at the first such step after another one, so with a new prompt
+    unless all but its last token was computed before: looking at all of them takes a fiftieth of a token's time.
     """
 
     def __init__(self, decoder: nn.Module):
@@ -101,10 +101,13 @@ class FusedDecode:
             or torch.is_grad_enabled()
             or not ops.ready(hidden_TD)
             or not isinstance(attend, PagedAttend)
-            or (places := attend.in_place()) is None
-            or not (program := self._checked(decoder)).takes(hidden_TD)
         ):
+            return None
+        if (places := attend.in_place()) is None:
             self._is_checked = False
+            return None
+        program = self._checked(decoder)
+        if not program.takes(hidden_TD):
             return None
         config = decoder.config
         cos_TH, sin_TH = mrope_cos_sin(positions_3T, config, hidden_TD.dtype)

@@ -1,7 +1,7 @@
 // A few rows of bf16 activations x bf16 weights as they are published: (outputs, inputs), row by row.
 //
 // At few rows the weights are read once and used a few times, so the memory's speed is the limit; the loops keep
-// several rows of weights in flight and never touch one twice. Sums are fp32, in the same order for every number
+// several rows of weights in flight. Sums are fp32, in the same order for every number
 // of rows, so a row's result doesn't depend on its batch.
 
 #include "matrix.h"

@@ -12,8 +12,6 @@ using namespace qvl;
 
 namespace {
 
-constexpr int64_t STEP = 32; // inputs under one scale of the activations
-
 // Tiles and rows multiplied together: their sums have to fit the registers. WIDEN: rows from which 4-bit codes are
 // made bytes once for all rows.
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
@@ -50,7 +48,8 @@ void quantize_row(const void *x, int dtype, int64_t row, int64_t inputs, const i
         v[i / 16][i % 16] = get(x, dtype, row * inputs + (order ? order[first + i] : first + i));
     }
     const float most = largest(larger(absolute(v[0]), absolute(v[1])));
-    const float scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+    // what is too small for 127 / most is nothing
+    const float scale = most / 127, inverse = most > 1e-36f ? 127 / most : 0;
     int32_t sum = 0;
     for (int h = 0; h < 2; h++)
       for (int l = 0; l < 16; l++) {

@@ -12,7 +12,7 @@ using namespace qvl;
 
 namespace {
 
-constexpr int64_t LINE = 32; // weights widened together
+constexpr int64_t LINE = STEP;
 #if defined(__AVX512F__)
 constexpr int64_t MOST_ROWS = 4, ROWS_OF_WEIGHTS = 4;
 constexpr int64_t ALONE_UP_TO = 2560; // bf16.cpp says why

@@ -8,13 +8,13 @@ void Scratch::reserve(const Matrix &w, int64_t rows) {
   const auto grow = [](auto &v, int64_t size) {
     if (int64_t(v.size()) < size) v.resize(size);
   };
-  const int64_t width = over(w.inputs, 32) * 32; // codes.cpp: STEP
+  const int64_t steps = over(w.inputs, STEP);
   if (w.kind == CODES) {
-    grow(values, rows * width);
-    grow(scales, rows * width / 32);
-    grow(sums, rows * width / 32); // at least a step to a group
+    grow(values, rows * steps * STEP);
+    grow(scales, rows * steps);
+    grow(sums, rows * steps); // at least a step to a group
   } else if (w.kind == FP8) {
-    grow(wide, rows * over(w.inputs, w.across) * over(w.across, 32) * 32); // fp8.cpp: LINE
+    grow(wide, rows * over(w.inputs, w.across) * over(w.across, STEP) * STEP);
   }
 }
 

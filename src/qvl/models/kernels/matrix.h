@@ -14,6 +14,8 @@
 
 namespace qvl {
 
+constexpr int64_t STEP = 32; // CODES: inputs under one scale of the activations. FP8: weights widened together
+
 enum Kind { ROWS = 0, CODES = 1, FP8 = 2 }; // bf16.cpp, codes.cpp, fp8.cpp
 
 struct Matrix {

@@ -13,11 +13,10 @@ inline int threads_for(int64_t values, int num_threads) { return values < ALONE 
 
 } // namespace
 
-// Rows of x lie `stride` values apart, those of y are dense.
-extern "C" void qvl_rms_norm(const void *x, const void *weight, void *y, int64_t rows, int64_t size, int64_t stride,
-                             float eps, int32_t dtype, int32_t num_threads) {
+extern "C" void qvl_rms_norm(const void *x, const void *weight, void *y, int64_t rows, int64_t size, float eps,
+                             int32_t dtype, int32_t num_threads) {
 #pragma omp parallel for num_threads(threads_for(rows * size, num_threads))
-  for (int64_t r = 0; r < rows; r++) norm_row(x, r * stride, weight, y, r * size, size, eps, dtype);
+  for (int64_t r = 0; r < rows; r++) norm_row(x, r * size, weight, y, r * size, size, eps, dtype);
 }
 
 // Rows of gate and of up lie `stride` values apart, those of y are dense.

@@ -26,10 +26,8 @@ typedef uint8_t u8x64 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
-// element types of tensors, as linear.py and ops.py number them
+// element types of tensors, as ops.py numbers them
 enum Dtype { F32 = 0, BF16 = 1, F16 = 2 };
-
-inline int64_t size_of(int dtype) { return dtype == F32 ? 4 : 2; }
 
 template <class V, class T> inline V load(const T *p) {
   V v;
@@ -106,6 +104,7 @@ inline f32x16 get16(const void *p, int dtype, int64_t i) {
   return dtype == BF16 ? widened(bits) : halves_widened(bits);
 }
 
+// F32 and BF16 are written only
 inline void put(void *p, int dtype, int64_t i, float x) {
   if (dtype == F32)
     ((float *)p)[i] = x;
