@@ -18,9 +18,8 @@ from qvl.catalog.quantization import Scheme
 from qvl.models.kernels import ops
 from qvl.models.linear import SCALE_DTYPES, bias_fits, product
 
-FEW_ROWS = (
-    16  # up to here our kernel is faster than widening and PyTorch's product (benchmarks/cpu/kernels.py)
-)
+# Up to here our kernel is faster than widening and PyTorch's product (benchmarks/cpu/kernels.py).
+FEW_ROWS = 8
 _CHUNK = 1 << 21  # weights that are widened at once: they stay in the cache until they are multiplied
 
 
