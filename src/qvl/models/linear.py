@@ -85,7 +85,7 @@ def product(x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
     held = (weight_OI,) if bias is None else (weight_OI, bias)
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
         return F.linear(x, *held)
-    if takes_few_rows(x, *held):
+    if takes_few_rows(x, weight_OI, bias):
         return ops.linear((row_matrix(weight_OI, bias),), x)
     # Too few rows to pay for widening the weights; but a transposed matrix is emulated at a GFLOP/s or less.
     few = x.numel() <= few_rows() * x.shape[-1] and weight_OI.is_contiguous()
@@ -94,7 +94,8 @@ def product(x: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
     return wide_product(x, weight_OI, bias)
 
 
-def takes_few_rows(x: Tensor, *held: Tensor) -> bool:
+def takes_few_rows(x: Tensor, weight_OI: Tensor, bias: Tensor | None) -> bool:
+    held = (weight_OI,) if bias is None else (weight_OI, bias)
     few = x.dtype == torch.bfloat16 and x.numel() <= few_rows() * x.shape[-1]
     return few and ops.ready(x, *held) and all(t.is_contiguous() for t in held)
 
@@ -132,9 +133,7 @@ class Linear(nn.Linear):
         return product(x, self.weight, self.bias)
 
     def takes_kernel(self, x: Tensor) -> bool:
-        return (
-            takes_few_rows(x, self.weight) if self.bias is None else takes_few_rows(x, self.weight, self.bias)
-        )
+        return takes_few_rows(x, self.weight, self.bias)
 
     def matrix(self) -> ops.Matrix:
         return row_matrix(self.weight, self.bias)

@@ -91,26 +91,9 @@ void multiply(const Matrix &w, int64_t output, const uint16_t *x, int64_t inputs
 template <int NR>
 void rows_of(const Matrix &w, int64_t output, const uint16_t *x, int64_t rows, int64_t inputs, uint16_t *y,
              int64_t width) {
-  constexpr int64_t AT_ONCE = NR == 4 ? MOST_FOR_4 : MOST;
-  const int64_t pieces = (rows + AT_ONCE - 1) / AT_ONCE;
-  for (int64_t p = 0, row = 0; p < pieces; p++) {
-    const int64_t height = (rows - row + pieces - p - 1) / (pieces - p);
-    const uint16_t *from = x + row * inputs;
-    uint16_t *to = y + row * width;
-#define QVL_ROWS(MR)                                                                                           \
-  case MR:                                                                                                     \
-    multiply<MR, NR>(w, output, from, inputs, to, width);                                                      \
-    break;
-    if constexpr (NR == 4) {
-      switch (height) { QVL_ROWS(1) QVL_ROWS(2) QVL_ROWS(3) QVL_ROWS(4) }
-    } else {
-      switch (height) {
-        QVL_ROWS(1) QVL_ROWS(2) QVL_ROWS(3) QVL_ROWS(4) QVL_ROWS(5) QVL_ROWS(6) QVL_ROWS(7) QVL_ROWS(8)
-      }
-    }
-#undef QVL_ROWS
-    row += height;
-  }
+  in_pieces<NR == 4 ? MOST_FOR_4 : MOST>(rows, [&](int64_t row, auto height) {
+    multiply<height, NR>(w, output, x + row * inputs, inputs, y + row * width, width);
+  });
 }
 
 } // namespace

@@ -188,25 +188,9 @@ void multiply_and_store(const Matrix &w, const uint8_t *const *packed, int64_t t
 template <int NT, int BITS>
 void rows_of_tiles(const Matrix &w, const uint8_t *const *packed, int64_t tile, const Activations &a,
                    int64_t rows, const Output &out) {
-  // pieces of nearly equal height: 8 rows are 4 + 4, not 6 + 2
-  constexpr int64_t MOST = NT == TILES ? MOST_ROWS : 2;
-  const int64_t pieces = (rows + MOST - 1) / MOST;
-  for (int64_t p = 0, row = 0; p < pieces; p++) {
-    const int64_t height = (rows - row + pieces - p - 1) / (pieces - p);
-#define QVL_ROWS(MR)                                                                                           \
-  case MR:                                                                                                     \
-    multiply_and_store<MR, NT, BITS>(w, packed, tile, a, row, out);                                     \
-    break;
-    if constexpr (MOST == 2) {
-      switch (height) { QVL_ROWS(1) QVL_ROWS(2) }
-    } else {
-      switch (height) {
-        QVL_ROWS(1) QVL_ROWS(2) QVL_ROWS(3) QVL_ROWS(4) QVL_ROWS(5) QVL_ROWS(6)
-      }
-    }
-#undef QVL_ROWS
-    row += height;
-  }
+  in_pieces<NT == TILES ? MOST_ROWS : 2>(rows, [&](int64_t row, auto height) {
+    multiply_and_store<height, NT, BITS>(w, packed, tile, a, row, out);
+  });
 }
 
 template <int NT>

@@ -116,17 +116,7 @@ void multiply(const Matrix &w, int64_t output, const Activations &a, int64_t row
 
 template <int NR>
 void rows_of(const Matrix &w, int64_t output, const Activations &a, int64_t rows, uint16_t *y, int64_t width) {
-  const int64_t pieces = (rows + MOST_ROWS - 1) / MOST_ROWS;
-  for (int64_t p = 0, row = 0; p < pieces; p++) {
-    const int64_t height = (rows - row + pieces - p - 1) / (pieces - p);
-    switch (height) {
-    case 1: multiply<1, NR>(w, output, a, row, y, width); break;
-    case 2: multiply<2, NR>(w, output, a, row, y, width); break;
-    case 3: multiply<3, NR>(w, output, a, row, y, width); break;
-    case 4: multiply<4, NR>(w, output, a, row, y, width); break;
-    }
-    row += height;
-  }
+  in_pieces<MOST_ROWS>(rows, [&](int64_t row, auto height) { multiply<height, NR>(w, output, a, row, y, width); });
 }
 
 } // namespace

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <omp.h>
+#include <type_traits>
 #include <vector>
 
 #include "vectors.h"
@@ -56,6 +57,22 @@ inline void multiply_in_team(const Matrix *w, int64_t count, const void *x, int 
 }
 
 inline int64_t over(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// work(row, height) over all rows in pieces of at most MOST, of nearly equal height: 8 rows are 4 + 4, not 6 + 2. `height`
+// is a constant of the type, so that what it sizes fits the registers.
+template <int MOST, class Work> inline void in_pieces(int64_t rows, Work work) {
+  const auto call = [&](auto self, int64_t row, int64_t height, auto constant) {
+    if (height == constant)
+      work(row, constant);
+    else if constexpr (constant > 1)
+      self(self, row, height, std::integral_constant<int, constant - 1>{});
+  };
+  const int64_t pieces = over(rows, MOST);
+  for (int64_t p = 0, row = 0, height; p < pieces; p++, row += height) {
+    height = over(rows - row, pieces - p);
+    call(call, row, height, std::integral_constant<int, MOST>{});
+  }
+}
 
 // The outputs of matrices side by side, cut into pieces of at most `size` that lie in one matrix.
 struct Pieces {
