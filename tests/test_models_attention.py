@@ -87,20 +87,6 @@ def test_segments_equal_one_big_mask(lengths: list[int], causal: bool, kv_heads:
     assert torch.allclose(Segments(lengths).attend(q, k, v, causal), expected, atol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.randoms(use_true_random=False))
-def test_segments_of_scattered_rows_equal_one_big_mask(lengths: list[int], random: object) -> None:
-    total = sum(lengths)
-    order = list(range(total))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    rows = torch.tensor(order)
-    q, k, v = torch.randn(3, total, 2, 8)
-    owner = torch.empty(total, dtype=torch.int64)
-    owner[rows] = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    expected = masked(q, k, v, owner, causal=False)
-    assert torch.allclose(Segments(lengths, rows=rows).attend(q, k, v), expected, atol=1e-5)
-
-
 def test_equal_lengths_run_as_one_batch_without_a_gather() -> None:
     segments = Segments([5, 5, 5])
     assert segments.groups == [(3, 5)]

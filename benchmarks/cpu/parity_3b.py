@@ -3,8 +3,9 @@
 usage: python benchmarks/cpu/parity_3b.py CHECKPOINT [--text-tokens 144] [--grid 28 36] [--json OUT] [--work FOLDER]
 
 Each side runs in a process of its own, one after the other, so that memory holds one model at a time.
-Prints, over all positions: top-1 agreement, cosine of the logits (smallest and mean), largest difference; and how
-far transformers is from itself with another attention kernel (eager), the noise floor of bf16.
+Prints, over all positions: top-1 agreement, cosine of the logits (smallest and mean), largest difference, with our
+compiled kernels and without them; and how far transformers is from itself with another attention kernel (eager), the
+noise floor of bf16.
 make_random.py makes a checkpoint of the true shape.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from typing import Any
 
 import torch
 
-SIDES = ("ours", "sdpa", "eager")
+SIDES = ("ours", "ours_without_kernels", "sdpa", "eager")
 
 
 def prompt(checkpoint: Path, text_tokens: int, height: int, width: int) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def main() -> None:
     if args.side:
         with torch.inference_mode():
             p = prompt(args.checkpoint, args.text_tokens, *args.grid)
-            if args.side == "ours":
+            if args.side in SIDES[:2]:
                 logits, seconds = run_ours(args.checkpoint, p)
             else:
                 logits, seconds = run_transformers(args.checkpoint, p, args.side)
@@ -128,7 +130,8 @@ def main() -> None:
             path = folder / f"{side}.pt"
             if not path.exists():
                 command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--save", str(path)]
-                subprocess.run(command, check=True)
+                kernels = {"QVL_KERNELS": "off"} if side == "ours_without_kernels" else {}
+                subprocess.run(command, check=True, env=os.environ | kernels)
             results[side] = torch.load(path)
     import transformers
 
@@ -137,8 +140,11 @@ def main() -> None:
         prompt_tokens=len(results["ours"][0]),
         versions=dict(torch=torch.__version__, transformers=transformers.__version__),
         machine=f"{platform.machine()}, {torch.get_num_threads()} threads",
-        ours_vs_transformers=compare(results["ours"][0], results["sdpa"][0]),
-        transformers_eager_vs_sdpa=compare(results["eager"][0], results["sdpa"][0]),
+        **{
+            f"{side}_vs_sdpa": compare(results[side][0], results["sdpa"][0])
+            for side in SIDES
+            if side != "sdpa"
+        },
         seconds={side: {k: round(v, 1) for k, v in results[side][1].items()} for side in SIDES},
     )
     print(json.dumps(report, indent=2))

@@ -3,8 +3,9 @@
 Legend: T packed tokens of a step, L tokens of one sequence, B sequences, S slots, N query heads, K key/value heads,
 G = N / K query heads a key/value head, H head dim, R rows of queries.
 
-A block is `block_size` neighbouring slots, so a sequence whose blocks are neighbours is a slice of the store and is
-read without a copy; the pool hands blocks out that way when it can. Any other sequence is gathered first.
+A block is `block_size` neighbouring slots. Our kernels for the CPU (bf16) and for GPUs (tokens that are decoded) read a
+sequence's blocks where they lie. For PyTorch's attention a sequence whose blocks are neighbours is a slice of the store
+and is read without a copy; the pool hands blocks out that way when it can. Any other sequence is gathered first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from qvl.engine.paged_decode import has_kernel, paged_decode
 from qvl.models.attention import Places
+from qvl.models.kernels import ops
 
 QUERY_ROWS = 512  # prefill behind a cached past builds a mask of at most this many rows
 GATHER_BYTES = 4 << 20  # decoding sequences are padded into one call while a layer's copy stays below this
@@ -128,7 +130,6 @@ class _Tabled(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    slots_T: Tensor  # where the new tokens go
     tabled: _Tabled | None
     padded: _Padded | None
     reads: Sequence[_Read]  # those one by one that the others don't take
@@ -148,10 +149,28 @@ class PagedAttention:
         return Places(self.store.held, self.store.block_size, table.blocks_BM, table.ends_B)
 
     @cached_property
+    def slots(self) -> Sequence[Tensor]:
+        """Of each sequence, up to the end of its new tokens."""
+        return [self.store.slots(span.blocks, span.end) for span in self.spans]
+
+    @cached_property
+    def new_slots_T(self) -> Tensor:
+        return torch.cat([slots[span.start :] for span, slots in zip(self.spans, self.slots)])
+
+    @cached_property
+    def kernel_spans(self) -> tuple[Sequence[ops.Span], Tensor]:
+        """What our kernel for CPUs reads: of every sequence, in place. The tensor is what the spans point into."""
+        table_BM = self._table(self.spans).blocks_BM
+        spans = [
+            ops.Span(query=span.row, num_queries=span.num_tokens, num_keys=span.end, blocks=row_M.data_ptr())
+            for span, row_M in zip(self.spans, table_BM)
+        ]
+        return spans, table_BM
+
+    @cached_property
     def plan(self) -> _Plan:
-        """What an ordinary layer needs."""
-        store, spans = self.store, self.spans
-        places = [store.slots(span.blocks, span.end) for span in spans]
+        """What PyTorch's attention and the kernel for GPUs need."""
+        store, spans, places = self.store, self.spans, self.slots
         decoding = [(span, place) for span, place in zip(spans, places) if span.num_tokens == 1]
         by_kernel = bool(decoding) and has_kernel(store.device, store.held_dtype)
         tabled = self._table([span for span, _ in decoding]) if by_kernel else None
@@ -161,8 +180,7 @@ class PagedAttention:
             for span, place in zip(spans, places)
             if span.num_tokens > 1 or (padded is None and tabled is None)
         ]
-        slots_T = torch.cat([place[span.start :] for span, place in zip(spans, places)])
-        return _Plan(slots_T, tabled, padded, reads)
+        return _Plan(tabled, padded, reads)
 
     def _table(self, decoding: Sequence[Span]) -> _Tabled:
         longest = max(len(span.blocks) for span in decoding)
@@ -191,13 +209,16 @@ class PagedAttention:
         return _Padded(rows_B, slots_BL.flatten(), mask_BL[:, None, None, :])
 
     def __call__(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
+        self.store.write(layer, self.new_slots_T, k_TKH, v_TKH)
+        held = self.store.held(layer)
+        if ops.takes_attention(q_TNH, *held):
+            spans, _ = self.kernel_spans
+            return ops.attend(q_TNH, *held, spans, is_causal=True, block_size=self.store.block_size)
         plan = self.plan
-        self.store.write(layer, plan.slots_T, k_TKH, v_TKH)
         out_TNH = torch.empty_like(q_TNH)
         num_kv_heads = k_TKH.shape[1]
         if plan.tabled is not None:
             rows_B, blocks_BM, ends_B = plan.tabled
-            held = self.store.held(layer)
             out_TNH[rows_B] = paged_decode(q_TNH[rows_B], *held, blocks_BM, ends_B, self.store.block_size)
         if plan.padded is not None:
             rows_B, slots_S, mask_B11L = plan.padded

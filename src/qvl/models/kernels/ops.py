@@ -70,7 +70,30 @@ class Step(ctypes.Structure):
     ]
 
 
+class Span(ctypes.Structure):
+    """attend.cpp's; `blocks` is an address or None."""
+
+    _fields_ = [
+        *((name, _I64) for name in ("query", "num_queries", "key", "num_keys")),
+        ("blocks", _PTR),
+    ]
+
+
+class Attention(ctypes.Structure):
+    """attend.cpp's; addresses too."""
+
+    _fields_ = [
+        *((name, _I64) for name in ("heads", "kv_heads", "head_dim", "block_size")),
+        *((name, _I64) for name in ("query_row", "key_row", "value_row")),
+        *((name, _PTR) for name in ("queries", "keys", "values", "out")),
+        ("scale", _FLOAT),
+        ("in_8_bits", _I32),
+        ("causal", _I32),
+    ]
+
+
 _SIGNATURES = {
+    "qvl_attend": [_PTR, _PTR, _I64, _I32],
     "qvl_linear": [_PTR, _I64, _PTR, _I32, _I64, _PTR, _I32],
     "qvl_decode": [_PTR, _I64, _PTR, _I32],
     "qvl_fp8_widen": [_PTR, _PTR, _I32, _I64, _I64, _I64, _I64, _PTR, _I32, _I32],
@@ -136,6 +159,55 @@ def linear(matrices: Sequence[Matrix], x: Tensor) -> Tensor:
 def decode(layers: ctypes.Array[Layer], step: Step) -> None:
     """A decoding step, in place in `step.hidden`."""
     _lib().qvl_decode(layers, len(layers), ctypes.byref(step), torch.get_num_threads())
+
+
+def takes_attention(q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor) -> bool:
+    held = () if k_SKH.dtype == torch.uint8 == v_SKH.dtype else (k_SKH, v_SKH)
+    return q_TNH.dtype == torch.bfloat16 and ready(q_TNH, *held)
+
+
+def attend(
+    q_TNH: Tensor,
+    k_SKH: Tensor,
+    v_SKH: Tensor,
+    spans: Sequence[Span],
+    *,
+    is_causal: bool,
+    block_size: int = 1,
+) -> Tensor:
+    """Scaled dot-product attention of each span's queries to its own keys; causal: its last query sees all of them.
+
+    q is bf16; keys and values too, or e4m3 as uint8. Rows of q in no span stay undefined.
+    """
+    q_TNH, k_SKH, v_SKH = (_heads_together(x) for x in (q_TNH, k_SKH, v_SKH))
+    num_rows, heads, size = q_TNH.shape
+    out_TNH = q_TNH.new_empty(num_rows, heads, size)
+    attention = Attention(
+        heads=heads,
+        kv_heads=k_SKH.shape[1],
+        head_dim=size,
+        block_size=block_size,
+        query_row=q_TNH.stride(0),
+        key_row=k_SKH.stride(0),
+        value_row=v_SKH.stride(0),
+        queries=q_TNH.data_ptr(),
+        keys=k_SKH.data_ptr(),
+        values=v_SKH.data_ptr(),
+        out=out_TNH.data_ptr(),
+        scale=size**-0.5,
+        in_8_bits=k_SKH.dtype == torch.uint8,
+        causal=is_causal,
+    )
+    _lib().qvl_attend(
+        ctypes.byref(attention), (Span * len(spans))(*spans), len(spans), torch.get_num_threads()
+    )
+    return out_TNH
+
+
+def _heads_together(x_TNH: Tensor) -> Tensor:
+    """Heads of a row side by side, rows anyhow."""
+    size = x_TNH.shape[2]
+    return x_TNH if x_TNH.stride(2) == 1 and x_TNH.stride(1) == size else x_TNH.contiguous()
 
 
 def round_rows(weight_RI: Tensor, bits: int, group_size: int, packed: Tensor, scales: Tensor) -> None:
@@ -213,8 +285,7 @@ def rope(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
     Tables in x's dtype: every product is rounded to it, as PyTorch does. fp32 tables: rounded once, at the end.
     """
     rows, heads, size = x_TNH.shape
-    if x_TNH.stride(2) != 1 or x_TNH.stride(1) != size:
-        x_TNH = x_TNH.contiguous()
+    x_TNH = _heads_together(x_TNH)
     y_TNH = x_TNH.new_empty(x_TNH.shape)
     tables = _DTYPES[cos_TH.dtype]
     _lib().qvl_rope(

@@ -15,6 +15,7 @@
 namespace qvl {
 
 typedef float f32x16 __attribute__((vector_size(64)));
+typedef float f32x4 __attribute__((vector_size(16)));
 typedef float f32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
@@ -119,25 +120,25 @@ inline void put16(void *p, int dtype, int64_t i, f32x16 x) {
     store((uint16_t *)p + i, narrowed(x));
 }
 
-inline float sum(f32x16 x) {
-  for (int step = 8; step; step /= 2)
-    for (int l = 0; l < step; l++) x[l] += x[l + step];
-  return x[0];
+// halves, then quarters … together: always in the same order
+template <class Both> inline float folded(f32x8 x, Both both) {
+  const f32x4 four = both(__builtin_shufflevector(x, x, 0, 1, 2, 3), __builtin_shufflevector(x, x, 4, 5, 6, 7));
+  const f32x4 two = both(four, __builtin_shufflevector(four, four, 2, 3, 2, 3));
+  return both(two, __builtin_shufflevector(two, two, 1, 1, 1, 1))[0];
+}
+template <class Both> inline float folded(f32x16 x, Both both) {
+  return folded(both(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),
+                     __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15)),
+                both);
+}
+template <class V> inline float sum(V x) {
+  return folded(x, [](auto a, auto b) { return a + b; });
+}
+template <class V> inline float largest(V x) {
+  return folded(x, [](auto a, auto b) { return a > b ? a : b; });
 }
 
-inline float sum(f32x8 x) {
-  for (int step = 4; step; step /= 2)
-    for (int l = 0; l < step; l++) x[l] += x[l + step];
-  return x[0];
-}
-
-inline float largest(f32x16 x) {
-  for (int step = 8; step; step /= 2)
-    for (int l = 0; l < step; l++) x[l] = x[l] > x[l + step] ? x[l] : x[l + step];
-  return x[0];
-}
-
-inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+template <class V> inline V larger(V a, V b) { return a > b ? a : b; }
 inline f32x16 absolute(f32x16 x) { return (f32x16)((u32x16)x & 0x7fffffffu); }
 
 // a * b + c, rounded once where the machine can
@@ -166,17 +167,21 @@ inline f32x8 fused(f32x8 a, f32x8 b, f32x8 c) {
 }
 
 // e^x within 2 units in the last place: x = n ln 2 + r, a polynomial for e^r, n into the exponent
-inline f32x16 exponential(f32x16 x) {
-  x = x > 88.0f ? splat(88.0f) : x;
-  x = x < -87.0f ? splat(-87.0f) : x;
-  const f32x16 shifted = x * 1.44269504f + 12582912.0f; // 1.5 * 2^23: adding it rounds to whole numbers
-  const f32x16 n = shifted - 12582912.0f;
-  const f32x16 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  f32x16 p = splat(1.9875691500e-4f);
-  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    p = fused(p, r, splat(c));
+template <class V> inline V exponential(V x) {
+  typedef decltype(x == x) Ints; // of the same size
+  const auto all = [](float c) { return c - V{}; };
+  x = x > 88.0f ? all(88.0f) : x;
+  x = x < -87.0f ? all(-87.0f) : x;
+  const V shifted = x * 1.44269504f + 12582912.0f; // 1.5 * 2^23: adding it rounds to whole numbers
+  const V n = shifted - 12582912.0f;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = fused(all(1.9875691500e-4f), r, all(1.3981999507e-3f));
+  p = fused(p, r, all(8.3334519073e-3f));
+  p = fused(p, r, all(4.1665795894e-2f));
+  p = fused(p, r, all(1.6666665459e-1f));
+  p = fused(p, r, all(5.0000001201e-1f));
   p = fused(p, r * r, r) + 1.0f;
-  return (f32x16)((i32x16)p + ((i32x16)shifted << 23));
+  return (V)((Ints)p + ((Ints)shifted << 23));
 }
 
 // A line of codes is multiplied in one vector, or in halves where registers hold half a line.
