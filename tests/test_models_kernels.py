@@ -108,18 +108,40 @@ def test_weights_are_rounded_to_the_bit_as_pytorch_does(
 
 
 @needs_kernels
-@pytest.mark.parametrize(("outputs", "inputs"), [(33, 100), (64, 512), (7, 31), (1, 32)])
-def test_a_few_rows_of_bf16_are_linears_within_a_rounding(outputs, inputs, generator):
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("outputs", "inputs"), [(33, 100), (64, 512), (7, 31), (1, 32), (100, 1), (65, 33)])
+def test_rows_of_bf16_are_linears_within_a_rounding(outputs, inputs, threads, generator):
     weight = torch.randn(outputs, inputs, generator=generator).bfloat16()
     bias = torch.randn(outputs, generator=generator).bfloat16()
-    for rows in range(1, 17):
-        x = torch.randn(rows, inputs, generator=generator).bfloat16()
-        got = ops.linear([row_matrix(weight, bias), row_matrix(weight[:1], None)], x)
-        want = F.linear(x.float(), weight.float(), bias.float())
-        # bf16 keeps 8 bits
-        assert (got[:, :outputs].float() - want).abs().max() <= want.abs().max() * 2**-8
-        singles = torch.cat([ops.linear([row_matrix(weight, bias)], x[i : i + 1]) for i in range(rows)])
-        assert torch.equal(got[:, :outputs], singles)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for rows in [*range(1, 18), 31, 33, 47, 48, 49, 57, 97, 128]:
+            x = torch.randn(rows, inputs, generator=generator).bfloat16()
+            got = ops.linear([row_matrix(weight, bias), row_matrix(weight[:1], None)], x)
+            want = F.linear(x.float(), weight.float(), bias.float())
+            # bf16 keeps 8 bits
+            assert (got[:, :outputs].float() - want).abs().max() <= want.abs().max() * 2**-8
+            alone = F.linear(x.float(), weight[:1].float())
+            assert (got[:, outputs:].float() - alone).abs().max() <= alone.abs().max() * 2**-8
+            # one and two rows are read one by one, more as panels
+            height = 1 if rows <= 2 else 3
+            for row in range(rows):
+                batch = x[row].expand(height, -1)
+                assert torch.equal(ops.linear([row_matrix(weight, bias)], batch)[0], got[row, :outputs])
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_kernels
+def test_what_is_no_number_stays_in_its_row(generator):
+    """Rows lie beside each other in a panel."""
+    weight = torch.randn(20, 64, generator=generator).bfloat16()
+    x = torch.randn(9, 64, generator=generator).bfloat16()
+    x[4, 7] = float("nan")
+    got = ops.linear([row_matrix(weight, None)], x)
+    assert got[4].isnan().all()
+    assert got[[0, 1, 2, 3, 5, 6, 7, 8]].isfinite().all()
 
 
 BLOCKS = [(16, 32), (128, 128), (1, 0), (0, 0), (7, 9)]

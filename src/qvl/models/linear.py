@@ -77,6 +77,8 @@ def few_rows() -> int:
     """Up to here bf16 weights are read by our kernel; beyond, PyTorch's matrix product is faster. Measured on one
     processor of each kind (benchmarks/cpu/kernels.py).
     """
+    if ops.multiplies_bf16():
+        return 128  # at 200 and 409 rows as fast as PyTorch's, at 1,536 slower
     return 6 if multiplies_half() else 16
 
 

@@ -124,10 +124,10 @@ struct FromE4m3 {
 struct Work {
   const Attention &at;
   const int64_t group, depth, width; // G; items of a head; H filled up to whole vectors
-  std::vector<Item> queries;         // (rows, depth)
-  std::vector<Item> keys;            // (depth, KEYS)
-  std::vector<Item> values;          // (KEYS / PER, width)
-  std::vector<float> sums;           // (rows, width): weights times values
+  Lines<Item> queries;         // (rows, depth)
+  Lines<Item> keys;            // (depth, KEYS)
+  Lines<Item> values;          // (KEYS / PER, width)
+  Lines<float> sums;           // (rows, width): weights times values
   std::vector<float> most, total;    // (rows,): the largest score so far, the sum of weights
   std::vector<uint16_t> decoded;     // (4, H)
   float scores[HIGH * KEYS];

@@ -98,7 +98,11 @@ void rows_of(const Matrix &w, int64_t output, const uint16_t *x, int64_t rows, i
 
 } // namespace
 
-void qvl::rows_in_team(const Matrix *matrices, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y) {
+void qvl::rows_in_team(const Matrix *matrices, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y,
+                       Scratch &scratch) {
+#ifdef QVL_PANELS
+  if (rows > FEW) return panels_in_team(matrices, count, x, rows, y, scratch.packed.data());
+#endif
   const Pieces pieces(matrices, count, 16);
   const int64_t inputs = matrices->inputs, width = pieces.width, at_once = pieces.at_once();
 #pragma omp for schedule(dynamic, at_once)

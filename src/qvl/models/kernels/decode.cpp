@@ -32,7 +32,7 @@ struct Step {
 // What the team shares between the layers
 struct Buffers {
   std::vector<uint16_t> normed, qkv, mixed, gate_up, inner, out;
-  Scratch scratch;
+  Scratch &scratch = kept_scratch();
 
   Buffers(const Step &s)
       : normed(s.rows * s.width), qkv(s.rows * (s.heads + 2 * s.kv_heads) * s.head_dim),
@@ -167,4 +167,5 @@ extern "C" void qvl_decode(const Layer *layers, int64_t num_layers, const Step *
       buffers.scratch.reserve(*w, step->rows);
 #pragma omp parallel num_threads(num_threads)
   decode(layers, num_layers, *step, buffers);
+  done(buffers.scratch);
 }

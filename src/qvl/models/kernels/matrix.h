@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <new>
 #include <omp.h>
 #include <type_traits>
 #include <vector>
@@ -30,19 +31,44 @@ struct Matrix {
   int32_t kind, scale_dtype, bits;
 };
 
-// Activations made ready for CODES or FP8: filled by the team, so it outlives a product. One serves any number of
-// products, one after the other.
+// Where the processor multiplies bf16, more rows of it than FEW are a product of their own (panels.cpp): up to 2 of them
+// are read faster one by one, measured.
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define QVL_PANELS
+constexpr int64_t FEW = 2;
+void panels_in_team(const Matrix *w, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y, uint32_t *packed);
+int64_t panels_size(int64_t inputs, int64_t rows); // values of `packed`, which the team works in
+#endif
+
+// std::vector from the beginning of a cache line on: a vector that lies in two lines is read twice
+template <class T> struct FromALine {
+  typedef T value_type;
+  T *allocate(size_t count) { return (T *)::operator new(count * sizeof(T), std::align_val_t(64)); }
+  void deallocate(T *p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  bool operator==(const FromALine &) const { return true; }
+  bool operator!=(const FromALine &) const { return false; }
+};
+template <class T> using Lines = std::vector<T, FromALine<T>>;
+
+// Activations made ready for a product: filled by the team, so it outlives one. It serves any number of products, one
+// after the other.
 struct Scratch {
-  std::vector<int8_t> values;
-  std::vector<float> scales, sums, wide;
+  Lines<int8_t> values;
+  Lines<float> scales, sums, wide;
+  Lines<uint32_t> packed;
 
   // before the team is there
   void reserve(const Matrix &w, int64_t rows);
 };
 
+// This thread's own, which lasts: memory fresh from the system is cleared page by page. `done` with it, it is let go
+// where it has grown large.
+Scratch &kept_scratch();
+void done(Scratch &scratch);
+
 // y (rows, sum of outputs) = x (rows, inputs) times each of `count` matrices, side by side. They are of one kind, and
 // alike in inputs, order and `across`. ROWS and FP8: x and y bf16.
-void rows_in_team(const Matrix *w, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y);
+void rows_in_team(const Matrix *w, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y, Scratch &scratch);
 void codes_in_team(const Matrix *w, int64_t count, const void *x, int dtype, int64_t rows, void *y, Scratch &scratch);
 void fp8_in_team(const Matrix *w, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y, Scratch &scratch);
 
@@ -53,7 +79,7 @@ inline void multiply_in_team(const Matrix *w, int64_t count, const void *x, int 
   else if (w->kind == FP8)
     fp8_in_team(w, count, (const uint16_t *)x, rows, (uint16_t *)y, scratch);
   else
-    rows_in_team(w, count, (const uint16_t *)x, rows, (uint16_t *)y);
+    rows_in_team(w, count, (const uint16_t *)x, rows, (uint16_t *)y, scratch);
 }
 
 inline int64_t over(int64_t a, int64_t b) { return (a + b - 1) / b; }

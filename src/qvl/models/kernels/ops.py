@@ -120,7 +120,16 @@ def functions() -> ctypes.CDLL | None:
     for name, arguments in _SIGNATURES.items() if lib is not None else ():
         function = getattr(lib, name)
         function.argtypes, function.restype = arguments, None
+    if lib is not None:
+        lib.qvl_multiplies_bf16.argtypes, lib.qvl_multiplies_bf16.restype = [], _I32
     return lib
+
+
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether the kernels have a product of bf16 matrices, which is for any number of rows."""
+    lib = functions()
+    return lib is not None and bool(lib.qvl_multiplies_bf16())
 
 
 def _lib() -> ctypes.CDLL:
