@@ -296,6 +296,14 @@ def test_no_compiler_says_so(monkeypatch):
 
 
 @needs_kernels
+def test_what_does_not_compile_is_said_and_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(build.Unavailable, match="no-such-flag"):
+        build.compiled((*build.FLAGS, "--no-such-flag"))
+    assert list((tmp_path / "qvl" / "kernels").iterdir()) == []
+
+
+@needs_kernels
 def test_a_cache_that_others_may_write_into_is_not_used(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "qvl" / "kernels"

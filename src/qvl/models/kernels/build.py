@@ -18,6 +18,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from qvl.errors import ConfigError
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 FLAGS = (
-    *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-fopenmp", "-fPIC"),
     # neither changes a result: they let the compiler round and take roots with single instructions
     *("-fno-math-errno", "-fno-trapping-math"),
     # a product is rounded before it is added, as it is in PyTorch; where a fused step is wanted it is written
@@ -72,28 +73,28 @@ def compiled(flags: tuple[str, ...] = FLAGS) -> Path:
     place = folder / f"qvl-{digest.hexdigest()[:24]}.so"
     if place.is_file():
         return place
-    handle, unfinished = tempfile.mkstemp(suffix=".so", prefix="unfinished-", dir=folder)
-    os.close(handle)
+    units = [source for source in sources if source.suffix == ".cpp"]
     try:
-        units = [str(source) for source in sources if source.suffix == ".cpp"]
-        # torch brings its own OpenMP: sharing it shares its threads, two sets would spin against each other
-        link = ["-Wl,--as-needed", str(openmp)] if openmp else []
-        done = subprocess.run(
-            [compiler, *flags, *units, *link, "-o", unfinished],
-            capture_output=True,
-            text=True,
-            timeout=COMPILE_SECONDS,
-            check=False,
-        )
-        if done.returncode:
-            raise Unavailable(f"{compiler} failed: {done.stderr.strip()[:400]}")
-        os.chmod(unfinished, 0o700)
-        os.replace(unfinished, place)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as work:
+            objects = [Path(work) / f"{unit.stem}.o" for unit in units]
+            commands = [[compiler, *flags, "-c", str(unit), "-o", str(o)] for unit, o in zip(units, objects)]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # a unit takes up to 4 s, all of them 13
+                list(pool.map(_run, commands))
+            # torch brings its own OpenMP: sharing it shares its threads, two sets would spin against each other
+            link = ["-Wl,--as-needed", str(openmp)] if openmp else []
+            whole = Path(work) / place.name
+            _run([compiler, *flags, "-shared", *map(str, objects), *link, "-o", str(whole)])
+            os.chmod(whole, 0o700)
+            os.replace(whole, place)
     except (OSError, subprocess.SubprocessError) as e:
         raise Unavailable(f"{compiler} can't be run: {e}") from e
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
     return place
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+    if done.returncode:
+        raise Unavailable(f"{command[0]} failed: {done.stderr.strip()[:400]}")
 
 
 def _cache_folder() -> Path:
