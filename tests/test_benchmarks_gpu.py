@@ -221,3 +221,11 @@ def test_a_script_runs_by_its_own_name_from_anywhere(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here" / "paged_attention.json").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton isn't installed")
+def test_kernels_compile_for_a_gpu_that_is_not_here(tmp_path):
+    assert load("compile_kernels").main(["--capability", "90", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "compile_kernels.json").read_text())["kernels"]
+    assert {row["stored"] for row in rows} == {"bf16", "fp16", "fp8", "fp32"}
+    assert all(0 < row["registers"] <= 255 for row in rows)

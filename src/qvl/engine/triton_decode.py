@@ -19,6 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 64  # tokens read at a time
+FP32_TILE = (
+    16  # of fp32, which is multiplied out of registers: 64 spill 350 bytes a thread (gpu/compile_kernels.py)
+)
 MAX_SPLITS = 64
 PROGRAMS_PER_PROCESSOR = 2
 LEAST_ROWS = 16  # tl.dot's smallest side
@@ -141,7 +144,8 @@ def paged_decode(
         q_BNH, keys_SKH, values_SKH, blocks_BM, ends_B, partial, lse,
         q_BNH.stride(0), q_BNH.stride(1), keys_SKH.stride(0), keys_SKH.stride(1), blocks_BM.stride(0), head_dim**-0.5,
         num_heads, group, head_dim, block_size, num_splits,
-        ROWS=max(LEAST_ROWS, triton.next_power_of_2(group)), WIDTH=max(LEAST_ROWS, width), TILE=TILE,
+        ROWS=max(LEAST_ROWS, triton.next_power_of_2(group)), WIDTH=max(LEAST_ROWS, width),
+        TILE=FP32_TILE if q_BNH.dtype == torch.float32 else TILE,
         WIDEN=q_BNH.device.type == "cpu",
     )  # fmt: skip
     _combine_kernel[(num_sequences, num_heads)](
