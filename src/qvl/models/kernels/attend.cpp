@@ -144,8 +144,8 @@ struct Work {
 
   // a head's values from `first` on; `space` holds them where they are decoded
   const uint16_t *head_of(const void *rows, int64_t first, uint16_t *space) const {
-    static const FromE4m3 table;
     if (!at.in_8_bits) return (const uint16_t *)rows + first;
+    static const FromE4m3 table;
     for (int64_t i = 0; i < at.head_dim; i++) space[i] = table.bits[((const uint8_t *)rows)[first + i]];
     return space;
   }
