@@ -204,7 +204,9 @@ def test_the_queue_forgets_answers_of_an_earlier_run(tmp_path, monkeypatch):
 def test_every_script_of_the_folder_is_in_the_queue_and_the_readme():
     queue = load("run_all").QUEUE
     scripts = {p.stem for p in FOLDER.glob("*.py")} - {"common", "run_all"}
-    assert set(queue) == scripts - {"compile_kernels"}  # which needs no GPU: its time isn't to be taken for it
+    assert set(queue) == scripts - {
+        "compile_kernels"
+    }  # which needs no GPU: its time isn't to be taken for it
     readme = (FOLDER / "README.md").read_text()
     assert all(f"| `{name}.py` |" in readme for name in scripts)
 
