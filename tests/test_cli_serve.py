@@ -13,6 +13,7 @@ import pytest
 
 from qvl.cli.main import main
 from qvl.cli.serve import _name
+from qvl.errors import ConfigError
 from serve_live import asking, free_port, picture
 
 
@@ -55,9 +56,23 @@ class Process:
         self.process.wait(20)
 
 
+@pytest.mark.parametrize(("more", "mapped"), [([], False), (["--mapped"], True)])
+def test_weights_stay_in_their_files_when_asked_to(more, mapped, monkeypatch, tiny_checkpoint):
+    given = {}
+
+    def load(model, **options):
+        given.update(options)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("qvl.backends.native.load", load)
+    assert main(["serve", "--model", str(tiny_checkpoint), "--port", str(free_port()), *more]) != 0
+    assert given["mapped"] is mapped
+
+
 @pytest.mark.slow
-def test_the_process_serves_finishes_on_sigterm_and_exits_0(tiny_checkpoint):
-    words = ("--model", tiny_checkpoint, "--served-model-name", "tiny", "--max-model-len", 2048)
+@pytest.mark.parametrize("more", [(), ("--mapped",)])
+def test_the_process_serves_finishes_on_sigterm_and_exits_0(tiny_checkpoint, more):
+    words = ("--model", tiny_checkpoint, "--served-model-name", "tiny", "--max-model-len", 2048, *more)
     with Process(*words, QVL_API_KEY="k") as served:
         served.wait_ready()
         assert f"tiny at http://127.0.0.1:{served.port}/v1\n" in served.lines

@@ -45,6 +45,13 @@ def run(
     weights: Annotated[
         str, typer.Option(help="auto (as stored), or int8, int4: made so as they are read.")
     ] = "auto",
+    mapped: Annotated[
+        bool,
+        typer.Option(
+            "--mapped",
+            help="Leave weights in their files, which must not change: ready at once, but the system may drop them.",
+        ),
+    ] = False,
     kv_dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or fp8.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> int:
@@ -81,6 +88,7 @@ def run(
         model,
         dtype=dtype,
         weights=weights,
+        mapped=mapped,
         kv_dtype=kv_dtype,
         device=device,
         max_model_len=max_model_len,
