@@ -13,15 +13,14 @@ namespace {
 
 // A product's operands are rows of items: PER neighbours along what is summed over. A tile of sums, HIGH rows x WIDE
 // vectors, and its operands have to fit the registers.
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#ifdef QVL_BF16
 constexpr bool IN_BF16 = true;
 constexpr int HIGH = 6, WIDE = 4;
 typedef uint32_t Item; // two bf16
 typedef f32x16 Sums;
-typedef __m512bh Items;
-inline Items items(const Item *p) { return (__m512bh)_mm512_loadu_si512(p); }
-inline Items spread(Item item) { return (__m512bh)_mm512_set1_epi32(item); }
-inline Sums dot(Sums acc, Items a, Items b) { return (f32x16)_mm512_dpbf16_ps((__m512)acc, a, b); }
+typedef Pairs<Sums> Items;
+inline Items items(const Item *p) { return Items(p); }
+inline Items spread(Item item) { return Items(item); }
 #else
 constexpr bool IN_BF16 = false;
 typedef float Item;
@@ -95,7 +94,7 @@ inline void multiply(const Item *a, int64_t a_row, const Item *b, int64_t b_row,
   });
 }
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#ifdef QVL_BF16
 inline u16x16 rounded(f32x16 x) { return (u16x16)_mm512_cvtneps_pbh((__m512)x); }
 inline void put_weights(Item *to, Sums x) { store(to, rounded(x)); }
 #else

@@ -1,8 +1,8 @@
 // A few rows of bf16 activations x bf16 weights as they are published: (outputs, inputs), row by row.
 //
 // At few rows the weights are read once and used a few times, so the memory's speed is the limit; the loops keep
-// several rows of weights in flight. Sums are fp32, in the same order for every number
-// of rows, so a row's result doesn't depend on its batch.
+// several rows of weights in flight. Sums are fp32, in the same order for every number of rows, so a row's result doesn't
+// depend on its batch.
 
 #include "matrix.h"
 
@@ -10,18 +10,15 @@ using namespace qvl;
 
 namespace {
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#ifdef QVL_BF16
 // 32 products, pairs summed into 16 lanes
 constexpr int64_t LINE = 32;
 typedef f32x16 Sums;
-struct Row {
-  __m512bh bits;
-};
-inline Row line(const uint16_t *p) { return {(__m512bh)_mm512_loadu_si512(p)}; }
+typedef qvl::Pairs<Sums> Row;
+inline Row line(const uint16_t *p) { return Row(p); }
 inline Row line(const uint16_t *p, int64_t count) {
-  return {(__m512bh)_mm512_maskz_loadu_epi16((__mmask32)((1ull << count) - 1), p)};
+  return Row(_mm512_maskz_loadu_epi16((__mmask32)((1ull << count) - 1), p));
 }
-inline Sums dot(Sums acc, Row a, Row b) { return (f32x16)_mm512_dpbf16_ps((__m512)acc, a.bits, b.bits); }
 #else
 #if defined(__AVX512F__)
 constexpr int64_t LINE = 32;
@@ -100,7 +97,7 @@ void rows_of(const Matrix &w, int64_t output, const uint16_t *x, int64_t rows, i
 
 void qvl::rows_in_team(const Matrix *matrices, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y,
                        Scratch &scratch) {
-#ifdef QVL_PANELS
+#ifdef QVL_BF16
   if (rows > FEW) return panels_in_team(matrices, count, x, rows, y, scratch.packed.data());
 #endif
   const Pieces pieces(matrices, count, 16);

@@ -16,7 +16,7 @@ void Scratch::reserve(const Matrix &w, int64_t rows) {
   } else if (w.kind == FP8) {
     grow(wide, rows * over(w.inputs, w.across) * over(w.across, STEP) * STEP);
   }
-#ifdef QVL_PANELS
+#ifdef QVL_BF16
   if (w.kind == ROWS && rows > FEW) grow(packed, panels_size(w.inputs, rows));
 #endif
 }
@@ -34,7 +34,7 @@ void qvl::done(Scratch &s) {
 
 // Whether bf16 is multiplied as such, whatever the number of rows
 extern "C" int32_t qvl_multiplies_bf16() {
-#ifdef QVL_PANELS
+#ifdef QVL_BF16
   return 1;
 #else
   return 0;

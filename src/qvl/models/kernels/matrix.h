@@ -33,8 +33,7 @@ struct Matrix {
 
 // Where the processor multiplies bf16, more rows of it than FEW are a product of their own (panels.cpp): up to 2 of them
 // are read faster one by one, measured.
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#define QVL_PANELS
+#ifdef QVL_BF16
 constexpr int64_t FEW = 2;
 void panels_in_team(const Matrix *w, int64_t count, const uint16_t *x, int64_t rows, uint16_t *y, uint32_t *packed);
 int64_t panels_size(int64_t inputs, int64_t rows); // values of `packed`, which the team works in

@@ -94,6 +94,7 @@ class Attention(ctypes.Structure):
 
 _SIGNATURES = {
     "qvl_attend": [_PTR, _PTR, _I64, _I32],
+    "qvl_multiplies_bf16": [],
     "qvl_linear": [_PTR, _I64, _PTR, _I32, _I64, _PTR, _I32],
     "qvl_decode": [_PTR, _I64, _PTR, _I32],
     "qvl_fp8_widen": [_PTR, _PTR, _I32, _I64, _I64, _I64, _I64, _PTR, _I32, _I32],
@@ -102,6 +103,8 @@ _SIGNATURES = {
     "qvl_round": [_PTR, _I32, _I64, _I64, _I64, _I32, _I64, _PTR, _PTR, _I32],
     "qvl_rope": [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _I64, _I64, _I32, _I32, _I32],
 }
+
+_RESULTS = {"qvl_multiplies_bf16": _I32}
 
 
 def ready(x: Tensor, *weights: Tensor) -> bool:
@@ -119,9 +122,7 @@ def functions() -> ctypes.CDLL | None:
     lib = library()
     for name, arguments in _SIGNATURES.items() if lib is not None else ():
         function = getattr(lib, name)
-        function.argtypes, function.restype = arguments, None
-    if lib is not None:
-        lib.qvl_multiplies_bf16.argtypes, lib.qvl_multiplies_bf16.restype = [], _I32
+        function.argtypes, function.restype = arguments, _RESULTS.get(name)
     return lib
 
 

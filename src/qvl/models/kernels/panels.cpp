@@ -6,7 +6,7 @@
 
 #include "matrix.h"
 
-#ifdef QVL_PANELS
+#ifdef QVL_BF16
 
 using namespace qvl;
 
@@ -17,23 +17,6 @@ constexpr int64_t PANEL = 48; // rows of x; HIGH x PANEL sums are 24 registers
 constexpr int64_t LINE = 16;  // pairs of weights in a cache line
 constexpr int64_t PIECE = 32; // outputs that pass over all panels together: their weights stay in the L2 cache
 
-template <class V> struct Pairs;
-template <> struct Pairs<f32x16> {
-  __m512bh bits;
-  explicit Pairs(const uint32_t *p) : bits((__m512bh)_mm512_loadu_si512(p)) {}
-  explicit Pairs(uint32_t pair) : bits((__m512bh)_mm512_set1_epi32(pair)) {}
-};
-template <> struct Pairs<f32x8> {
-  __m256bh bits;
-  explicit Pairs(const uint32_t *p) : bits((__m256bh)_mm256_loadu_si256((const __m256i *)p)) {}
-  explicit Pairs(uint32_t pair) : bits((__m256bh)_mm256_set1_epi32(pair)) {}
-};
-inline f32x16 dot(f32x16 acc, Pairs<f32x16> a, Pairs<f32x16> b) {
-  return (f32x16)_mm512_dpbf16_ps((__m512)acc, a.bits, b.bits);
-}
-inline f32x8 dot(f32x8 acc, Pairs<f32x8> a, Pairs<f32x8> b) {
-  return (f32x8)_mm256_dpbf16_ps((__m256)acc, a.bits, b.bits);
-}
 inline void put_rounded(uint16_t *to, f32x16 x) { store(to, narrowed(x)); }
 inline void put_rounded(uint16_t *to, f32x8 x) {
   for (int l = 0; l < 8; l++) to[l] = to_bf16(x[l]);
@@ -113,14 +96,14 @@ void multiply(const Matrix &w, int64_t output, const uint32_t *x, const Panel &p
 #pragma GCC unroll 4
     for (int v = 0; v < W; v++) acc[n][v] = V{};
   const auto add = [&](int64_t i, auto pair_of) {
-    const auto line = [&](int v) { return Pairs<V>(x + i * all + v * lanes); };
-    const Pairs<V> a = line(0), b = line(W > 1 ? 1 : 0), c = line(W > 2 ? 2 : 0);
+    Pairs<V> line[W];
+#pragma GCC unroll 4
+    for (int v = 0; v < W; v++) line[v] = Pairs<V>(x + i * all + v * lanes);
 #pragma GCC unroll 8
     for (int n = 0; n < N; n++) {
       const Pairs<V> pair(pair_of(weight + n * inputs));
-      acc[n][0] = dot(acc[n][0], pair, a);
-      if constexpr (W > 1) acc[n][1] = dot(acc[n][1], pair, b);
-      if constexpr (W > 2) acc[n][2] = dot(acc[n][2], pair, c);
+#pragma GCC unroll 4
+      for (int v = 0; v < W; v++) acc[n][v] = dot(acc[n][v], pair, line[v]);
     }
   };
   for (int64_t first = 0; first < pairs; first += LINE) {

@@ -184,6 +184,32 @@ template <class V> inline V exponential(V x) {
   return (V)((Ints)p + ((Ints)shifted << 23));
 }
 
+// Where the processor multiplies bf16: two of them in each lane of a V.
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define QVL_BF16
+template <class V> struct Pairs;
+template <> struct Pairs<f32x16> {
+  __m512bh bits;
+  Pairs() = default;
+  explicit Pairs(__m512i bits) : bits((__m512bh)bits) {}
+  explicit Pairs(const void *p) : Pairs(_mm512_loadu_si512(p)) {}
+  explicit Pairs(uint32_t pair) : Pairs(_mm512_set1_epi32(pair)) {}
+};
+template <> struct Pairs<f32x8> {
+  __m256bh bits;
+  Pairs() = default;
+  explicit Pairs(const void *p) : bits((__m256bh)_mm256_loadu_si256((const __m256i *)p)) {}
+  explicit Pairs(uint32_t pair) : bits((__m256bh)_mm256_set1_epi32(pair)) {}
+};
+// acc[l] += a[2l] * b[2l] + a[2l + 1] * b[2l + 1]
+inline f32x16 dot(f32x16 acc, Pairs<f32x16> a, Pairs<f32x16> b) {
+  return (f32x16)_mm512_dpbf16_ps((__m512)acc, a.bits, b.bits);
+}
+inline f32x8 dot(f32x8 acc, Pairs<f32x8> a, Pairs<f32x8> b) {
+  return (f32x8)_mm256_dpbf16_ps((__m256)acc, a.bits, b.bits);
+}
+#endif
+
 // A line of codes is multiplied in one vector, or in halves where registers hold half a line.
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
 constexpr int HALVES = 2;
