@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "qvl"
 # Rooms in one inner list stand side by side and may not see each other's right neighbours.
 ORDER = [
-    "errors", "units", "catalog", "inputs", "plan", "outputs", "synth", "models", "engine", "quantize", "tune",
+    "moved", "errors", "units", "catalog", "inputs", "plan", "outputs", "synth", "models", "engine", "quantize", "tune",
     "backends", "evaluate", "doctor", "audit", "serve", "cli",
 ]  # fmt: skip
 NO_TORCH = set(ORDER[: ORDER.index("models")]) | {"evaluate", "doctor", "audit", "serve", "cli"}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qvl import moved
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from qvl.backends.model import Model
 
 __version__ = "0.1.0"
+
+moved.install()
 
 
 def load(source: str | Path = "mini", **options: Any) -> Model:

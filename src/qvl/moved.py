@@ -1,0 +1,76 @@
+"""Where modules and names of earlier releases live now; each works for one more release, with a DeprecationWarning.
+
+A module that went away is a row of `MODULES`; a name that left a module which still exists is a row of `NAMES`, and
+that module ends with `__getattr__ = moved.names(__name__)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# old module → the modules that hold its names now, looked through in this order
+MODULES: dict[str, tuple[str, ...]] = {}
+
+# "module:name" → "module:name"; for a module of MODULES too, where the name changed
+NAMES: dict[str, str] = {}
+
+
+def names(module: str) -> Callable[[str], Any]:
+    """A module's `__getattr__`, for names that have left it."""
+
+    def find(name: str) -> Any:
+        new = NAMES.get(f"{module}:{name}")
+        if new is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", new.replace(":", "."))
+        return _resolve(new)
+
+    return find
+
+
+def _resolve(new: str) -> Any:
+    module, _, name = new.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}; the old name goes in qvl 0.3", DeprecationWarning, stacklevel=3)
+
+
+class _MovedModules:
+    """A finder for `sys.meta_path` that answers for the modules of `MODULES` and no others; also their loader."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name not in MODULES:
+            return None
+        return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]  # a loader by its two methods
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old = module.__name__
+        _warn(old, " and ".join(MODULES[old]))
+
+        def find(name: str) -> Any:
+            if f"{old}:{name}" in NAMES:
+                return _resolve(NAMES[f"{old}:{name}"])
+            if not name.startswith("__"):
+                for new in MODULES[old]:
+                    if hasattr(importlib.import_module(new), name):
+                        return getattr(importlib.import_module(new), name)
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+
+        module.__getattr__ = find  # type: ignore[method-assign]
+
+
+def install() -> None:
+    """Makes the old module paths importable; a second call changes nothing."""
+    if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(_MovedModules())
