@@ -32,6 +32,7 @@ import qwen_vl_small
 from hub_configs import SIZES, hub_config
 from inputs_small import tokenizer_json
 from qvl.catalog.config import read_config
+from qvl.checkpoint.names import published_names
 from qvl.engine.engine import Engine, EngineOptions
 from qvl.engine.memory import plan_memory
 from qvl.engine.sampling import SamplingParams
@@ -41,7 +42,6 @@ from qvl.inputs.processor import MediaSpan, ModelInputs
 from qvl.inputs.tokenizer import Tokenizer
 from qvl.models import build
 from qvl.models.checkpoint import load_model
-from qvl.models.names import published_names
 from qvl.units import GiB
 
 # the guide's table, with the 72B of Qwen2-VL that it leaves out; Qwen-VL lies as Qwen-VL-Chat does

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import quantized_writers as writers
-from qvl.catalog.quantization import Scheme, matches, read_quantization, spellings
+from qvl.checkpoint.quantization import Scheme, matches, read_quantization, spellings
 from qvl.errors import ConfigError
 
 KNOWN = [

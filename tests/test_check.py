@@ -25,16 +25,17 @@ from hub_configs import hub_config
 from qvl.catalog.config import read_config
 from qvl.catalog.config_write import config_dict
 from qvl.catalog.models import config_of
-from qvl.catalog.pickled_files import read_pickled_file
-from qvl.catalog.quantization import read_quantization
 from qvl.catalog.tensors import tensor_table
-from qvl.catalog.weight_files import StoredTensor, read_weight_file
+from qvl.checkpoint.check import Report, check
+from qvl.checkpoint.check.finding import Finding, Subject
+from qvl.checkpoint.check.splits import findings as split_findings
+from qvl.checkpoint.check.weights import tensor_findings
+from qvl.checkpoint.names import to_first, to_nested
+from qvl.checkpoint.pickled_files import read_pickled_file
+from qvl.checkpoint.quantization import read_quantization
+from qvl.checkpoint.weight_files import StoredTensor, read_weight_file
 from qvl.cli.main import main
 from qvl.errors import CheckpointError
-from qvl.models.check import Finding, Report, Subject, check
-from qvl.models.check.splits import findings as split_findings
-from qvl.models.check.weights import tensor_findings
-from qvl.models.names import to_first, to_nested
 
 SPARED = ["lm_head", "visual"]
 ITEM = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I64": 8, "I8": 1, "F8_E4M3": 1}
@@ -683,7 +684,7 @@ def test_the_verb_exits_2_when_there_is_nothing_to_check(
 def test_checking_imports_no_torch(plain: Path) -> None:
     folder = quantise(plain, "gptq")
     program = (
-        "import sys; from pathlib import Path; from qvl.models.check import check; "
+        "import sys; from pathlib import Path; from qvl.checkpoint.check import check; "
         f"check(Path({str(folder)!r})); sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
@@ -802,7 +803,7 @@ def test_missing_tensors_of_a_nested_file_are_told_by_its_names(plain: Path) -> 
 
 
 def test_a_first_generation_file_is_compared_by_its_own_names(tmp_path: Path) -> None:
-    from qvl.models.names import LAYOUTS
+    from qvl.checkpoint.names import LAYOUTS
 
     if "qwen_vl" not in LAYOUTS:
         pytest.skip("its names aren't mapped")

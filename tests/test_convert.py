@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from qvl.catalog.weight_files import INDEX, read_weight_file
+from qvl.checkpoint.convert import convert
+from qvl.checkpoint.weight_files import INDEX, read_weight_file
 from qvl.cli.main import main
 from qvl.errors import CapacityError, CheckpointError
 from qvl.models.checkpoint import load_model, save_model
-from qvl.models.convert import convert
 from test_models_attention import tiny
 
 
@@ -122,7 +122,7 @@ def test_module_names_in_the_quantisation_are_respelled(shards: Path, tmp_path: 
 
 
 def test_memory_stays_far_below_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvl.models.convert._PIECE", 1 << 20)
+    monkeypatch.setattr("qvl.checkpoint.convert._PIECE", 1 << 20)
     (tmp_path / "big").mkdir()
     save_file({"visual.x": torch.zeros(64 << 20, dtype=torch.uint8)}, tmp_path / "big" / "model.safetensors")
     tracemalloc.start()
@@ -207,7 +207,7 @@ def test_the_verb_refuses_in_one_line_with_status_2(
 
 def test_converting_imports_no_torch(shards: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from qvl.models.convert import convert; "
+        "import sys; from pathlib import Path; from qvl.checkpoint.convert import convert; "
         f"convert(Path({str(shards)!r}), Path({str(tmp_path / 'new')!r}), 'new'); "
         "sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
     )

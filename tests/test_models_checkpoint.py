@@ -124,7 +124,7 @@ def test_changing_a_mapped_weight_leaves_the_file_alone(network: VisionLanguageM
 
 @pytest.mark.parametrize("layout", ["flat", "nested"])
 def test_either_name_layout_is_read(layout: str, network: VisionLanguageModel, folder: Path) -> None:
-    from qvl.models.names import to_nested
+    from qvl.checkpoint.names import to_nested
 
     if layout == "nested":
         path = folder / "model.safetensors"

@@ -7,10 +7,10 @@ import torch
 
 from hub_configs import PARAMETERS, SIZES, hub_config
 from qvl.catalog.config import read_config
+from qvl.checkpoint.names import LAYOUTS, published_names, to_canonical, to_nested
 from qvl.errors import ConfigError
 from qvl.models import FAMILIES, build
 from qvl.models.base import VisionLanguageModel
-from qvl.models.names import LAYOUTS, published_names, to_canonical, to_nested
 
 PAIRS = [
     ("visual.patch_embed.proj.weight", "model.visual.patch_embed.proj.weight"),

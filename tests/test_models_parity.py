@@ -120,7 +120,7 @@ def test_gradients_equal_the_references(family: str, shape: str, tmp_path: Path)
         kwargs = media_kwargs([prompt], family)
         theirs(inputs, attention_mask=torch.ones_like(inputs), **kwargs).logits.logsumexp(-1).sum().backward()
         our_logits(ours, [prompt]).logsumexp(-1).sum().backward()
-    from qvl.models.names import to_canonical
+    from qvl.checkpoint.names import to_canonical
 
     expected = {to_canonical(name): p.grad for name, p in theirs.named_parameters()}
     for name, p in ours.named_parameters():

@@ -20,12 +20,12 @@ from torch import Tensor
 import quantized_writers as writers
 from models_reference import SPECIAL, Prompt, our_logits
 from qvl.catalog.config import ModelConfig
+from qvl.checkpoint.names import to_nested
 from qvl.errors import CheckpointError, ConfigError
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel, initialize
 from qvl.models.checkpoint import load_model, save_model
 from qvl.models.linear import Linear, QuantizedLinear
-from qvl.models.names import to_nested
 from qvl.models.quantized.compressed_tensors import Int8Linear, quantize_rows
 from qvl.models.quantized.fp8 import Fp8Linear
 from test_models_attention import TEXT, VISION

@@ -15,10 +15,10 @@ from torch import Tensor
 import quantized_writers as writers
 from models_reference import SPECIAL, Prompt, our_logits
 from qvl.catalog.config import ModelConfig, VisionConfig
+from qvl.checkpoint.check import check
 from qvl.errors import CheckpointError
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel, initialize
-from qvl.models.check import check
 from qvl.models.checkpoint import load_model, save_model
 from qvl.models.moe import Experts
 from qvl.models.quantized.experts import QuantizedExperts

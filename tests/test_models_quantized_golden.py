@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import quantized_writers as writers
-from qvl.catalog.quantization import read_quantization
+from qvl.checkpoint.quantization import read_quantization
 from qvl.models.quantized import reader
 
 GOLDEN = Path(__file__).parent / "data" / "quantised_golden.safetensors"

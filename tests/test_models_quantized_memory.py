@@ -19,9 +19,9 @@ import quantized_writers as writers
 from models_reference import SPECIAL
 from qvl.catalog.config import ModelConfig, read_config
 from qvl.catalog.config_write import config_dict
-from qvl.catalog.quantization import read_quantization
 from qvl.catalog.tensors import tensor_table
-from qvl.catalog.weight_files import read_weight_file
+from qvl.checkpoint.quantization import read_quantization
+from qvl.checkpoint.weight_files import read_weight_file
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel, initialize
 from qvl.models.checkpoint import load_model, save_model

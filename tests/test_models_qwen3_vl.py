@@ -16,12 +16,12 @@ from models_reference import SHAPES_3, Prompt, both, our_hidden, our_logits
 from qvl.catalog.config import TextConfig, VisionConfig, read_config
 from qvl.catalog.config_write import config_dict
 from qvl.catalog.models import config_of
+from qvl.checkpoint.names import published_names
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import load_model, save_model
 from qvl.models.decoder import mrope_axes
 from qvl.models.moe import Experts, MixtureOfExperts
-from qvl.models.names import published_names
 from qvl.models.qwen3_vl import table_taps
 from qvl.models.vision import patch_coordinates
 from test_models_attention import TEXT, VISION, tiny

@@ -20,14 +20,14 @@ import quantized_writers as writers
 import qvl
 import qwen_vl_small as small
 from qvl.catalog.config import read_config
+from qvl.checkpoint.check import check
+from qvl.checkpoint.names import published_names, to_canonical, to_first
 from qvl.errors import CheckpointError, ConfigError, MediaError, PromptError
 from qvl.inputs.positions import first_generation_positions
 from qvl.models import build
 from qvl.models.attention import CausalAttention
 from qvl.models.base import VisionLanguageModel
-from qvl.models.check import check
 from qvl.models.checkpoint import load_model, save_model
-from qvl.models.names import published_names, to_canonical, to_first
 from qvl.models.qwen_vl import logn_scale, rope_cos_sin, sincos_table, stretched
 
 TOWER, LOGITS = 1e-4, 1e-3

@@ -15,7 +15,19 @@ from types import ModuleType
 from typing import Any
 
 # old module → the modules that hold its names now, looked through in this order
-MODULES: dict[str, tuple[str, ...]] = {}
+MODULES: dict[str, tuple[str, ...]] = {
+    "qvl.catalog.pickled_files": ("qvl.checkpoint.pickled_files",),
+    "qvl.catalog.quantization": ("qvl.checkpoint.quantization",),
+    "qvl.catalog.weight_files": ("qvl.checkpoint.weight_files",),
+    "qvl.models.check": ("qvl.checkpoint.check", "qvl.checkpoint.check.finding"),
+    "qvl.models.check.adapter": ("qvl.checkpoint.check.adapter",),
+    "qvl.models.check.prompt": ("qvl.checkpoint.check.prompt",),
+    "qvl.models.check.quantised": ("qvl.checkpoint.check.quantised",),
+    "qvl.models.check.splits": ("qvl.checkpoint.check.splits",),
+    "qvl.models.check.weights": ("qvl.checkpoint.check.weights",),
+    "qvl.models.convert": ("qvl.checkpoint.convert",),
+    "qvl.models.names": ("qvl.checkpoint.names",),
+}
 
 # "module:name" → "module:name"; for a module of MODULES too, where the name changed
 NAMES: dict[str, str] = {}
@@ -71,6 +83,9 @@ class _MovedModules:
 
 
 def install() -> None:
-    """Makes the old module paths importable; a second call changes nothing."""
+    """Makes the old module paths importable; a second call changes nothing.
+
+    First in line: a folder left behind with nothing but __pycache__ would pass for a namespace package.
+    """
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        sys.meta_path.append(_MovedModules())
+        sys.meta_path.insert(0, _MovedModules())

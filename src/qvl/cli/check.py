@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from qvl.models.check import Report
+    from qvl.checkpoint.check import Report
 
 
 def run(
@@ -19,7 +19,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> int:
     """Examines a checkpoint without loading it. Exit status 1 when something is wrong."""
-    from qvl.models.check import check
+    from qvl.checkpoint.check import check
 
     report = check(folder, tensor_parallel_size)
     if as_json:

@@ -17,7 +17,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Copies a checkpoint, its tensors renamed; their bytes stay as they are."""
-    from qvl.models.convert import convert
+    from qvl.checkpoint.convert import convert
 
     done = convert(source, target, layout)
     if as_json:

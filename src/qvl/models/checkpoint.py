@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from qvl.catalog.config import read_config
 from qvl.catalog.config_write import config_dict
-from qvl.catalog.quantization import Part
+from qvl.checkpoint.names import published_names, to_canonical
+from qvl.checkpoint.quantization import Part
 from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.models import build, pickled
 from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import FusedExperts, expert_places, is_fused, single_shape
 from qvl.models.linear import TILE
-from qvl.models.names import published_names, to_canonical
 from qvl.models.on_load import coded_layers, place_coded, receivers
 from qvl.models.quantized.int4_matmul import on_device
 from qvl.models.quantized.layers import QuantizedLayer, make_layer, quantized_layers

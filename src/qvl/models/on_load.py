@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from qvl.catalog.quantization import in_decoder
+from qvl.checkpoint.quantization import in_decoder
 from qvl.errors import CheckpointError, nearest
 from qvl.models.linear import GROUP, CodedEmbedding, Linear, QuantizedLinear
 from qvl.models.moe import Experts

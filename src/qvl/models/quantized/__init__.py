@@ -1,7 +1,7 @@
 """Published quantised tensors → linear layers that compute with them. One file per format.
 
 What a config says about which layers are quantised, and the names, shapes and dtypes of their tensors, is in
-catalog/quantization.py; here tensors become layers. `READERS` maps a format to its function
+checkpoint/quantization.py; here tensors become layers. `READERS` maps a format to its function
 (scheme, parts, bias) → layer, where `parts` maps the last part of each tensor's name to the tensor. A reader
 raises CheckpointError for contents that can't be; names, shapes and dtypes are checked before it is called.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from qvl.catalog.quantization import Scheme
+    from qvl.checkpoint.quantization import Scheme
 
 
 class Reader(Protocol):

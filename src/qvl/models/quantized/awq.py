@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from qvl.catalog.quantization import Scheme
+from qvl.checkpoint.quantization import Scheme
 from qvl.models.linear import QuantizedLinear
 
 # output 8w + c of word w is its nibble NIBBLE_OF[c]: nibbles hold outputs 0 2 4 6 1 3 5 7

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvl.catalog.quantization import Scheme
+from qvl.checkpoint.quantization import Scheme
 from qvl.errors import CheckpointError
 from qvl.models.linear import QuantizedLinear
 from qvl.models.quantized.packing import by_group, unpack_stream

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvl.catalog.quantization import Part, Scheme
+from qvl.checkpoint.quantization import Part, Scheme
 from qvl.models.linear import linears
 from qvl.models.moe import Experts
 from qvl.models.quantized import reader

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from qvl.catalog.quantization import Scheme
+from qvl.checkpoint.quantization import Scheme
 from qvl.models.kernels import ops
 from qvl.models.linear import SCALE_DTYPES, bias_fits, product
 

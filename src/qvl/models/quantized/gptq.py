@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from qvl.catalog.quantization import Scheme
+from qvl.checkpoint.quantization import Scheme
 from qvl.models.linear import QuantizedLinear
 from qvl.models.quantized.packing import by_group, unpack_stream
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from qvl.catalog.quantization import Part, Scheme, read_quantization
+from qvl.checkpoint.quantization import Part, Scheme, read_quantization
 from qvl.errors import CheckpointError
 from qvl.models.moe import Experts
 from qvl.models.quantized import reader

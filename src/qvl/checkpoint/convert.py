@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvl.catalog.weight_files import INDEX, WeightFile, read_index, read_weight_file
+from qvl.checkpoint.names import to_canonical, to_nested
+from qvl.checkpoint.weight_files import INDEX, WeightFile, read_index, read_weight_file
 from qvl.errors import CapacityError, CheckpointError, nearest
-from qvl.models.names import to_canonical, to_nested
 from qvl.units import MiB, format_bytes
 
 LAYOUTS: dict[str, Callable[[str], str]] = {"old": to_canonical, "new": to_nested}

@@ -7,11 +7,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from qvl.catalog.quantization import Scheme, matches
 from qvl.catalog.tensors import KNOWN, tensor_table
-from qvl.catalog.weight_files import StoredTensor
-from qvl.models.check import Finding, Subject, listed
-from qvl.models.names import to_canonical
+from qvl.checkpoint.check.finding import Finding, Subject, listed
+from qvl.checkpoint.names import to_canonical
+from qvl.checkpoint.quantization import Scheme, matches
+from qvl.checkpoint.weight_files import StoredTensor
 
 # last parts of names that only quantised layers have
 _MARKS = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "SCB")

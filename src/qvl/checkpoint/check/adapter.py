@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from qvl.catalog.weight_files import read_weight_file
+from qvl.checkpoint.check.finding import Finding, listed
+from qvl.checkpoint.weight_files import read_weight_file
 from qvl.errors import CheckpointError
-from qvl.models.check import Finding, listed
 
 _VISUAL = re.compile(r"(^|\.)visual\.")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from qvl.catalog.quantization import Scheme
-from qvl.models.check import Finding, Subject
+from qvl.checkpoint.check.finding import Finding, Subject
+from qvl.checkpoint.quantization import Scheme
 from qvl.plan.memory import Shards
 from qvl.plan.parameters import LinearShape, language_linears
 from qvl.plan.split import split_problems

@@ -13,36 +13,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from qvl.catalog.config import ModelConfig, read_config
-from qvl.catalog.quantization import Quantization, read_quantization
-from qvl.catalog.weight_files import StoredTensor
+from qvl.catalog.config import read_config
+from qvl.checkpoint.check import adapter, prompt, quantised, splits, weights
+from qvl.checkpoint.check.finding import Finding, Level, Subject
+from qvl.checkpoint.names import to_first, to_nested
+from qvl.checkpoint.quantization import read_quantization
 from qvl.errors import CheckpointError, ConfigError
-
-Level = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    level: Level
-    rule: str  # a short name that stays the same
-    what: str
-    fix: str
-
-
-@dataclass
-class Subject:
-    """What is being examined. `tensors`: stored name → header entry, of all files that can be read."""
-
-    folder: Path
-    config: ModelConfig
-    raw: dict[str, Any]
-    quantization: Quantization | None = None
-    tensors: dict[str, StoredTensor] = field(default_factory=dict)
-    tensor_parallel_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +44,6 @@ def check(folder: Path, tensor_parallel_size: int | None = None) -> Report:
 
     Raises: CheckpointError when `folder` is no checkpoint or adapter folder.
     """
-    from qvl.models.check import adapter
-
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder}: no such folder; give the one that holds config.json and the weights"
@@ -91,8 +69,6 @@ def check(folder: Path, tensor_parallel_size: int | None = None) -> Report:
 
 
 def _examine(subject: Subject) -> Iterator[Finding]:
-    from qvl.models.check import prompt, quantised, splits, weights
-
     readable = True
     try:
         subject.quantization = read_quantization(subject.config.quantization)
@@ -117,8 +93,6 @@ _NAME = re.compile(r"(?<![\w.])(?:model|visual)\.[\w.]*\w")
 
 def _in_own_names(finding: Finding, subject: Subject) -> Finding:
     """Tensors and modules as the folder's files name them, so that they can be looked for there."""
-    from qvl.models.names import to_first, to_nested
-
     if finding.rule.startswith(_BOTH_LAYOUTS):
         return finding
     if any(name.startswith(("model.visual.", "model.language_model.")) for name in subject.tensors):
@@ -140,9 +114,3 @@ def _summary(subject: Subject) -> str:
     stored = f"{len(subject.tensors)} tensors in {files} file{'' if files == 1 else 's'}"
     q = subject.quantization
     return f"{subject.config.family}, {stored}, {q.method if q else subject.config.dtype}"
-
-
-def listed(names: list[str], most: int = 4) -> str:
-    """The first few names and how many more."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

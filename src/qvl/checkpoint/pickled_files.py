@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qvl.catalog.weight_files import ITEM_BITS, StoredTensor
+from qvl.checkpoint.weight_files import ITEM_BITS, StoredTensor
 from qvl.errors import CheckpointError
 
 FILES = "pytorch_model*.bin"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from qvl.catalog import pickled_files
-from qvl.catalog.quantization import Part
 from qvl.catalog.tensors import KNOWN, TensorTable, tensor_table
-from qvl.catalog.weight_files import INDEX, StoredTensor, read_index, read_weight_file
+from qvl.checkpoint import pickled_files
+from qvl.checkpoint.check.finding import Finding, Subject, listed
+from qvl.checkpoint.check.quantised import stored_scheme
+from qvl.checkpoint.names import LAYOUTS, to_canonical
+from qvl.checkpoint.quantization import Part
+from qvl.checkpoint.weight_files import INDEX, StoredTensor, read_index, read_weight_file
 from qvl.errors import CheckpointError
-from qvl.models.check import Finding, Subject, listed
-from qvl.models.check.quantised import stored_scheme
-from qvl.models.names import LAYOUTS, to_canonical
 
 _PLAIN = ("F32", "F16", "BF16", "F64")
 _WRAPPERS = {

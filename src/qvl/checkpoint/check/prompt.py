@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qvl.checkpoint.check.finding import Finding, Subject
 from qvl.errors import QvlError
-from qvl.models.check import Finding, Subject
 
 _ORIGINAL = "take this file from the original model"
 # what config.json numbers, and how the tokenizer of every generation from Qwen2-VL on writes it
