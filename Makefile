@@ -32,7 +32,7 @@ baseline: $(VENV)/run.done
 	$(BIN)/qvl doctor --baseline save src/qvl/doctor/baselines/mini.json
 
 plan-report: $(VENV)/run.done
-	$(BIN)/python -m qvl.plan.report
+	$(BIN)/python benchmarks/plan_report.py
 
 format: $(VENV)/dev.done
 	$(BIN)/ruff check --fix .

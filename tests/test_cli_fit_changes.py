@@ -13,8 +13,8 @@ from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import config_of, find_model, models
 from qvl.cli.main import main
 from qvl.errors import PlanError
-from qvl.plan import deployment
-from qvl.plan.candidate import Ask
+from qvl.plan.choose import deployment
+from qvl.plan.choose.candidate import Ask
 from qvl.plan.fit import fit
 from qvl.plan.request import FitRequest, request_for
 from qvl.plan.workload import Image, Workload

@@ -9,9 +9,9 @@ from qvl.catalog.models import models
 from qvl.catalog.prices import price_book
 from qvl.catalog.scores import find_task
 from qvl.errors import PlanError
-from qvl.plan.candidate import STAGES, Ask, Evaluation, Limits
 from qvl.plan.choose import choose
-from qvl.plan.requirement import Requirement, usual_workload
+from qvl.plan.choose.candidate import STAGES, Ask, Evaluation, Limits
+from qvl.plan.choose.requirement import Requirement, usual_workload
 from qvl.units import GiB
 
 BOOK = price_book()

@@ -15,7 +15,7 @@ from qvl.catalog.devices import parse_hardware
 from qvl.catalog.prices import price_book
 from qvl.catalog.scores import find_task
 from qvl.plan.choose import choose
-from qvl.plan.requirement import Requirement, usual_workload
+from qvl.plan.choose.requirement import Requirement, usual_workload
 
 
 def answer(task, gpu=None, prices=False, **changes):

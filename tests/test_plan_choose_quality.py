@@ -3,7 +3,7 @@
 import pytest
 
 from qvl.catalog.scores import Benchmark, find_task, tasks
-from qvl.plan.quality import (
+from qvl.plan.choose.quality import (
     REFCOCO_AVG,
     additive_fit,
     combined_quality,

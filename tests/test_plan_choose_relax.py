@@ -7,11 +7,10 @@ from itertools import combinations
 import pytest
 
 from qvl.errors import PlanError
-from qvl.plan import deployment
-from qvl.plan.candidate import Ask
-from qvl.plan.choose import choose
-from qvl.plan.deployment import Remembered, evaluate
-from qvl.plan.relax import _droppable, _other_engine, with_ways_out
+from qvl.plan.choose import choose, deployment
+from qvl.plan.choose.candidate import Ask
+from qvl.plan.choose.deployment import Remembered, evaluate
+from qvl.plan.choose.relax import _droppable, _other_engine, with_ways_out
 from test_plan_choose import BOOK, FakePlanner, pick
 
 

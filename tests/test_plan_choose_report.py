@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from qvl.errors import PlanError
 from qvl.plan.choose import Choice
-from qvl.plan.choose_report import choice_dict, html_report, requirement_words
-from qvl.plan.pareto import pareto, pareto_rows, plot
-from qvl.plan.relax import with_ways_out
+from qvl.plan.choose.pareto import pareto, pareto_rows, plot
+from qvl.plan.choose.relax import with_ways_out
+from qvl.plan.choose.report import choice_dict, html_report, requirement_words
 from qvl.units import GiB
 from test_plan_choose import BOOK, FakePlanner, pick
 
@@ -233,7 +233,7 @@ def test_the_key_of_the_plot_lies_beside_its_points(choice):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from qvl.plan.pareto import _draw
+    from qvl.plan.choose.pareto import _draw
 
     points = pareto(choice.ranked)
     figure = Figure(layout="constrained")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.scores import find_task
 from qvl.errors import CatalogError, PlanError
-from qvl.plan.requirement import (
+from qvl.plan.choose.requirement import (
     SECONDS_PER_MONTH,
     Requirement,
     parse_latency,

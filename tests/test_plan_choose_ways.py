@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import ABILITIES, find_model, models
 from qvl.errors import PlanError
-from qvl.plan import deployment, ways
-from qvl.plan.candidate import Ask, Candidate, bill
+from qvl.plan.choose import deployment
+from qvl.plan.choose import deployments as ways
+from qvl.plan.choose.candidate import Ask, Candidate, bill
+from qvl.plan.choose.deployments import LADDER_COUNTS, UTILISATION
+from qvl.plan.choose.quality import NO_LOSS
+from qvl.plan.choose.requirement import SECONDS_PER_MONTH
 from qvl.plan.cost import Traffic, api_bill
-from qvl.plan.quality import NO_LOSS
-from qvl.plan.requirement import SECONDS_PER_MONTH
-from qvl.plan.ways import LADDER_COUNTS, UTILISATION
 from test_plan_choose import BOOK, FakePlanner, names, pick, reason
 
 MONTH_HOURS = SECONDS_PER_MONTH / 3600

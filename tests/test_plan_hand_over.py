@@ -4,8 +4,8 @@ import pytest
 
 from qvl.catalog.prices import price_book
 from qvl.cli.main import main
-from qvl.plan.deployment import Remembered
-from qvl.plan.hand_over import launch_command
+from qvl.plan.choose.deployment import Remembered
+from qvl.plan.choose.report import launch_command
 from test_plan_choose import pick
 
 REAL = Remembered()

@@ -13,7 +13,7 @@ from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import config_of, resolve
 from qvl.errors import PlanError
 from qvl.plan.launch import Flag, LaunchRequest, plan_launch
-from qvl.plan.launch_formats import FORMATS, format_launch, to_compose, to_kubernetes, to_ray, to_shell
+from qvl.plan.launch.formats import FORMATS, format_launch, to_compose, to_kubernetes, to_ray, to_shell
 from qvl.plan.workload import Image, Video, Workload
 
 yaml = pytest.importorskip("yaml")

@@ -1,10 +1,12 @@
 """The planner against other people's measurements, and the page that shows it."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from qvl.plan.report import (
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from plan_report import (
     GUIDE_TABLE_3,
     guide_needs,
     guide_word,
@@ -73,4 +75,4 @@ def test_the_least_exceeds_the_weights_and_comfort_exceeds_the_least():
 def test_the_page_holds_what_the_report_prints():
     page = PAGE.read_text(encoding="utf-8")
     kept = page.split("<!-- report -->\n")[1].split("<!-- end of report -->")[0]
-    assert kept == tables(), "run: python -m qvl.plan.report, and put its output into docs/plan.md"
+    assert kept == tables(), "run: python benchmarks/plan_report.py, and put its output into docs/plan.md"

@@ -16,6 +16,16 @@ from typing import Any
 
 # old module → the modules that hold its names now, looked through in this order
 MODULES: dict[str, tuple[str, ...]] = {
+    "qvl.plan.candidate": ("qvl.plan.choose.candidate",),
+    "qvl.plan.choose_report": ("qvl.plan.choose.report",),
+    "qvl.plan.deployment": ("qvl.plan.choose.deployment",),
+    "qvl.plan.hand_over": ("qvl.plan.choose.report",),
+    "qvl.plan.launch_formats": ("qvl.plan.launch.formats",),
+    "qvl.plan.pareto": ("qvl.plan.choose.pareto",),
+    "qvl.plan.quality": ("qvl.plan.choose.quality",),
+    "qvl.plan.relax": ("qvl.plan.choose.relax",),
+    "qvl.plan.requirement": ("qvl.plan.choose.requirement",),
+    "qvl.plan.ways": ("qvl.plan.choose.deployments",),
     "qvl.catalog.pickled_files": ("qvl.checkpoint.pickled_files",),
     "qvl.catalog.quantization": ("qvl.checkpoint.quantization",),
     "qvl.catalog.weight_files": ("qvl.checkpoint.weight_files",),

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from qvl.catalog.devices import Hardware
     from qvl.catalog.prices import Price, PriceBook
-    from qvl.plan.candidate import Candidate
     from qvl.plan.choose import Choice
-    from qvl.plan.requirement import Requirement
+    from qvl.plan.choose.candidate import Candidate
+    from qvl.plan.choose.requirement import Requirement
 
 
 def run(
@@ -82,9 +82,9 @@ def run(
         private, commercial = bool(answers["private"]), bool(answers["commercial"])
 
     from qvl.plan.choose import choose
-    from qvl.plan.deployment import Remembered
-    from qvl.plan.relax import with_ways_out
-    from qvl.plan.requirement import (
+    from qvl.plan.choose.deployment import Remembered
+    from qvl.plan.choose.relax import with_ways_out
+    from qvl.plan.choose.requirement import (
         THINKING_FACTOR,
         Requirement,
         parse_languages,
@@ -132,7 +132,7 @@ def run(
     choice = replace(choice, warnings=(*choice.warnings, *stale, *nothing))
     _write_files(choice, plot, report)
     if as_json:
-        from qvl.plan.choose_report import choice_dict
+        from qvl.plan.choose.report import choice_dict
 
         print_json(choice_dict(choice))
     else:
@@ -223,7 +223,7 @@ def ask(prompt: Callable[[str], str]) -> dict[str, str]:
     """
     from qvl.catalog.devices import parse_hardware
     from qvl.catalog.scores import tasks
-    from qvl.plan.requirement import AIMS, parse_languages, parse_latency, parse_tasks, parse_volume
+    from qvl.plan.choose.requirement import AIMS, parse_languages, parse_latency, parse_tasks, parse_volume
 
     def one_of(text: str) -> object:
         if text not in AIMS:
@@ -271,14 +271,14 @@ def ask(prompt: Callable[[str], str]) -> dict[str, str]:
 def _write_files(choice: Choice, plot: Path | None, report: Path | None) -> None:
     title = "tasks: " + ", ".join(t.name for t in choice.requirement.tasks)
     if plot and choice.ranked:
-        from qvl.plan.pareto import pareto
-        from qvl.plan.pareto import plot as draw
+        from qvl.plan.choose.pareto import pareto
+        from qvl.plan.choose.pareto import plot as draw
 
         draw(pareto(choice.ranked), plot, title)
     if report:
         from datetime import date
 
-        from qvl.plan.choose_report import html_report
+        from qvl.plan.choose.report import html_report
 
         try:
             report.write_text(html_report(choice, date.today().isoformat()), encoding="utf-8")
@@ -289,7 +289,7 @@ def _write_files(choice: Choice, plot: Path | None, report: Path | None) -> None
 def _print_choice(choice: Choice, top: int, everything: bool) -> None:
     from rich.text import Text
 
-    from qvl.plan.hand_over import launch_command
+    from qvl.plan.choose.report import launch_command
 
     out = console()
     best = choice.best
@@ -378,7 +378,7 @@ def _print_ruled_out(choice: Choice, everything: bool) -> None:
 
 def _print_front(choice: Choice) -> None:
     """The Pareto view: only what nobody beats on all axes at once."""
-    from qvl.plan.pareto import pareto, pareto_rows
+    from qvl.plan.choose.pareto import pareto, pareto_rows
 
     front = [p for p in pareto(choice.ranked) if p.front]
     if len(front) < 2:

@@ -52,7 +52,7 @@ def run(
     from qvl.catalog.devices import parse_hardware
     from qvl.errors import PlanError
     from qvl.plan.launch import LaunchRequest, plan_launch
-    from qvl.plan.launch_formats import FORMATS, format_launch
+    from qvl.plan.launch.formats import FORMATS, format_launch
     from qvl.plan.workload import Image, Workload, parse_image, parse_videos
 
     if form not in FORMATS:
@@ -127,7 +127,7 @@ def run(
 
 def as_dict(launch: Launch, form: str) -> dict[str, Any]:
     """For programs: the words to execute, the environment, every reason, and the text of the format."""
-    from qvl.plan.launch_formats import format_launch
+    from qvl.plan.launch.formats import format_launch
 
     return {
         "model": launch.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from qvl.catalog.models import config_of
 from qvl.errors import QvlError
-from qvl.plan.candidate import Ask, Evaluation, Limits
+from qvl.plan.choose.candidate import Ask, Evaluation, Limits
 from qvl.plan.engines import gpu_bytes, memory_terms
 from qvl.plan.fit import max_concurrency, max_context, shortfalls
 from qvl.plan.memory import least_bytes

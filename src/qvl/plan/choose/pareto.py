@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvl.errors import PlanError
-from qvl.plan.candidate import Candidate
+from qvl.plan.choose.candidate import Candidate
 from qvl.units import format_bytes
 
 

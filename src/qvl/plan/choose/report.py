@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from qvl.plan.candidate import Candidate
-from qvl.plan.choose import Choice, RuledOut
-from qvl.plan.hand_over import launch_command
-from qvl.plan.pareto import Point, pareto
-from qvl.plan.quality import combined_quality
-from qvl.plan.requirement import Requirement
+from qvl.plan.choose.candidate import Candidate
+from qvl.plan.choose.deployments import workload_of
+from qvl.plan.choose.pareto import Point, pareto
+from qvl.plan.choose.quality import combined_quality
+from qvl.plan.choose.ranking import Choice, RuledOut
+from qvl.plan.choose.requirement import Requirement
 from qvl.units import format_bytes, format_count, format_seconds
+
+STARTED = ("vllm", "llama.cpp", "qvl")  # engines that launch writes commands for, of those that choose plans
 
 
 def requirement_dict(req: Requirement) -> dict[str, Any]:
@@ -130,6 +132,29 @@ def choice_dict(choice: Choice) -> dict[str, Any]:
         ],
         "warnings": list(choice.warnings),
     }
+
+
+def launch_command(req: Requirement, c: Candidate) -> str:
+    """The whole command, with the work it was chosen for; empty for an API, and for engines that serve nobody."""
+    if c.hardware is None or c.engine.partition("@")[0] not in STARTED:
+        return ""
+    work = workload_of(req, c.model)
+    words = ["qvl launch", c.model.name.lower(), "--engine", c.engine, "--precision", c.precision]
+    words += ["--gpu", c.hardware.name]
+    for i in work.images:
+        words += ["--image", f"{i.width}x{i.height}" + f"x{i.count}" * (i.count > 1)]
+    for v in work.videos:
+        words += ["--video", f"{v.seconds:g}s@{v.fps:g}fps"]
+    numbers = {
+        "--prompt-tokens": work.prompt_tokens,
+        "--answer-tokens": work.answer_tokens,
+        "--concurrency": c.concurrency if c.concurrency > 1 else work.concurrency,
+        "--min-pixels": work.min_pixels,
+        "--max-pixels": work.max_pixels,
+    }
+    for flag, number in numbers.items():
+        words += [] if number is None else [flag, str(number)]
+    return " ".join(words)
 
 
 # The page

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from qvl.catalog.models import Checkpoint, Model
-from qvl.plan.quality import Loss, Quality
-from qvl.plan.requirement import Where
+from qvl.plan.choose.quality import Loss, Quality
+from qvl.plan.choose.requirement import Where
 from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:

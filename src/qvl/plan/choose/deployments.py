@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from qvl.catalog.models import Checkpoint, Model, find_model
 from qvl.errors import CatalogError, QvlError
-from qvl.plan.candidate import (
+from qvl.plan.choose.candidate import (
     STAGES,
     Ask,
     Candidate,
@@ -23,9 +23,9 @@ from qvl.plan.candidate import (
     bill,
     expected_quality,
 )
+from qvl.plan.choose.quality import Quality, quantisation_loss
+from qvl.plan.choose.requirement import SECONDS_PER_MONTH, Requirement, Where
 from qvl.plan.memory import least_bytes
-from qvl.plan.quality import Quality, quantisation_loss
-from qvl.plan.requirement import SECONDS_PER_MONTH, Requirement, Where
 from qvl.units import format_count, format_seconds
 
 if TYPE_CHECKING:

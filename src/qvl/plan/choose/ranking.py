@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from qvl.catalog.models import Model, models, regressions
 from qvl.errors import PlanError
-from qvl.plan.candidate import STAGES, Ask, Candidate, Failure, Planner, WayOut, bill
-from qvl.plan.quality import combined_quality
-from qvl.plan.requirement import DOUBLING, Requirement
-from qvl.plan.ways import UTILISATION, deployments, workload_of
+from qvl.plan.choose.candidate import STAGES, Ask, Candidate, Failure, Planner, WayOut, bill
+from qvl.plan.choose.deployments import UTILISATION, deployments, workload_of
+from qvl.plan.choose.quality import combined_quality
+from qvl.plan.choose.requirement import DOUBLING, Requirement
 from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def choose(
     Raises: PlanError when a budget is asked for and there are no prices to keep it by.
     """
     if planner is None:
-        from qvl.plan import deployment
+        from qvl.plan.choose import deployment
 
         planner = deployment
     if req.budget_per_month is not None and book is None:

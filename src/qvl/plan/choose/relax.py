@@ -11,9 +11,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from qvl.errors import PlanError
-from qvl.plan.candidate import STAGES, Candidate, Planner, WayOut
-from qvl.plan.choose import Choice, choose
-from qvl.plan.requirement import Requirement
+from qvl.plan.choose.candidate import STAGES, Candidate, Planner, WayOut
+from qvl.plan.choose.ranking import Choice, choose
+from qvl.plan.choose.requirement import Requirement
 from qvl.units import format_count
 
 if TYPE_CHECKING:
