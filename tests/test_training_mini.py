@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 
+import drawings
 import synth_mix
+import targets
 import train_mini
 from targets import CELL, COLOUR_CLASS, GLYPH_CLASS, IGNORE, SHAPE_CLASS, dense_targets
 
@@ -82,6 +85,17 @@ def test_lessons_draw_from_training_seeds_and_later_stages_hold_the_test_level()
     assert synth_mix.shares(1.0)[[x.kind for x in synth_mix.LESSONS].index("find")] == 0
 
 
+def test_half_of_the_last_stages_goes_to_the_kinds_that_had_least_and_a_twentieth_to_the_unreadable():
+    shares = dict.fromkeys((x.kind for x in synth_mix.LESSONS), 0.0)
+    for lesson, share in zip(synth_mix.LESSONS, synth_mix.shares(1.0)):
+        shares[lesson.kind] += share / sum(synth_mix.shares(1.0))
+    assert shares["screen"] > 0.13
+    assert shares["chart"] > 0.13
+    assert shares["clip"] + shares["events"] > 0.09
+    assert 0.04 < shares["unreadable"] < 0.07
+    assert min(shares["field"], shares["count"]) > 0.08
+
+
 def test_what_a_question_asks_for_is_known_by_kind_and_colour():
     what = synth_mix.what_is_asked
     assert what("Locate the red cross.") == (SHAPE_CLASS["cross"], COLOUR_CLASS["red"])
@@ -91,7 +105,7 @@ def test_what_a_question_asks_for_is_known_by_kind_and_colour():
     assert what("What is the total?") is None
 
 
-@pytest.mark.parametrize("kind", ["find", "count", "field", "chart", "screen"])
+@pytest.mark.parametrize("kind", ["find", "count", "field", "chart", "screen", "pair", "clip"])
 def test_further_questions_about_a_picture_are_answered_by_what_was_drawn(kind):
     rng = random.Random(3)
     for seed in range(40):
@@ -123,6 +137,151 @@ def test_further_questions_about_a_picture_are_answered_by_what_was_drawn(kind):
             elif kind == "chart" and "value of" in asked.question:
                 name = asked.question.rstrip("?.").rpartition(" ")[2]
                 assert asked.answer == str(sample.extra["values"][name])
+                assert asked.label == name
+                assert next(b for b in sample.extra["mark_boxes"] if b.label == name)[:4] == asked.box
+            elif kind == "screen":
+                element = next(b for b in sample.extra["element_boxes"] if b.text == asked.label)
+                assert asked.label in asked.question
+                assert asked.box == element[:4]
+                x, y = json.loads(asked.answer)["point_2d"]
+                assert asked.written == (x, y)
+                assert element.x1 <= x < element.x2
+                assert element.y1 <= y < element.y2
+            elif kind == "pair" and sample.extra["task"] == "more":
+                shape = asked.question.removeprefix("Which picture has more ").removeprefix("Where are more ")
+                shape = shape.partition(",")[0].replace("crosses", "cross")
+                shape = shape if shape == "cross" else shape.removesuffix("s")
+                counts = [sum(s.kind == shape and s.picture == i for s in sample.shapes) for i in (0, 1)]
+                assert asked.answer == ("second" if counts[1] > counts[0] else "first")
+                assert counts[0] != counts[1]
+            elif kind == "pair":
+                first, second = sample.extra["texts"]
+                same = "yes" if first == second else "no"
+                assert asked.answer == (
+                    first if "first" in asked.question else second if "second" in asked.question else same
+                )
+            elif kind == "clip":
+                assert asked.seconds == (0.0, sample.media[0].seconds)
+                assert sample.extra["label"] not in asked.question
+
+
+def test_a_windows_labels_and_a_charts_names_know_the_box_they_lead_to():
+    for kind, boxes in (("screen", "element_boxes"), ("chart", "mark_boxes")):
+        for seed in range(20):
+            sample = make(kind, seed, 1)
+            targets, columns = dense_targets(sample), sample.media[0].width // CELL
+            seen = {tuple(np.round(b * 100)) for b in targets["box"][targets["shape"][:, 0] > 0]}
+            assert seen <= {tuple(b[:4]) for b in sample.extra[boxes]}
+            assert (
+                targets["shape"][targets["shape"][:, 0] > 0, 1] == IGNORE
+            ).all()  # they have no colour name
+            for box in sample.extra[boxes]:
+                x, y = (box.x1 + box.x2) // 2, (box.y1 + box.y2) // 2
+                if box.x2 - box.x1 > 2 * CELL and box.y2 - box.y1 > 10 and kind == "screen":
+                    cell = y // CELL * columns + x // CELL
+                    assert SHAPE_CLASS[box.label.rpartition(" ")[2]] == targets["shape"][cell, 0]
+
+
+def test_a_charts_printed_value_has_the_role_of_its_name():
+    sample = make("chart", 4, 1)
+    roles = {targets.role_of(name) for name in sample.extra["values"]}
+    found = dense_targets(sample)["role"]
+    for name, value in sample.extra["values"].items():
+        glyphs = [g for g in sample.glyphs if g.char in str(value)]
+        assert glyphs
+        assert (found == targets.role_of(name)).sum() >= 2, name  # on the name and on the value
+    assert roles <= set(found.ravel())
+
+
+def test_each_token_of_a_clip_knows_in_which_of_its_frames_the_shape_is():
+    seen = set()
+    for seed in range(30):
+        sample = make("clip", seed, 1)
+        start, end = (round(2 * sample.extra[f"{at}_seconds"]) for at in ("start", "end"))
+        found = dense_targets(sample)
+        rows, columns = (side // CELL for side in sample.media[0].frames.shape[1:3])
+        box = sample.boxes[0]
+        x, y = (box.x1 + box.x2) // 2 // CELL, (box.y1 + box.y2) // 2 // CELL
+        when = found["when"].reshape(-1, rows, columns)[:, y, x]
+        own = (found["box"].reshape(-1, rows, columns, 4)[:, y, x] * 100).round()
+        for t, value in enumerate(when):
+            if tuple(own[t]) == tuple(box[:4]):
+                assert value == (start <= 2 * t < end) + 2 * (start <= 2 * t + 1 < end)
+                seen.add(int(value))
+            else:
+                assert not start <= 2 * t < end or not start <= 2 * t + 1 < end
+    assert seen == {1, 2, 3}
+
+
+def test_a_pairs_pictures_have_targets_of_their_own():
+    sample = next(s for s in (make("pair", seed, 1) for seed in range(50)) if s.extra["task"] == "nth")
+    for picture, text in enumerate(sample.extra["texts"]):
+        found = dense_targets(sample, picture)["glyph"]
+        assert sorted(found[found > 0]) == sorted(GLYPH_CLASS[c] for c in text)
+
+
+@pytest.mark.parametrize("draw", sorted(synth_mix.DRAWINGS))
+def test_drawings_of_other_code_are_laid_out_with_targets_that_fit(draw):
+    rng = random.Random(8)
+    drawn = [synth_mix.DRAWINGS[draw](rng) for _ in range(12)]
+    collate = train_mini.Collator(str(MINI / "tokenizer.json"))
+    batch = collate(drawn, questions=3, rng=rng)
+    cells = sum(g.t * g.h * g.w for g in batch["grids"]) // 4
+    for key in ("glyph", "shape", "box", "when", "place", "role"):
+        assert len(batch["t_" + key]) == cells
+    for key in ("number", "answer_box", "what", "role", "seconds", "coordinate"):
+        assert len(batch[key]) == batch["mask"].sum()
+    for medium in (m for d in drawn for m in d.media):
+        width, height = (medium.frames.shape[2:0:-1]) if isinstance(medium, Clip) else medium.size
+        assert width % CELL == height % CELL == 0
+
+
+def test_every_question_about_an_unreadable_image_has_the_honest_answer():
+    rng = random.Random(2)
+    for _ in range(60):
+        drawn = drawings.unreadable(rng)
+        assert len(drawn.asked) >= 3
+        assert {a.answer for a in drawn.asked} == {drawings.UNREADABLE}
+        if drawn.shapes:  # of a scene one can tell where its shapes are: only reading is refused
+            assert not any(a.question.startswith(("How many", "Locate", "Count")) for a in drawn.asked)
+
+
+def test_text_by_other_code_lies_where_its_targets_say():
+    rng = random.Random(4)
+    for _ in range(20):
+        drawn = drawings.plain_text(rng)
+        assert "".join(g.char for g in drawn.glyphs) == drawn.answer.replace(" ", "")
+        grey = np.asarray(drawn.media[0].convert("L")).astype(int)
+        ink = np.argwhere(abs(grey - grey[0, 0]) > 60)
+        top, left = ink.min(0)
+        bottom, right = ink.max(0)
+        assert abs(drawn.glyphs[0].x0 - left) <= 5
+        assert abs(drawn.glyphs[-1].x1 - right) <= 9
+        assert min(g.y0 for g in drawn.glyphs) <= top + 4
+        assert max(g.y1 for g in drawn.glyphs) >= bottom - 4
+
+
+def test_pillows_default_font_is_left_for_tests():
+    assert not any("Aileron" in path for path in drawings.font_files())
+    assert any("DejaVuSans.ttf" in path for path in drawings.font_files())
+
+
+def test_each_shape_of_an_events_clip_is_on_screen_in_the_seconds_answered():
+    rng = random.Random(6)
+    for _ in range(20):
+        drawn = drawings.events(rng)
+        for asked in drawn.asked:
+            start, end = (round(2 * s) for s in asked.seconds)
+            name = next(n for n in {f"{s.colour} {s.kind}" for s in drawn.shapes} if n in asked.question)
+            frames = {s.picture for s in drawn.shapes if f"{s.colour} {s.kind}" == name}
+            assert frames == set(range(start, end))
+            assert asked.answer == f"From {start / 2:.1f} to {end / 2:.1f} seconds."
+
+
+def test_the_end_of_a_run_can_be_given_by_the_clock():
+    at = datetime(2026, 12, 1, 23, 30, tzinfo=UTC)
+    assert train_mini.minutes_until("00:15", at) == 45
+    assert train_mini.minutes_until("23:45", at) == 15
 
 
 def test_a_picture_asked_several_questions_gives_each_the_logits_it_has_alone():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from dataclasses import dataclass, replace
 from importlib import resources
 
+import drawings
 import numpy as np
+from drawings import Asked, Drawing
 from PIL import Image, ImageDraw, ImageFont
 from targets import COLOUR_CLASS, SHAPE_CLASS
 from tokenizer import SPECIAL, build  # noqa: F401  (SPECIAL is part of this module's interface)
@@ -14,7 +18,9 @@ from tokenizer import SPECIAL, build  # noqa: F401  (SPECIAL is part of this mod
 from qvl.inputs.positions import VisualBlock, mrope_positions
 from qvl.synth import KINDS, TRAIN_SEEDS, Clip, make, scenes, screen
 from qvl.synth import chart as charts
+from qvl.synth import clip as clips
 from qvl.synth import field as fields
+from qvl.synth import pair as pairs
 
 UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
@@ -123,36 +129,60 @@ def sheet(rng: random.Random, level: float, lines: int | None = None) -> Sheet:
 # ------------------------------------------------------------------------------------- many questions a picture
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question about a picture and its answer.
-
-    `box`: where the answer is a box, in pixels. `what`: classes of the kind and the colour asked for, 0 = any.
-    """
-
-    question: str
-    answer: str
-    box: tuple[int, int, int, int] | None = None
-    what: tuple[int, int] | None = None
-
-
 def questions_of(sample, rng: random.Random, most: int) -> list[Asked]:
     """The sample's own question and up to `most` - 1 more of its kind about the same picture.
 
     The tower's work and the picture's tokens are paid once, so a picture teaches several times for little more.
     """
-    own = Asked(sample.question, sample.answer, _answer_box(sample), what_is_asked(sample.question))
-    others = {"find": _find, "count": _count, "field": _field, "chart": _chart, "screen": _screen}
+    if isinstance(sample, Drawing):
+        asked = list(sample.asked) or _shape_questions(sample, rng)
+        return [replace(a, what=what_is_asked(a.question)) for a in asked[:most]]
     kind = getattr(sample, "kind", "sheet")
+    own = _own(sample)
+    others = {
+        "find": _find, "count": _count, "field": _field, "chart": _chart, "screen": _screen, "pair": _pair,
+        "clip": _clip,
+    }  # fmt: skip
     if most < 2 or kind not in others:
         return [own]
     more = [
         replace(a, what=what_is_asked(a.question))
         for a in others[kind](sample, rng)
-        if a.answer != own.answer or kind in ("count", "field")
+        if a.question != own.question
+        and (a.answer != own.answer or kind in ("count", "field", "pair", "clip"))
     ]
     rng.shuffle(more)
     return [own, *more[: most - 1]]
+
+
+def _own(sample) -> Asked:
+    """The sample's own question, with what its answer has to look up."""
+    kind, extra = getattr(sample, "kind", "sheet"), getattr(sample, "extra", {})
+    asked = Asked(sample.question, sample.answer, what=what_is_asked(sample.question))
+    if kind == "find":
+        box = tuple(sample.boxes[0][:4])
+        return replace(asked, box=box, written=box)
+    if kind == "screen":
+        return replace(_screen_asked(sample.boxes[0], asked.question), what=asked.what)
+    if kind == "chart":
+        name = sample.boxes[0].label  # of the highest bar the name is the answer, not what leads to it
+        label = "" if name == sample.answer else name
+        return replace(asked, box=tuple(sample.boxes[0][:4]), label=label)
+    if kind == "clip":
+        span = (extra["start_seconds"], extra["end_seconds"])
+        return replace(asked, box=tuple(sample.boxes[0][:4]), seconds=span)
+    if kind == "pair" and extra["task"] == "nth":
+        return replace(asked, box=tuple(sample.boxes[0][:4]))
+    if kind == "field" and extra["asked"].startswith("item:"):
+        return replace(asked, label=extra["asked"].partition(":")[2])
+    return asked
+
+
+def _shape_questions(sample: Drawing, rng: random.Random) -> list[Asked]:
+    """Where each shape is and how many there are, mixed."""
+    asked = [*_find(sample, rng), *_count(sample, rng)[:3]]
+    rng.shuffle(asked)
+    return list({a.question: a for a in asked}.values())
 
 
 def what_is_asked(question: str) -> tuple[int, int] | None:
@@ -166,10 +196,6 @@ def what_is_asked(question: str) -> tuple[int, int] | None:
     return (kinds[0] if kinds else 0), (colours[0] if colours else 0)
 
 
-def _answer_box(sample) -> tuple[int, int, int, int] | None:
-    return tuple(sample.boxes[0][:4]) if getattr(sample, "kind", "") == "find" else None
-
-
 def _find(sample, rng: random.Random) -> list[Asked]:
     names = [f"{s.colour} {s.kind}" for s in sample.shapes]
     out = []
@@ -177,7 +203,7 @@ def _find(sample, rng: random.Random) -> list[Asked]:
         if names.count(name) == 1:
             box = tuple(int(v) for v in shape.box)
             answer = scenes.grounding_json([scenes.Box(*box, name)])
-            out.append(Asked(rng.choice(scenes.FIND_QUESTIONS).format(name), answer, box))
+            out.append(Asked(rng.choice(scenes.FIND_QUESTIONS).format(name), answer, box, written=box))
     return out
 
 
@@ -213,7 +239,8 @@ def _field(sample, rng: random.Random) -> list[Asked]:
             noun = fields.NUMBER_LABELS.get(_label_beside(sample, key), "")
             if not noun:
                 continue
-        out.append(Asked(rng.choice(fields.QUESTIONS[topic]).format(noun), value))
+        label = item if topic == "item" else ""
+        out.append(Asked(rng.choice(fields.QUESTIONS[topic]).format(noun), value, label=label))
     return out
 
 
@@ -233,10 +260,14 @@ def _label_beside(sample, key: str) -> str:
 
 def _chart(sample, rng: random.Random) -> list[Asked]:
     values = sample.extra["values"]
-    out = [Asked(rng.choice(charts.VALUE_QUESTIONS).format(n), str(v)) for n, v in values.items()]
+    boxes = {box.label: tuple(box[:4]) for box in sample.extra["mark_boxes"]}
+    out = [
+        Asked(rng.choice(charts.VALUE_QUESTIONS).format(n), str(v), boxes[n], label=n)
+        for n, v in values.items()
+    ]
     for high in (True, False):
         best = (max if high else min)(values, key=values.get)
-        out.append(Asked(rng.choice(charts.EXTREME_QUESTIONS[high]), best))
+        out.append(Asked(rng.choice(charts.EXTREME_QUESTIONS[high]), best, boxes[best]))
     return out
 
 
@@ -244,8 +275,59 @@ def _screen(sample, rng: random.Random) -> list[Asked]:
     out = []
     for box in sample.extra["element_boxes"]:
         kind = box.label.rpartition(" ")[2]
-        out.append(Asked(rng.choice(screen.QUESTIONS[kind]).format(box.text), screen.point_json(box)))
+        out.append(_screen_asked(box, rng.choice(screen.QUESTIONS[kind]).format(box.text)))
     return out
+
+
+def _screen_asked(box, question: str) -> Asked:
+    answer = screen.point_json(box)
+    point = tuple(json.loads(answer)["point_2d"])
+    return Asked(question, answer, tuple(box[:4]), label=box.text, written=point)
+
+
+def _pair(sample, rng: random.Random) -> list[Asked]:
+    """Of texts: what either says, and whether they say the same. Of shapes: which picture has more of each kind."""
+    if sample.extra["task"] == "more":
+        counts = [
+            {
+                kind: sum(s.kind == kind and s.picture == picture for s in sample.shapes)
+                for kind in scenes.SHAPES
+            }
+            for picture in (0, 1)
+        ]
+        return [
+            Asked(
+                rng.choice(pairs.MORE_QUESTIONS).format(scenes.plural(kind)),
+                pairs.ORDINALS[counts[1][kind] > counts[0][kind]],
+            )
+            for kind in scenes.SHAPES
+            if counts[0][kind] != counts[1][kind] and kind != sample.extra["shape"]
+        ]
+    first, second = sample.extra["texts"]
+    out = [Asked(rng.choice(pairs.SAME_QUESTIONS), "yes" if first == second else "no")]
+    for picture, text in enumerate((first, second)):
+        ink = [g for g in sample.glyphs if g.picture == picture]
+        box = (min(g.x0 for g in ink), min(g.y0 for g in ink), max(g.x1 for g in ink), max(g.y1 for g in ink))
+        question = rng.choice(pairs.NTH_QUESTIONS).format(pairs.ORDINALS[picture])
+        out.append(Asked(question, text, box))
+    return out
+
+
+def _clip(sample, rng: random.Random) -> list[Asked]:
+    """When each of the shapes that stay is seen: from the first frame to the last."""
+    seconds = sample.media[0].seconds
+    stay = {f"{s.colour} {s.kind}": s.box for s in sample.shapes if s.picture == 0}
+    count = Counter(f"{s.colour} {s.kind}" for s in sample.shapes if s.picture == 0)
+    return [
+        Asked(
+            rng.choice(clips.QUESTIONS).format(name),
+            clips.seconds_text(0.0, seconds),
+            tuple(box),
+            seconds=(0.0, seconds),
+        )
+        for name, box in stay.items()
+        if name != sample.extra["label"] and count[name] == 1
+    ]
 
 
 # --------------------------------------------------------------------------------------------- the schedule
@@ -289,24 +371,36 @@ STAGES = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)  # of the time after the tower's; shar
 # Sizes make micro-batches cost about the same, so that ranks don't wait for each other. Many small steps
 # taught more in an hour than few large ones.
 LESSONS = (
-    Lesson("glyphs", 1, 48, (1, 12, 9, 7, 5, 3)),  # sheets for the tower alone: most glyphs for the work
-    Lesson("sheet", 1, 17, (2, 1, 1, 0.7, 0.7, 0.7)),
+    Lesson("glyphs", 1, 48, (1, 12, 9, 5, 5, 5)),  # sheets for the tower alone: most glyphs for the work
+    Lesson("sheet", 1, 17, (2, 1, 1, 0.5, 0.5, 0.5)),
     Lesson("read", 0, 30, (4, 0.5, 0, 0, 0, 0)),
-    Lesson("read", 1, 19, (2, 3, 4, 7, 8, 9)),
-    Lesson("read", 2, 10, (0, 0, 0.3, 0.1, 0.1, 0.2)),
+    Lesson("read", 1, 19, (2, 3, 4, 15, 15, 15)),
+    Lesson("read", 2, 10, (0, 0, 0.3, 0.3, 0.3, 0.3)),
     Lesson("field", 0, 18, (1, 1, 0, 0, 0, 0)),
-    Lesson("field", 1, 7, (0, 2, 4, 5, 5, 5), questions=4),
+    Lesson("field", 1, 7, (0, 2, 4, 10, 10, 10), questions=4),
     Lesson("find", 0, 14, (2, 0, 0, 0, 0, 0)),
-    Lesson("find", 1, 8, (0, 2, 8, 3, 2, 2), questions=3),
+    Lesson("find", 1, 8, (0, 2, 8, 4, 4, 4), questions=3),
     Lesson("count", 0, 18, (1, 0, 0, 0, 0, 0)),
-    Lesson("count", 1, 8, (0, 1.5, 5, 5, 5, 5), questions=6),
-    Lesson("chart", 1, 7, (0, 0, 0.4, 0.4, 0.4, 0.4), questions=4),
-    Lesson("screen", 1, 6, (0, 0, 0.4, 0.4, 0.4, 0.4), questions=3),
-    Lesson("pair", 1, 10, (0, 0, 0.4, 0.4, 0.4, 0.4)),
-    Lesson("clip", 1, 7, (0, 0, 0.4, 0.4, 0.4, 0.4)),
-    Lesson("page", 0, 9, (0, 0, 0.3, 0.3, 0.2, 0.2)),
-    Lesson("page", 1, 4, (0, 0, 0, 0.2, 0.2, 0.2)),
+    Lesson("count", 1, 8, (0, 1.5, 5, 10, 10, 10), questions=6),
+    Lesson("chart", 1, 7, (0, 0, 0.4, 15, 15, 15), questions=5),
+    Lesson("screen", 1, 6, (0, 0, 0.4, 15, 15, 15), questions=4),
+    Lesson("pair", 1, 10, (0, 0, 0.4, 6, 6, 6), questions=3),
+    Lesson("clip", 1, 7, (0, 0, 0.4, 6, 6, 6), questions=2),
+    Lesson("events", 1, 6, (0, 0, 0, 5, 5, 5), questions=3),
+    Lesson("page", 0, 9, (0, 0, 0.3, 3, 3, 3)),
+    Lesson("page", 1, 4, (0, 0, 0, 4, 4, 4)),
+    Lesson("plain", 1, 30, (0, 0, 0, 4, 4, 4)),
+    Lesson("shapes", 1, 8, (0, 0, 0, 1.5, 1.5, 1.5), questions=4),
+    Lesson("unreadable", 1, 10, (0, 0, 0, 5.5, 5.5, 5.5), questions=3),
 )
+
+
+DRAWINGS = {
+    "plain": drawings.plain_text,
+    "shapes": drawings.plain_shapes,
+    "unreadable": drawings.unreadable,
+    "events": drawings.events,
+}
 
 
 def shares(done: float) -> list[float]:
@@ -328,6 +422,8 @@ def draw(rng: random.Random, done: float) -> tuple[str, list, int]:
     if lesson.kind == "sheet":
         # read a whole sheet of at most two lines: lines of many lengths, faces and tones
         return "sheet", [sheet(rng, 1.0, rng.randint(1, 2)) for _ in range(lesson.size)], 1
+    if lesson.kind in DRAWINGS:
+        return lesson.kind, [DRAWINGS[lesson.kind](rng) for _ in range(lesson.size)], lesson.questions
     seeds = [rng.randrange(TRAIN_SEEDS.start, TRAIN_SEEDS.stop) for _ in range(lesson.size)]
     samples = [make(lesson.kind, s, lesson.difficulty) for s in seeds]
     return f"{lesson.kind}{lesson.difficulty}", samples, lesson.questions

@@ -8,7 +8,7 @@ only: the heads that predict them are not part of the model that ships.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,13 @@ NUM_GLYPH_CLASSES = len(CHARS) + 1
 NUM_INDEX = 12  # position of a glyph inside its word, the last class takes the rest
 SLOTS = 8  # per merged token: 4 patches x 2 glyphs (centres of narrow glyphs can share a patch)
 IGNORE = 255
-SHAPE_CLASS = {name: i + 1 for i, name in enumerate(SHAPES)}
+ELEMENTS = (
+    "button",
+    "field",
+    "checkbox",
+    "bar",
+)  # of windows and charts: found as shapes are, but have no colour
+SHAPE_CLASS = {name: i + 1 for i, name in enumerate((*SHAPES, *ELEMENTS))}
 COLOUR_CLASS = {name: i + 1 for i, name in enumerate(COLOURS)}
 NUM_ROLES = 64  # identity of a line's first word, hashed: what a value on that line is the value of
 
@@ -40,26 +46,72 @@ def role_of(word: str) -> int:
 
 
 def dense_targets(sample: Sample, picture: int = 0) -> dict[str, np.ndarray]:
-    """Targets for one picture of a sample, in merged-token raster order.
+    """Targets for one picture or clip of a sample, in the raster order of its merged tokens.
 
     Returns: glyph (N, 8) uint8, index (N, 8) uint8 with 255 = ignore, role (N, 4) uint8 with 255 = ignore,
-    shape (N, 2) uint8 = kind and colour of the shape whose box covers most of the cell (0 = none),
-    centre (N,) uint8 = number of shape centres in the cell, box (N, 4) float32 = that shape's box in
-    hundreds of pixels (nan where none).
+    shape (N, 2) uint8 = kind and colour of the shape whose region covers most of the cell (0 = none, colour 255 =
+    ignore), centre (N,) uint8 = number of shape centres in the cell, box (N, 4) float32 = that shape's box in
+    hundreds of pixels (nan where none), when (N,) uint8 = in which of a token's two frames the shape is: 0 none,
+    1 the first, 2 the second, 3 both, 255 = ignore (a picture).
     """
-    width, height = sample.media[picture].size
-    rows, cols = height // CELL, width // CELL
+    medium = sample.media[picture]
+    if not hasattr(medium, "size"):
+        return _clip_targets(sample)
+    width, height = medium.size
+    grid = (height // CELL, width // CELL)
+    glyphs = [g for g in sample.glyphs if getattr(g, "picture", 0) == picture]
+    out = _glyph_targets(glyphs, grid, _owners(sample))
+    out |= _region_targets(_regions(sample, picture, glyphs), grid)
+    del out["owner"]
+    return out | {"when": np.full(grid[0] * grid[1], IGNORE, np.uint8)}
+
+
+def _clip_targets(sample: Sample) -> dict[str, np.ndarray]:
+    """Each token sees two frames: the shapes of both, and which of the two shows its shape."""
+    frames = sample.media[0].frames
+    grid = (frames.shape[1] // CELL, frames.shape[2] // CELL)
+    steps = []
+    for t in range(0, len(frames), 2):
+        pair = (t, min(t + 1, len(frames) - 1))  # an odd last frame is shown twice
+        shown = [
+            {(s.kind, s.colour, tuple(s.box)) for s in sample.shapes if s.picture == frame} for frame in pair
+        ]
+        regions, marks = [], []
+        for kind, colour, box in sorted(shown[0] | shown[1]):
+            mark = (kind, colour, box)
+            marks.append((mark in shown[0]) + 2 * (mark in shown[1]))
+            regions.append(Region(SHAPE_CLASS[kind], COLOUR_CLASS[colour], box, (box,)))
+        step = _glyph_targets([], grid, {}) | _region_targets(regions, grid)
+        owner = step.pop("owner")
+        step["when"] = np.where(owner >= 0, np.array([*marks, 0], np.uint8)[owner], 0).astype(np.uint8)
+        steps.append(step)
+    return {key: np.concatenate([step[key] for step in steps]) for key in steps[0]}
+
+
+def _lines_of(glyphs: list) -> dict[int, list]:
+    lines: dict[int, list] = {}
+    for g in glyphs:
+        lines.setdefault(g.line, []).append(g)
+    for items in lines.values():
+        items.sort(key=lambda g: g.x0)
+    return lines
+
+
+def _owners(sample: Sample) -> dict[str, str]:
+    """Printed values of a chart and the name each belongs to: what a line says does not tell what it is about."""
+    values = getattr(sample, "extra", {}).get("values", {}) if getattr(sample, "kind", "") == "chart" else {}
+    return {str(value): name for name, value in values.items()}
+
+
+def _glyph_targets(glyphs: list, grid: tuple[int, int], owners: dict[str, str]) -> dict[str, np.ndarray]:
+    rows, cols = grid
     n = rows * cols
     glyph = np.zeros((n, SLOTS), np.uint8)
     index = np.full((n, SLOTS), IGNORE, np.uint8)
     role = np.full((n, 4), IGNORE, np.uint8)
-    lines: dict[int, list] = {}
-    for g in sample.glyphs:
-        lines.setdefault(g.line, []).append(g)
-    for items in lines.values():
-        items.sort(key=lambda g: g.x0)
+    for items in _lines_of(glyphs).values():
         label = "".join(_first_word(items))
-        line_role = role_of(label)
+        line_role = role_of(owners.get(label, label))
         position, previous = 0, None
         for g in items:
             # a gap wider than a third of the glyph height starts a new word
@@ -80,25 +132,79 @@ def dense_targets(sample: Sample, picture: int = 0) -> dict[str, np.ndarray]:
             glyph[cell, slot] = GLYPH_CLASS.get(g.char, 0)
             index[cell, slot] = min(position, NUM_INDEX - 1)
             role[cell, sub] = line_role
+    return {"glyph": glyph, "index": index, "role": role}
+
+
+class Region(NamedTuple):
+    """A thing to find: its classes, its box, and the rectangles whose cells should know it."""
+
+    kind: int
+    colour: int
+    box: tuple[float, float, float, float]
+    covers: tuple[tuple[float, float, float, float], ...]
+
+
+def _regions(sample: Sample, picture: int, glyphs: list) -> list[Region]:
+    """Shapes, a window's elements, a chart's bars. An element's printed label knows its element's box as well: that
+    is where a question finds it."""
+    out = [
+        Region(SHAPE_CLASS[s.kind], COLOUR_CLASS[s.colour], tuple(s.box), (tuple(s.box),))
+        for s in sample.shapes
+        if getattr(s, "picture", 0) == picture
+    ]
+    extra = getattr(sample, "extra", {})
+    kind = getattr(sample, "kind", "")
+    elements = {"screen": "element_boxes", "chart": "mark_boxes"}.get(kind)
+    if not elements:
+        return out
+    lines = _lines_of(glyphs).values()
+    for box in extra[elements]:
+        name, caption = ("bar", box.label) if kind == "chart" else (box.label.rpartition(" ")[2], box.text)
+        place = tuple(box[:4])
+        labels = [
+            _ink(items) for items in lines if "".join(g.char for g in items) == caption.replace(" ", "")
+        ]
+        centre = (place[1] + place[3]) / 2
+        # a window's title may say the same as one of its fields
+        label = min(labels, key=lambda ink: abs((ink[1] + ink[3]) / 2 - centre), default=None)
+        out.append(Region(SHAPE_CLASS[name], IGNORE, place, (place, label) if label else (place,)))
+    return out
+
+
+def _ink(items: list) -> tuple[float, float, float, float]:
+    return (
+        min(g.x0 for g in items),
+        min(g.y0 for g in items),
+        max(g.x1 for g in items),
+        max(g.y1 for g in items),
+    )
+
+
+def _region_targets(regions: list[Region], grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    rows, cols = grid
+    n = rows * cols
     shape = np.zeros((n, 2), np.uint8)
     box = np.full((n, 4), np.nan, np.float32)
     centre = np.zeros(n, np.uint8)
+    owner = np.full(n, -1, np.int64)
     cover = np.zeros(n)
-    for s in sample.shapes:
-        x0, y0, x1, y1 = s.box
-        for row in range(max(0, int(y0 // CELL)), min(rows, int(np.ceil(y1 / CELL)))):
-            for col in range(max(0, int(x0 // CELL)), min(cols, int(np.ceil(x1 / CELL)))):
-                w = min(x1, (col + 1) * CELL) - max(x0, col * CELL)
-                h = min(y1, (row + 1) * CELL) - max(y0, row * CELL)
-                cell = row * cols + col
-                if w * h > cover[cell] and w * h > 40:
-                    cover[cell] = w * h
-                    shape[cell] = SHAPE_CLASS[s.kind], COLOUR_CLASS[s.colour]
-                    box[cell] = np.array([x0, y0, x1, y1], np.float32) / 100
+    for number, region in enumerate(regions):
+        for x0, y0, x1, y1 in region.covers:
+            for row in range(max(0, int(y0 // CELL)), min(rows, int(np.ceil(y1 / CELL)))):
+                for col in range(max(0, int(x0 // CELL)), min(cols, int(np.ceil(x1 / CELL)))):
+                    w = min(x1, (col + 1) * CELL) - max(x0, col * CELL)
+                    h = min(y1, (row + 1) * CELL) - max(y0, row * CELL)
+                    cell = row * cols + col
+                    if w * h > cover[cell] and w * h > 40:
+                        cover[cell] = w * h
+                        shape[cell] = region.kind, region.colour
+                        box[cell] = np.array(region.box, np.float32) / 100
+                        owner[cell] = number
+        x0, y0, x1, y1 = region.box
         row, col = int((y0 + y1) / 2 // CELL), int((x0 + x1) / 2 // CELL)
         if 0 <= row < rows and 0 <= col < cols:
             centre[row * cols + col] += 1
-    return {"glyph": glyph, "index": index, "role": role, "shape": shape, "centre": centre, "box": box}
+    return {"shape": shape, "centre": centre, "box": box, "owner": owner}
 
 
 def _line_height(items: list) -> float:

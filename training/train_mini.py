@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from muon import Muon
+from pack_mini import pack
 from safetensors.torch import load_file
 from targets import (
     CELL,
@@ -36,6 +38,7 @@ from targets import (
     SHAPE_CLASS,
     SLOTS,
     dense_targets,
+    role_of,
 )
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -97,9 +100,12 @@ def mini_config(vocab_size: int, ids: dict[str, int]) -> dict:
     }
 
 
-NUM_BINS, BIN = 48, 5.0  # classes of a coordinate, pixels in each
+NUM_BINS, BIN = 58, 5.0  # classes of a coordinate, pixels in each
 BEGINNING = 8  # tokens of an answer at which the look-up is supervised
 NO_BOX = (-1, -1, -1, -1)
+SAVE_EVERY = 200.0  # seconds
+WARM_UP = 100  # steps
+NUM_SECONDS = 26  # classes of a time in a clip, half a second each
 
 
 def bin_loss(logits: torch.Tensor, pixels_NK: torch.Tensor) -> torch.Tensor:
@@ -143,6 +149,7 @@ class DenseHeads(nn.Module):
         self.centre = nn.Linear(dim, 4)
         self.box = nn.Linear(dim, 4)
         self.index = nn.Linear(dim, SLOTS * NUM_INDEX)
+        self.when = nn.Linear(dim, 4)  # in which of a clip's two frames the shape is
         self.role = nn.Linear(dim, 4 * NUM_ROLES) if with_rows else None
         self.place = nn.Linear(dim, 4) if with_rows else None  # the cell's own rectangle on the picture
         self.bins = nn.Linear(dim, 4 * NUM_BINS) if with_rows else None  # the shape's box as classes
@@ -164,7 +171,7 @@ class DenseHeads(nn.Module):
         if has_shapes:
             kind, colour = t["shape"][:, 0].long(), t["shape"][:, 1].long()
             out["shape"] = F.cross_entropy(self.shape(x).float(), kind) + F.cross_entropy(
-                self.colour(x).float(), colour
+                self.colour(x).float(), colour, ignore_index=IGNORE
             )
             out["shape"] = out["shape"] + F.cross_entropy(
                 self.centre(x).float(), t["centre"].long().clamp(max=3)
@@ -176,6 +183,9 @@ class DenseHeads(nn.Module):
                 out["bins"] = bin_loss(self.bins(x[here]), t["box"][here] * 100)
             with torch.no_grad():
                 out["acc_shape"] = (self.shape(x).argmax(-1) == kind)[here].float().mean()
+        when = t["when"].long()
+        if (when != IGNORE).any():
+            out["when"] = 2 * F.cross_entropy(self.when(x).float(), when, ignore_index=IGNORE)
         index = t["index"].view(-1).long()
         if (index != IGNORE).any():
             logits = self.index(x).view(n * SLOTS, NUM_INDEX).float()
@@ -243,7 +253,7 @@ class Collator:
         rng = rng or random.Random(0)
         for s in samples:
             media, blocks = [], []
-            for medium in s.media:
+            for i, medium in enumerate(s.media):
                 clip = isinstance(medium, Clip)
                 frames = synth_mix.two_a_second(medium) if clip else np.asarray(medium)[None].repeat(2, 0)
                 grid = Grid(frames.shape[0] // 2, frames.shape[1] // 14, frames.shape[2] // 14)
@@ -251,19 +261,20 @@ class Collator:
                 patches.append(patch_rows(frames))
                 media.append((self.video_pad if clip else self.image_pad, grid.t * grid.h * grid.w // 4))
                 blocks.append((grid, 1.0 if clip else None))
-            if dense and len(s.media) == 1 and not isinstance(s.media[0], Clip):
-                targets.append(dense_targets(s))
+                if dense:
+                    targets.append(dense_targets(s, i))
             rows.append((self.opening(media), blocks, synth_mix.questions_of(s, rng, questions)))
         batch = {"patches": np.concatenate(patches), "grids": grids, "size": len(samples)}
         if not tower_only:
             batch |= self.lay_out(rows)
-        if dense and len(targets) == len(samples):
+        if dense:
             for key in targets[0]:
                 batch["t_" + key] = np.concatenate([t[key] for t in targets])
             place = []
-            for _, h, w in grids:
+            for t, h, w in grids:
                 y, x = np.mgrid[0 : h // 2, 0 : w // 2].astype(np.float32) * (CELL / 100)
-                place.append(np.stack([x, y, x + CELL / 100, y + CELL / 100], -1).reshape(-1, 4))
+                cells = np.stack([x, y, x + CELL / 100, y + CELL / 100], -1).reshape(-1, 4)
+                place.append(np.tile(cells, (t, 1)))
             batch["t_place"] = np.concatenate(place)
             batch["t_relbox"] = (batch["t_box"] - batch["t_place"]).astype(np.float32)
         return batch
@@ -285,7 +296,7 @@ class Collator:
         branch = np.full((len(rows), length), 99, np.int64)
         pos = np.zeros((3, len(rows), length), np.int32)
         # of each masked position, in order: its question's number in the batch, the box and the shape asked for
-        number, box, what, coordinate = [], [], [], []
+        number, box, what, coordinate, role, seconds = [], [], [], [], [], []
         asked_so_far = 0
         for b, ((opening, blocks, _), row) in enumerate(zip(rows, turns)):
             n = len(opening)
@@ -301,20 +312,24 @@ class Collator:
                 # only where an answer begins: further on it can be read off the answer itself
                 begins = min(len(answer), BEGINNING)
                 box += [a.box or NO_BOX] * begins + [NO_BOX] * (len(answer) - begins)
-                what += [a.what or (-1, -1)] * begins + [(-1, -1)] * (len(answer) - begins)
-                coordinate += self.coordinates(answer, a.box) if a.box else [-1] * len(answer)
+                rest = len(answer) - begins
+                what += [a.what or (-1, -1)] * begins + [(-1, -1)] * rest
+                role += [role_of(a.label.partition(" ")[0]) if a.label else -1] * begins + [-1] * rest
+                seconds += [a.seconds or (-1, -1)] * begins + [(-1, -1)] * rest
+                coordinate += self.coordinates(answer, a.written) if a.written else [-1] * len(answer)
                 asked_so_far += 1
                 n += m
         out = {"ids": ids, "mask": mask, "pos": pos, "branch": branch, "number": np.array(number)}
         out |= {"answer_box": np.array(box, np.float32), "what": np.array(what)}
+        out |= {"role": np.array(role), "seconds": np.array(seconds, np.float32)}
         return out | {"coordinate": np.array(coordinate, np.float32)}
 
-    def coordinates(self, answer: list[int], box: tuple[int, int, int, int]) -> list[int]:
-        """For each of the answer's tokens the coordinate it is a digit of, -1 for the rest."""
+    def coordinates(self, answer: list[int], written: tuple[int, ...]) -> list[int]:
+        """For each of the answer's tokens which of the coordinates it is a digit of, -1 for the rest."""
         out, inside, k = [], False, 0
         for text in map(self.tokenizer.id_to_token, answer):
-            digit = inside and text.isdigit() and k < 4
-            out.append(box[k] if digit else -1)
+            digit = inside and text.isdigit() and k < len(written)
+            out.append(written[k] if digit else -1)
             inside = inside or text.endswith(" [") or text == "Ġ["
             k += inside and text == ","
         return out
@@ -353,9 +368,9 @@ def to_torch(batch: dict, device: str) -> dict:
 class Step(nn.Module):
     """Forward with every loss of one micro-batch."""
 
-    def __init__(self, model, heads: nn.ModuleDict, image_pad: int):
+    def __init__(self, model, heads: nn.ModuleDict, pads: tuple[int, int]):
         super().__init__()
-        self.model, self.heads, self.image_pad = model, heads, image_pad
+        self.model, self.heads, self.pads = model, heads, pads
 
     def forward(self, b: dict, dense_weight: float) -> tuple[torch.Tensor, dict[str, float]]:
         model = self.model
@@ -395,6 +410,23 @@ class Step(nn.Module):
             out = F.cross_entropy(kind, what[:, 0]) + F.cross_entropy(colour, what[:, 1])
             loss = loss + out
             seen["what"] = out.item()
+        labelled = b["role"] >= 0
+        if labelled.any():
+            known = self.heads["asked_role"](states[1][where[labelled]]).float()
+            out = F.cross_entropy(known, b["role"][labelled])
+            loss = loss + 0.5 * out
+            seen["asked_role"] = out.item()
+        timed = b["seconds"][:, 0] >= 0
+        if timed.any():
+            spans = (b["seconds"][timed] * 2).round().long().clamp(max=NUM_SECONDS - 1)
+            for name, layer in (("middle", middle), ("late", late)):
+                known = self.heads[f"seconds_{name}"](states[layer][where[timed]]).float()
+                known = known.view(-1, 2, NUM_SECONDS)
+                out = F.cross_entropy(known.flatten(0, 1), spans.flatten())
+                loss = loss + 0.5 * out
+                seen[f"{name}.seconds"] = out.item()
+                with torch.no_grad():
+                    seen[f"{name}.acc_seconds"] = (known.argmax(-1) == spans).float().mean().item()
         boxed = b["answer_box"][:, 0] >= 0
         if boxed.any():
             for name, layer in (("middle", middle), ("late", late)):
@@ -414,7 +446,8 @@ class Step(nn.Module):
             loss = loss + 0.5 * out
             seen["late.written"] = out.item()
         if "t_glyph" in b:
-            of_picture = {"tower": features, "middle": states[middle][(ids == self.image_pad)]}
+            of_media = (ids == self.pads[0]) | (ids == self.pads[1])
+            of_picture = {"tower": features, "middle": states[middle][of_media]}
             dense, more = self._dense(b, of_picture, dense_weight)
             return loss + dense, seen | more
         return loss, seen
@@ -465,6 +498,9 @@ def main() -> None:
     p.add_argument(
         "--total-minutes", type=float, default=0.0, help="length of the schedule (default: this run)"
     )
+    p.add_argument(
+        "--until", help="HH:MM in UTC, instead of --minutes: the run ends then, whatever else runs"
+    )
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--decay-minutes", type=float, default=30.0, help="at the end, the rate falls to nothing")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -476,6 +512,8 @@ def main() -> None:
     p.add_argument("--fresh-optimizer", action="store_true", help="keep weights, start moments anew")
     p.add_argument("--stop-steps", type=int, default=0)
     a = p.parse_args()
+    if a.until:
+        a.minutes = minutes_until(a.until, datetime.now(UTC))
     a.out.mkdir(parents=True, exist_ok=True)
     if a.start and not (a.out / "tokenizer.json").exists():
         shutil.copy(a.start / "tokenizer.json", a.out)
@@ -485,6 +523,13 @@ def main() -> None:
         train(0, a)
     else:
         torch.multiprocessing.spawn(train, (a,), nprocs=a.ranks)
+
+
+def minutes_until(clock: str, now: datetime) -> float:
+    """From now to the next time the clock shows HH:MM."""
+    hour, minute = map(int, clock.split(":"))
+    end = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return ((end - now).total_seconds() / 60) % (24 * 60)
 
 
 def average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
@@ -524,23 +569,29 @@ def train(rank: int, a: argparse.Namespace) -> None:
     heads["asked_what"] = nn.Sequential(
         nn.RMSNorm(256), nn.Linear(256, len(SHAPE_CLASS) + len(COLOUR_CLASS) + 2)
     )
+    for name in ("middle", "late"):
+        heads[f"seconds_{name}"] = nn.Sequential(nn.RMSNorm(256), nn.Linear(256, 2 * NUM_SECONDS))
+    heads["asked_role"] = nn.Sequential(nn.RMSNorm(256), nn.Linear(256, NUM_ROLES))
     heads["written"] = nn.Sequential(nn.RMSNorm(256), nn.Linear(256, NUM_BINS))
     heads.to(a.device)
     num_parameters = sum(x.numel() for x in model.parameters())
     say(f"mini: {num_parameters:,} parameters, {num_parameters * 2 / 1e6:.1f} MB in bf16", flush=True)
     optimizers, matrices = make_optimizers(model, heads, a.lr, rank, a.ranks)
     state_file = a.out / "state.pt"
-    step, pictures, elapsed = 0, 0, 0.0
+    step, pictures, elapsed, fresh = 0, 0, 0.0, True
     if state_file.exists():
         state = torch.load(state_file, map_location=a.device, weights_only=True)
         model.load_state_dict(state["model"])
-        new_heads = heads.load_state_dict(state["heads"], strict=False).missing_keys  # after a change of them
+        shapes = {name: x.shape for name, x in heads.state_dict().items()}
+        kept = {name: x for name, x in state["heads"].items() if shapes.get(name) == x.shape}
+        new_heads = heads.load_state_dict(kept, strict=False).missing_keys  # after a change of them
         if new_heads:
             say(f"heads that start anew: {', '.join(new_heads)}", flush=True)
         if not a.fresh_optimizer:
             moments = torch.load(moments_file(a.out, rank), weights_only=True)
             for o, s in zip(optimizers[:1] if new_heads else optimizers, moments):
                 o.load_state_dict(s)
+            fresh = False
         step, pictures, elapsed = state["step"], state["pictures"], state["elapsed"]
         say(f"goes on from step {step}, {pictures:,} pictures, {elapsed / 60:.1f} min", flush=True)
     elif a.start:
@@ -548,7 +599,8 @@ def train(rank: int, a: argparse.Namespace) -> None:
         former = json.loads((a.start / "training.json").read_text())
         step, pictures, elapsed = former["step"], former["pictures"], former["elapsed"]
         say(f"starts from {a.start.name} after step {step}, {pictures:,} pictures; moments anew", flush=True)
-    run = Step(model, heads, collate.image_pad)
+    first = step if fresh else step - WARM_UP  # moments that start anew need a low rate at first
+    run = Step(model, heads, (collate.image_pad, collate.video_pad))
     total = 60 * (a.total_minutes or elapsed / 60 + a.minutes)
     end = elapsed + 60 * a.minutes
     progress = mp.Value("d", elapsed / total)
@@ -565,7 +617,7 @@ def train(rank: int, a: argparse.Namespace) -> None:
     parent = os.getppid()
     curve = (a.out / "curve.jsonl").open("a")
     means: dict[str, dict[str, float]] = {}
-    last = time.monotonic()
+    last, saved = time.monotonic(), elapsed
     window_pictures, waited = 0, 0.0
     cuda = a.device.startswith("cuda")
     # on the CPU the fused kernel's backward is slower than plain products for segments this short
@@ -581,7 +633,9 @@ def train(rank: int, a: argparse.Namespace) -> None:
             done = elapsed / total
             progress.value = done
             lr = (
-                a.lr * min(1.0, (step + 1) / 100) * min(1.0, max(0.0, end - elapsed) / (a.decay_minutes * 60))
+                a.lr
+                * min(1.0, (step - first + 1) / WARM_UP)
+                * min(1.0, max(0.0, end - elapsed) / (a.decay_minutes * 60))
             )
             for o in optimizers:
                 for g in o.param_groups:
@@ -634,8 +688,9 @@ def train(rank: int, a: argparse.Namespace) -> None:
                     flush=True,
                 )
                 last, window_pictures, waited = now, 0, 0.0
-            if step % 150 == 0:  # by steps, so that all ranks save at the same one
+            if elapsed - saved > SAVE_EVERY:  # all ranks have the same clock, so all save at this step
                 save(a.out, rank, model, heads, optimizers, step, pictures, elapsed)
+                saved = elapsed
     finally:
         save(a.out, rank, model, heads, optimizers, step, pictures, elapsed)
     if rank == 0:
@@ -651,6 +706,7 @@ def in_short(m: dict[str, float]) -> str:
         ("ex", "exact"),
         ("g", "tower.acc_glyph"),
         ("px", "late.pixels"),
+        ("s", "late.acc_seconds"),
     )
     return " ".join(
         f"{name} {m[key]:.2f}".strip() for name, key in named if m.get(key) == m.get(key) and key in m
@@ -699,6 +755,9 @@ def save(out: Path, rank: int, model, heads, optimizers, step: int, pictures: in
     if rank == 0:
         state = {"model": model.state_dict(), "heads": heads.state_dict()}
         write(out / "state.pt", state | {"step": step, "pictures": pictures, "elapsed": elapsed})
+        pack(out, out / "packed.new")  # what can be asked while the training goes on
+        shutil.rmtree(out / "packed", ignore_errors=True)
+        (out / "packed.new").rename(out / "packed")
 
 
 def write(file: Path, content) -> None:
