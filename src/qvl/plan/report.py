@@ -1,6 +1,7 @@
 """`python -m qvl.plan.report` is now `python benchmarks/plan_report.py`; works from a checkout until qvl 0.3."""
 
 import importlib.util
+import sys
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ _spec = importlib.util.spec_from_file_location("plan_report", _SCRIPT)
 assert _spec is not None
 assert _spec.loader is not None
 _module = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = _module  # dataclasses look their own module up there
 _spec.loader.exec_module(_module)
 globals().update({name: value for name, value in vars(_module).items() if not name.startswith("__")})
 
