@@ -4,7 +4,7 @@
     python benchmarks/doctor_faults.py --fault "lost system prompt" --clean 0
 
 Faults are planted in our own engine around the embedded model: in its mask, its positions, its pictures, its weights,
-its queue. No answer is made up. Clean runs have other seeds (other pictures, other questions) and other settings of
+its queue. No answer is made up. Clean runs have other seeds (other images, other questions) and other settings of
 the engine, so that numbers differ as they do between good servers.
 """
 
@@ -22,9 +22,9 @@ import torch
 
 import qvl
 from qvl.backends.answer import Answer, conversation
-from qvl.doctor import Patient, Report, examine
+from qvl.doctor import EndpointUnderTest, Report, examine
+from qvl.doctor.expected import Reference
 from qvl.doctor.run import PROBES
-from qvl.doctor.standard import Reference
 from qvl.inputs.image import load_image
 from qvl.inputs.positions import VisualBlock, mrope_positions
 from qvl.inputs.processor import ModelInputs
@@ -108,7 +108,7 @@ def _map_pictures(
 
 
 def wrong_window_mask() -> Any:
-    """Blocks with windows attend over the whole frame, as in vLLM 0.8.0. Pictures of one window don't change."""
+    """Blocks with windows attend over the whole frame, as in vLLM 0.8.0. Images of one window don't change."""
     model = qvl.load("mini")
     tower: Any = model.model.visual
     tower.config = replace(tower.config, fullatt_block_indexes=tuple(range(tower.config.depth)))
@@ -136,7 +136,7 @@ class IgnoredMaxPixels(Gateway):
 
 
 class ExchangedSides(Gateway):
-    """Pictures are resized to (height, width) where (width, height) was meant: as many tokens, boxes elsewhere."""
+    """Images are resized to (height, width) where (width, height) was meant: as many tokens, boxes elsewhere."""
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         def stretched(source: Any) -> Any:
@@ -258,7 +258,7 @@ def text_only_cache() -> Any:
 
 
 def text_positions() -> Any:
-    """Pictures get the running positions of text: M-RoPE is lost."""
+    """Images get the running positions of text: M-RoPE is lost."""
 
     def run_on(processor: Any, inputs: ModelInputs) -> ModelInputs:
         return replace(inputs, positions=np.tile(np.arange(inputs.num_tokens), (3, 1)), rope_delta=0)
@@ -320,7 +320,7 @@ CLEAN: tuple[dict[str, Any], ...] = (
 
 
 def examined(backend: Any, reference: Reference, seed: int) -> Report:
-    return examine(Patient(backend, seed=seed, standard=reference))
+    return examine(EndpointUnderTest(backend, seed=seed, expected=reference))
 
 
 def found_by(report: Report, *levels: str) -> list[str]:

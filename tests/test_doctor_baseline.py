@@ -5,8 +5,7 @@ import json
 import pytest
 
 from qvl.doctor.baseline import Baseline, BaselineError, baseline_path, embedded_weights, name_of
-from qvl.doctor.compare import Reply, Step
-from qvl.doctor.patient import Question
+from qvl.doctor.compare import Question, Reply, Step
 
 
 @pytest.fixture

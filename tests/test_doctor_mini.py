@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import qvl
-from qvl.doctor import Baseline, Patient, examine
+from qvl.doctor import Baseline, EndpointUnderTest, examine
+from qvl.doctor.expected import Reference
 from qvl.doctor.run import chosen
 from qvl.doctor.sets import asked
-from qvl.doctor.standard import Reference
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import doctor_faults
@@ -23,7 +23,7 @@ def reference():
 
 
 def statuses(backend, names, standard=None, seed=0):
-    report = examine(Patient(backend, seed=seed, standard=standard), chosen(names))
+    report = examine(EndpointUnderTest(backend, seed=seed, expected=standard), chosen(names))
     return {r.probe.name: r.finding.status for r in report.results}, report
 
 
@@ -81,13 +81,13 @@ def test_right_engines_that_round_differently_pass(options, reference):
 
 def test_a_baseline_of_the_same_model_compares_as_equal(tmp_path):
     model = qvl.load("mini")
-    patient = Patient(model, seed=2)
-    replies = {item.question.name: reply for item, reply in asked(patient, "strip")}
+    endpoint = EndpointUnderTest(model, seed=2)
+    replies = {item.question.name: reply for item, reply in asked(endpoint, "strip")}
     Baseline("mini", "qwen2_5_vl", 2, "2026-11-24", replies).write(tmp_path / "b.json")
     kept = Baseline.read(tmp_path / "b.json")
     found, report = statuses(model, ["same-strips", "skill-strip", "same-clips"], kept, seed=2)
     assert found == {"same-strips": "passed", "skill-strip": "passed", "same-clips": "not supported"}
-    assert report.standard == "the baseline of 2026-11-24"
+    assert report.compared_with == "the baseline of 2026-11-24"
     assert report.results[0].finding.numbers["mean_nats"] < 0.02  # kept prompts come in other chunks
 
 
@@ -103,13 +103,15 @@ def test_skill_without_a_standard_is_measured_and_blames_nobody():
 def test_plumbing_holds_for_random_weights(tiny_checkpoint):
     """Everything but the clips, whose frames this checkpoint shows large: those below."""
     skipped = ["skill", "same", "time", "corners-large", "tokens-large", "tokens-clip", "too-long"]
-    report = examine(Patient(qvl.load(tiny_checkpoint, max_model_len=8192)), chosen(["plumbing"], skipped))
+    report = examine(
+        EndpointUnderTest(qvl.load(tiny_checkpoint, max_model_len=8192)), chosen(["plumbing"], skipped)
+    )
     assert report.ok, [(r.probe.name, r.finding.evidence) for r in report.failed]
     assert report.count("passed") >= 28
 
 
 def test_clips_are_told_apart_with_random_weights(tiny_checkpoint):
     report = examine(
-        Patient(qvl.load(tiny_checkpoint, max_model_len=8192)), chosen(["clip-order", "clip-rate"])
+        EndpointUnderTest(qvl.load(tiny_checkpoint, max_model_len=8192)), chosen(["clip-order", "clip-rate"])
     )
     assert [r.finding.status for r in report.results] == ["passed", "passed"]

@@ -6,17 +6,17 @@ import pytest
 
 from qvl.backends.answer import Answer
 from qvl.backends.fake import FakeModel
-from qvl.doctor import Patient, examine
+from qvl.doctor import EndpointUnderTest, examine
 from qvl.doctor.causes import CAUSES
-from qvl.doctor.page import to_html
 from qvl.doctor.probe import Finding, Probe
+from qvl.doctor.report import to_html
 from qvl.doctor.run import PROBES, cause_text, chosen
 from qvl.doctor.sets import SETS, asked
 from qvl.errors import BackendError, MediaError, PromptError
 
 
-def finding(patient, name) -> Finding:
-    return next(p for p in PROBES if p.name == name).run(patient)
+def finding(endpoint, name) -> Finding:
+    return next(p for p in PROBES if p.name == name).run(endpoint)
 
 
 def said(text, **changes):
@@ -75,36 +75,36 @@ def test_an_unknown_word_is_refused_with_its_neighbours():
     ],
 )
 def test_a_probe_that_is_refused_is_not_supported_and_one_that_breaks_the_endpoint_failed(error, status):
-    def broken(patient):
+    def broken(endpoint):
         raise error
 
     probe = Probe("x", "text", "plumbing", "", broken)
-    report = examine(Patient(FakeModel("a")), [probe])
+    report = examine(EndpointUnderTest(FakeModel("a")), [probe])
     assert report.results[0].finding.status == status
     assert report.ok == (status != "failed")
 
 
 def test_a_refused_key_ends_the_examination():
-    def broken(patient):
+    def broken(endpoint):
         raise BackendError("key", status=401)
 
     with pytest.raises(BackendError):
-        examine(Patient(FakeModel("a")), [Probe("x", "text", "plumbing", "", broken)])
+        examine(EndpointUnderTest(FakeModel("a")), [Probe("x", "text", "plumbing", "", broken)])
 
 
 def test_an_endpoint_that_answers_nothing_cannot_be_examined():
     with pytest.raises(BackendError):
-        Patient(FakeModel(BackendError("no", status=400)))
+        EndpointUnderTest(FakeModel(BackendError("no", status=400)))
 
 
 # -------------------------------------------------------------------------------------------------- text alone
 
 
 def test_equal_texts_without_logprobs_prove_nothing():
-    patient = Patient(FakeModel(lambda media, question: "the same"))
-    assert not patient.has_logprobs
+    endpoint = EndpointUnderTest(FakeModel(lambda media, question: "the same"))
+    assert not endpoint.has_logprobs
     for name in ("order", "corners-small", "clip-rate", "system-prompt"):
-        assert finding(patient, name).status == "not supported", name
+        assert finding(endpoint, name).status == "not supported", name
 
 
 def test_texts_that_follow_the_pictures_pass_without_logprobs():
@@ -114,7 +114,7 @@ def test_texts_that_follow_the_pictures_pass_without_logprobs():
         seen.append(question)
         return f"answer {len(seen)}"
 
-    assert finding(Patient(FakeModel(answer)), "order").status == "passed"
+    assert finding(EndpointUnderTest(FakeModel(answer)), "order").status == "passed"
 
 
 def test_an_endpoint_that_answers_anything_to_bad_media_fails():
@@ -122,7 +122,7 @@ def test_an_endpoint_that_answers_anything_to_bad_media_fails():
         def post(self, body):
             return {}
 
-    found = finding(Patient(Careless("fine")), "bad-picture")
+    found = finding(EndpointUnderTest(Careless("fine")), "bad-picture")
     assert found.status == "failed"
     assert "as if it were right" in found.evidence
 
@@ -134,9 +134,9 @@ def test_a_server_error_on_bad_media_is_a_failure_and_a_refusal_is_none():
         def post(self, body):
             raise BackendError("bad picture", status=self.status)
 
-    assert finding(Patient(Strict("fine")), "cut-picture").status == "passed"
+    assert finding(EndpointUnderTest(Strict("fine")), "cut-picture").status == "passed"
     Strict.status = 500
-    assert finding(Patient(Strict("fine")), "cut-picture").status == "failed"
+    assert finding(EndpointUnderTest(Strict("fine")), "cut-picture").status == "failed"
 
 
 # ------------------------------------------------------------------------------------------------------- places
@@ -160,16 +160,16 @@ class Seer(FakeModel):
 
 
 def looked_at(seer):
-    patient = Patient(seer)
-    for item in SETS["boxes"].draw(patient, "boxes"):
-        road = patient.seen((item.question.media[0].height, item.question.media[0].width))
+    endpoint = EndpointUnderTest(seer)
+    for item in SETS["boxes"].draw(endpoint, "boxes"):
+        road = endpoint.seen((item.question.media[0].height, item.question.media[0].width))
         picture = item.question.media[0]
         x, y = road.seen.width / picture.width, road.seen.height / picture.height
         box = (item.truth[0] * x, item.truth[1] * y, item.truth[2] * x, item.truth[3] * y)
         seer.truth[id(picture)] = box
-        patient.answered.setdefault("boxes", []).append((item, patient.answer(item.question)))
-    assert asked(patient, "boxes")
-    return finding(patient, "box-space")
+        endpoint.answered.setdefault("boxes", []).append((item, endpoint.answer(item.question)))
+    assert asked(endpoint, "boxes")
+    return finding(endpoint, "box-space")
 
 
 def seen_pixels(box, seen):
@@ -192,12 +192,12 @@ def test_boxes_in_the_familys_own_space_pass_with_both_boxes_drawn():
     for family, written in (("qwen2_5_vl", seen_pixels), ("qwen3_vl", thousandths)):
         found = looked_at(Seer(written, family))
         assert found.status == "passed", found.evidence
-        assert len(found.pictures) == 3
+        assert len(found.images) == 3
 
 
 @pytest.mark.parametrize(
     ("written", "name"),
-    [(thousandths, "relative 0-1000"), (halves, "halved picture")],
+    [(thousandths, "relative 0-1000"), (halves, "halved image")],
 )
 def test_boxes_in_another_space_fail_and_the_space_is_named(written, name):
     found = looked_at(Seer(written))
@@ -212,11 +212,11 @@ def test_boxes_that_land_nowhere_tell_no_space():
 
 def test_the_skill_of_boxes_is_their_overlap():
     seer = Seer(seen_pixels)
-    patient = Patient(seer)
-    item = SETS["boxes"].draw(patient, "boxes")[0]
+    endpoint = EndpointUnderTest(seer)
+    item = SETS["boxes"].draw(endpoint, "boxes")[0]
     exact = json.dumps([{"bbox_2d": [round(n) for n in item.truth], "label": "it"}])
-    assert SETS["boxes"].score(patient, item, exact) > 0.85
-    assert SETS["boxes"].score(patient, item, "nothing there") == 0
+    assert SETS["boxes"].score(endpoint, item, exact) > 0.85
+    assert SETS["boxes"].score(endpoint, item, "nothing there") == 0
 
 
 # ------------------------------------------------------------------------------------------------------- report
@@ -225,15 +225,15 @@ def test_the_skill_of_boxes_is_their_overlap():
 def test_the_page_holds_evidence_and_causes_and_escapes_what_models_say():
     from PIL import Image
 
-    from qvl.doctor.probe import Picture
+    from qvl.doctor.probe import EvidenceImage
 
-    def bad(patient):
+    def bad(endpoint):
         return Finding(
-            "failed", "<script>alert(1)</script>", {}, (Picture("<b>x", Image.new("RGB", (9, 9))),)
+            "failed", "<script>alert(1)</script>", {}, (EvidenceImage("<b>x", Image.new("RGB", (9, 9))),)
         )
 
     probe = Probe("x", "sight", "plumbing", "shows it", bad, ("window-mask",))
-    page = to_html(examine(Patient(FakeModel("a", name="<i>m")), [probe]))
+    page = to_html(examine(EndpointUnderTest(FakeModel("a", name="<i>m")), [probe]))
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "<b>x" not in page
@@ -244,10 +244,10 @@ def test_the_page_holds_evidence_and_causes_and_escapes_what_models_say():
 
 
 def test_the_report_as_json_has_a_row_for_every_probe():
-    def good(patient):
+    def good(endpoint):
         return Finding("passed", "fine", {"n": 1})
 
-    report = examine(Patient(FakeModel("a")), [Probe("x", "text", "plumbing", "shows", good)])
+    report = examine(EndpointUnderTest(FakeModel("a")), [Probe("x", "text", "plumbing", "shows", good)])
     data = json.loads(json.dumps(report.to_dict()))
     assert data["ok"] is True
     assert data["probes"][0]["numbers"] == {"n": 1}

@@ -29,6 +29,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "qvl.catalog.pickled_files": ("qvl.checkpoint.pickled_files",),
     "qvl.catalog.quantization": ("qvl.checkpoint.quantization",),
     "qvl.catalog.weight_files": ("qvl.checkpoint.weight_files",),
+    "qvl.doctor.page": ("qvl.doctor.report",),
+    "qvl.doctor.patient": ("qvl.doctor.endpoint", "qvl.doctor.compare"),
+    "qvl.doctor.pictures": ("qvl.doctor.images",),
+    "qvl.doctor.standard": ("qvl.doctor.expected",),
     "qvl.models.check": ("qvl.checkpoint.check", "qvl.checkpoint.check.finding"),
     "qvl.models.check.adapter": ("qvl.checkpoint.check.adapter",),
     "qvl.models.check.prompt": ("qvl.checkpoint.check.prompt",),
@@ -40,7 +44,14 @@ MODULES: dict[str, tuple[str, ...]] = {
 }
 
 # "module:name" → "module:name"; for a module of MODULES too, where the name changed
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    "qvl.doctor:Patient": "qvl.doctor.endpoint:EndpointUnderTest",
+    "qvl.doctor.patient:Patient": "qvl.doctor.endpoint:EndpointUnderTest",
+    "qvl.doctor.probe:Picture": "qvl.doctor.probe:EvidenceImage",
+    "qvl.doctor.probe:Theme": "builtins:str",
+    "qvl.doctor.run:cause_text": "qvl.doctor.report:cause_text",
+    "qvl.doctor.standard:Standard": "qvl.doctor.expected:ExpectedAnswers",
+}
 
 
 def names(module: str) -> Callable[[str], Any]:

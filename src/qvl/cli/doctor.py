@@ -19,9 +19,9 @@ from qvl.cli.ask import (
 
 if TYPE_CHECKING:
     from qvl.backends.base import Backend
-    from qvl.doctor import Baseline, Patient, Report
-    from qvl.doctor.run import Result
-    from qvl.doctor.standard import Standard
+    from qvl.doctor import Baseline, EndpointUnderTest, Report
+    from qvl.doctor.expected import ExpectedAnswers
+    from qvl.doctor.report import Result
     from qvl.inputs.geometry import PixelLimits
 
 
@@ -79,7 +79,7 @@ def run(
     kept = _kept(name, model) if baseline == "compare" else None
 
     from qvl.cli.ask import open_model
-    from qvl.doctor import Patient, examine
+    from qvl.doctor import EndpointUnderTest, examine
 
     backend = open_model(
         model,
@@ -91,22 +91,22 @@ def run(
     )
     limits = _limits(backend, max_pixels)
     notes: list[str] = []
-    standard: Standard | None
+    expected: ExpectedAnswers | None
     if kept is not None:
         _belongs(kept, backend)
-        standard = kept
+        expected = kept
     elif baseline == "save":
-        standard = None
+        expected = None
     else:
-        standard = _standard(backend, endpoint, reference, limits, notes)
-    number = kept.seed if kept is not None else getattr(standard, "seed", 0) if seed is None else seed
-    if seed is not None and standard is not None and getattr(standard, "seed", seed) != seed:
-        standard = None  # a baseline knows only its own questions
+        expected = _expected(backend, endpoint, reference, limits, notes)
+    number = kept.seed if kept is not None else getattr(expected, "seed", 0) if seed is None else seed
+    if seed is not None and expected is not None and getattr(expected, "seed", seed) != seed:
+        expected = None  # a baseline knows only its own questions
         notes.append(f"the stored baseline has other questions than seed {seed}: nothing is compared")
-    patient = Patient(backend, seed=number, standard=standard, limits=limits)
-    done = examine(patient, probes, None if as_json else _progress)
+    under_test = EndpointUnderTest(backend, seed=number, expected=expected, limits=limits)
+    done = examine(under_test, probes, None if as_json else _progress)
     if baseline == "save":
-        notes.append(_save(patient, done, name))
+        notes.append(_save(under_test, done, name))
     if as_json:
         from qvl.cli.tables import print_json
 
@@ -116,7 +116,7 @@ def run(
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     if report is not None:
-        from qvl.doctor.page import write_html
+        from qvl.doctor.report import write_html
 
         write_html(done, report)
         print(f"report: {report}", file=sys.stderr)
@@ -174,17 +174,17 @@ def _belongs(kept: Baseline, backend: Backend) -> None:
         )
 
 
-def _standard(
+def _expected(
     backend: Backend,
     endpoint: str | None,
     reference: str | None,
     limits: PixelLimits | None,
     notes: list[str],
-) -> Standard | None:
-    """What to compare with where nobody said it: the embedded model for a server of it, or a stored baseline."""
+) -> ExpectedAnswers | None:
+    """What to compare with by default: the embedded model for a server of it, or a stored baseline."""
     from qvl.backends.tasks import is_plain
     from qvl.doctor.baseline import Baseline, BaselineError, baseline_path, name_of
-    from qvl.doctor.standard import Reference
+    from qvl.doctor.expected import Reference
 
     if reference is None and endpoint is not None and is_plain(backend.name):
         reference = "mini"
@@ -204,24 +204,24 @@ def _standard(
     return kept
 
 
-def _save(patient: Patient, done: Report, name: str | None) -> str:
+def _save(under_test: EndpointUnderTest, done: Report, name: str | None) -> str:
     """Asks what is left of the compared questions, writes them, and says where."""
     import time
 
     from qvl.doctor.baseline import Baseline, baseline_path, embedded_weights, name_of
     from qvl.doctor.sets import SETS, asked
 
-    replies = {item.question.name: reply for name in SETS for item, reply in asked(patient, name)}
-    embedded = patient.name == "mini" and hasattr(patient.backend, "memory")
+    replies = {item.question.name: reply for name in SETS for item, reply in asked(under_test, name)}
+    embedded = under_test.name == "mini" and hasattr(under_test.backend, "memory")
     kept = Baseline(
-        model=patient.name,
-        family=patient.family,
-        seed=patient.seed,
+        model=under_test.name,
+        family=under_test.family,
+        seed=under_test.seed,
         made=time.strftime("%Y-%m-%d"),
         replies=replies,
         weights=embedded_weights() if embedded else None,
     )
-    path = baseline_path(name or name_of(patient.name), writing=True)
+    path = baseline_path(name or name_of(under_test.name), writing=True)
     kept.write(path)
     warning = "" if done.ok else f"; {len(done.failed)} probes failed, so it may keep a fault"
     return f"baseline of {len(replies)} answers in {path}{warning}"
@@ -237,7 +237,7 @@ def _progress(result: Result) -> None:
 def _print(done: Report) -> None:
     from qvl.cli.ask import showable
     from qvl.cli.tables import console, table
-    from qvl.doctor.run import cause_text
+    from qvl.doctor.report import cause_text
 
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
@@ -253,7 +253,7 @@ def _print(done: Report) -> None:
         out.print(f"\n{result.probe.name} failed: {result.probe.shows}", markup=False, style="bold")
         for cause in result.probe.causes:
             out.print(f"  maybe: {cause_text(cause)}", markup=False)
-    compared = f"compared with {done.standard}" if done.standard else "compared with nothing"
+    compared = f"compared with {done.compared_with}" if done.compared_with else "compared with nothing"
     out.print(
         f"\n{done.model} ({done.family or 'family unknown'}): {done.counts}; {done.num_asked} questions in "
         f"{done.seconds:.0f} s, {compared}.",

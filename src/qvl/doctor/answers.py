@@ -1,4 +1,4 @@
-"""Same answers and skill: the same questions to the patient and to its standard, compared twice.
+"""Same answers and skill: the same questions to the endpoint and to what is expected of it, compared twice.
 
 The first comparison is of log probabilities and texts, and finds what changes any number (a mask, a position, a
 zero point); the second is of scores, and says whether the change matters.
@@ -6,12 +6,11 @@ zero point); the second is of scores, and says whether the change matters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from qvl.doctor.compare import Gap, gap
-from qvl.doctor.patient import Patient
-from qvl.doctor.probe import Finding, Picture, Probe, Theme, failed, not_supported, passed
+from qvl.doctor.endpoint import EndpointUnderTest
+from qvl.doctor.probe import EvidenceImage, Finding, Probe, Run, failed, not_supported, passed
 from qvl.doctor.sets import SETS, asked
 from qvl.doctor.statistics import mcnemar, mean_interval, sign_flip
 
@@ -22,33 +21,33 @@ RIGHT = 0.99  # a score that counts as right
 NEEDS = "needs --reference or a baseline of this model."
 
 
-def _same(name: str) -> Callable[[Patient], Finding]:
-    def run(patient: Patient) -> Finding:
-        standard = patient.standard
-        if standard is None:
+def _same(name: str) -> Run:
+    def run(endpoint: EndpointUnderTest) -> Finding:
+        expected = endpoint.expected
+        if expected is None:
             return not_supported(NEEDS)
         gaps: dict[str, Gap] = {}
-        shown: dict[str, Picture] = {}
+        shown: dict[str, EvidenceImage] = {}
         for set_name in (s.name for s in SETS.values() if s.same == name):
-            for item, reply in asked(patient, set_name):
-                wanted = standard.reply(item.question)
+            for item, reply in asked(endpoint, set_name):
+                wanted = expected.reply(item.question)
                 if wanted is None:
                     continue
                 gaps[item.question.name] = gap(reply.readable(), wanted.readable())
                 media = item.question.media
                 if media and hasattr(media[0], "size"):
                     caption = (
-                        f"{item.question.words} {reply.text[:60]!r}; {standard.title}: {wanted.text[:60]!r}"
+                        f"{item.question.words} {reply.text[:60]!r}; {expected.title}: {wanted.text[:60]!r}"
                     )
-                    shown[item.question.name] = Picture(caption, media[0])
+                    shown[item.question.name] = EvidenceImage(caption, media[0])
         if not gaps:
-            return not_supported(f"{standard.title} has none of these questions.")
-        return _judged(gaps, shown, standard.title)
+            return not_supported(f"{expected.title} has none of these questions.")
+        return _judged(gaps, shown, expected.title)
 
     return run
 
 
-def _judged(gaps: dict[str, Gap], shown: dict[str, Picture], title: str) -> Finding:
+def _judged(gaps: dict[str, Gap], shown: dict[str, EvidenceImage], title: str) -> Finding:
     """Half precision moves numbers a little everywhere; a fault moves them much, or some of them beyond a tie."""
     parted = [name for name, g in gaps.items() if g.parted]
     means = [g.mean_nats for g in gaps.values() if g.mean_nats is not None]
@@ -66,24 +65,24 @@ def _judged(gaps: dict[str, Gap], shown: dict[str, Picture], title: str) -> Find
         return passed(f"{text}.", **numbers)
     worst = sorted(shown, key=lambda name: -(gaps[name].nats or 0.0))
     finding = failed(f"{text}.", **numbers)
-    return replace(finding, pictures=tuple(shown[name] for name in worst[:2]))
+    return replace(finding, images=tuple(shown[name] for name in worst[:2]))
 
 
-def scores(patient: Patient, name: str) -> list[tuple[float, float | None]]:
-    """(the patient's score, the standard's or None) of each question of a set."""
+def scores(endpoint: EndpointUnderTest, name: str) -> list[tuple[float, float | None]]:
+    """(the endpoint's score, that of the expected answer or None) of each question of a set."""
     found = []
-    for item, reply in asked(patient, name):
-        own = SETS[name].score(patient, item, reply.text)
-        wanted = patient.standard.reply(item.question) if patient.standard else None
-        found.append((own, None if wanted is None else SETS[name].score(patient, item, wanted.text)))
+    for item, reply in asked(endpoint, name):
+        own = SETS[name].score(endpoint, item, reply.text)
+        wanted = endpoint.expected.reply(item.question) if endpoint.expected else None
+        found.append((own, None if wanted is None else SETS[name].score(endpoint, item, wanted.text)))
     return found
 
 
-def _skill(*names: str) -> Callable[[Patient], Finding]:
-    def run(patient: Patient) -> Finding:
-        if "boxes" in names and patient.family is None:
+def _skill(*names: str) -> Run:
+    def run(endpoint: EndpointUnderTest) -> Finding:
+        if "boxes" in names and endpoint.family is None:
             return not_supported("the family isn't known: say it with --family.")
-        rows = [row for name in names for row in scores(patient, name)]
+        rows = [row for name in names for row in scores(endpoint, name)]
         pairs = [(own, other) for own, other in rows if other is not None]
         mean = sum(own for own, _ in rows) / len(rows)
         numbers: dict[str, float | int] = {"questions": len(rows), "score": round(mean, 4)}
@@ -92,8 +91,8 @@ def _skill(*names: str) -> Callable[[Patient], Finding]:
             return Finding(
                 "measured", f"{right} of {len(rows)} right, mean score {mean:.2f}; {NEEDS}", numbers
             )
-        assert patient.standard is not None
-        return _compared(pairs, patient.standard.title, numbers)
+        assert endpoint.expected is not None
+        return _compared(pairs, endpoint.expected.title, numbers)
 
     return run
 
@@ -115,34 +114,34 @@ def _compared(pairs: list[tuple[float, float]], title: str, numbers: dict[str, f
     return (failed if p < WORSE_P else passed)(f"{text}.", **numbers)
 
 
-_PICTURES = ("window-mask", "wrong-weights", "attention-kernel")
+_IMAGE_CAUSES = ("window-mask", "wrong-weights", "attention-kernel")
 
 
 def _same_probe(name: str, shows: str, causes: tuple[str, ...]) -> Probe:
     return Probe(f"same-{name}", "same answers", "same", shows, _same(name), causes)
 
 
-def _skill_probe(name: str, theme: Theme, causes: tuple[str, ...]) -> Probe:
+def _skill_probe(name: str, theme: str, causes: tuple[str, ...]) -> Probe:
     return Probe(
         f"skill-{name}", theme, "skill", f"{SETS[name].shows}, as well as before", _skill(name), causes
     )
 
 
 PROBES = (
-    _same_probe("words", "without pictures, the same answers", ("wrong-weights", "sampling-defaults")),
-    _same_probe("small", "on small pictures, the same answers", ("wrong-weights", "mrope")),
-    _same_probe("large", "on large sheets, the same answers", _PICTURES),
-    _same_probe("strips", "on long strips, the same answers", _PICTURES),
-    _same_probe("order", "on two pictures, the same answers", ("picture-order",)),
+    _same_probe("words", "without images, the same answers", ("wrong-weights", "sampling-defaults")),
+    _same_probe("small", "on small images, the same answers", ("wrong-weights", "mrope")),
+    _same_probe("large", "on large sheets, the same answers", _IMAGE_CAUSES),
+    _same_probe("strips", "on long strips, the same answers", _IMAGE_CAUSES),
+    _same_probe("order", "on two images, the same answers", ("image-order",)),
     _same_probe("boxes", "where boxes are asked for, the same answers", ("box-space", "double-resize")),
-    _same_probe("clips", "on clips, the same answers", ("video-time", "video-frames")),
-    _skill_probe("read", "sight", _PICTURES),
-    _skill_probe("tiny", "sight", ("double-resize", *_PICTURES)),
-    _skill_probe("large", "sight", _PICTURES),
-    _skill_probe("strip", "sight", _PICTURES),
-    _skill_probe("field", "sight", _PICTURES),
-    _skill_probe("count", "sight", _PICTURES),
-    _skill_probe("pair", "sight", ("picture-order",)),
+    _same_probe("clips", "on videos, the same answers", ("video-time", "video-frames")),
+    _skill_probe("read", "sight", _IMAGE_CAUSES),
+    _skill_probe("tiny", "sight", ("double-resize", *_IMAGE_CAUSES)),
+    _skill_probe("large", "sight", _IMAGE_CAUSES),
+    _skill_probe("strip", "sight", _IMAGE_CAUSES),
+    _skill_probe("field", "sight", _IMAGE_CAUSES),
+    _skill_probe("count", "sight", _IMAGE_CAUSES),
+    _skill_probe("pair", "sight", ("image-order",)),
     _skill_probe("boxes", "places", ("box-space",)),
     _skill_probe("clip", "time", ("video-time",)),
     Probe(

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvl.doctor.compare import Reply
-from qvl.doctor.patient import Question
+from qvl.doctor.compare import Question, Reply
 from qvl.errors import QvlError
 
 FORMAT = 1

@@ -18,7 +18,7 @@ class Cause:
 
 CAUSES: dict[str, Cause] = {
     "window-mask": Cause(
-        "the window attention of the vision tower runs with the wrong mask; small pictures hide it",
+        "the window attention of the vision tower runs with the wrong mask; small images hide it",
         ("vllm-project/vllm#15122", "vllm-project/vllm#15197", "vLLM 0.8.0 and 0.8.1"),
         "vLLM 0.8.2 or later (#15200), or 0.7.3",
     ),
@@ -34,22 +34,22 @@ CAUSES: dict[str, Cause] = {
         "--max-pixels",
     ),
     "double-resize": Cause(
-        "something before the model scales pictures a second time",
-        ("QwenLM/Qwen3-VL#676", "ggml-org/llama.cpp#16880 (pictures that aren't square)"),
-        "send pictures at the size that the model will see",
+        "something before the model scales images a second time",
+        ("QwenLM/Qwen3-VL#676", "ggml-org/llama.cpp#16880 (images that aren't square)"),
+        "send images at the size that the model will see",
     ),
     "box-space": Cause(
-        "the numbers mean another picture: pixels of the resized one in Qwen2.5-VL, parts of 1000 in the others",
+        "the numbers mean another image: pixels of the resized one in Qwen2.5-VL, parts of 1000 in the others",
         ("QwenLM/Qwen3-VL#866", "QwenLM/Qwen3-VL#721", "QwenLM/Qwen3-VL#1035"),
-        "say the family with --family; check that nothing scales pictures on the way",
+        "say the family with --family; check that nothing scales images on the way",
     ),
-    "picture-order": Cause(
-        "pictures of one message reach the model in another order, or one of them twice",
+    "image-order": Cause(
+        "images of one message reach the model in another order, or one of them twice",
         ("vllm-project/vllm#14662", "vllm-project/vllm#28230"),
-        "ask about one picture at a time until it is mended",
+        "ask about one image at a time until it is mended",
     ),
     "mrope": Cause(
-        "the three-axis positions are lost or shifted: text positions for pictures, or a wrong offset after them",
+        "the three-axis positions are lost or shifted: text positions for images, or a wrong offset after them",
         ("huggingface/transformers#38056", "huggingface/transformers#40136"),
         "compare with another version of the engine or of transformers",
     ),
@@ -69,13 +69,13 @@ CAUSES: dict[str, Cause] = {
         "set the server's frame limits (media-io-kwargs in vLLM), or send fewer frames",
     ),
     "mixed-media": Cause(
-        "a clip and a picture can't go together: features are merged in the wrong order, or one kind is dropped",
+        "a video and an image can't go together: features are merged in the wrong order, or one kind is dropped",
         ("vllm-project/vllm#15387 (mended in 0.8.2)", "NVIDIA/TensorRT-LLM#15852 (mended there)"),
         "ask about one kind at a time",
         read="2026-11",
     ),
     "cache-text-only": Cause(
-        "a prefix cache takes pictures of one size for equal, because their placeholders are",
+        "a prefix cache takes images of one size for equal, because their placeholders are",
         (
             "waybarrios/vllm-mlx#718 (0.4.1)",
             "sgl-project/sglang-omni#146",
@@ -85,7 +85,7 @@ CAUSES: dict[str, Cause] = {
         read="2026-11",
     ),
     "language-only": Cause(
-        "the vision tower isn't loaded, or pictures are dropped before the model",
+        "the vision tower isn't loaded, or images are dropped before the model",
         ("vLLM with --language-model-only", "conversions of Qwen3-VL for OpenVINO that work for text alone"),
         "load the tower (mmproj file in llama.cpp)",
     ),
@@ -101,7 +101,7 @@ CAUSES: dict[str, Cause] = {
     "context-cut": Cause(
         "prompts beyond the context are cut without a word",
         ("ollama/ollama#13084",),
-        "raise the context (num_ctx, --max-model-len), or send smaller pictures",
+        "raise the context (num_ctx, --max-model-len), or send smaller images",
     ),
     "right-padding": Cause(
         "prompts of a batch are padded on the right and the padding is attended to",
@@ -159,10 +159,10 @@ CAUSES: dict[str, Cause] = {
         "leave them alone; the texts may still be right",
         read="2026-11",
     ),
-    "picture-decoding": Cause(
+    "image-decoding": Cause(
         "files are decoded otherwise: channels exchanged, or transparency dropped instead of laid on white",
         ("vllm-project/vllm#18569 (mended there)", "NousResearch/hermes-agent#64548 (llama.cpp)"),
-        "send opaque RGB pictures as PNG",
+        "send opaque RGB images as PNG",
         read="2026-11",
     ),
     "sampling-defaults": Cause(
@@ -178,7 +178,7 @@ CAUSES: dict[str, Cause] = {
     "media-checks": Cause(
         "media aren't checked before they are decoded",
         (
-            "QwenLM/Qwen3-VL#607 (one picture ends the server)",
+            "QwenLM/Qwen3-VL#607 (one image ends the server)",
             "sgl-project/sglang#28587 (sizes aren't looked at first)",
         ),
         "put limits on size and pixels in front",

@@ -13,11 +13,24 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qvl.backends.answer import Answer
+from qvl.backends.base import Backend
 
+NUM_LOGPROBS = 5  # what OpenAI's API gave first; every server that gives any gives so many
 # Four steps of a bf16 logit near 20
 SAME_NATS = 0.5
 LIKELY = 0.05  # tokens below this probability move more and matter less
 MOST = 99.0  # stands for "no token in common", which has no number
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A question whose answer is compared over time. `name` is its key in a baseline."""
+
+    name: str
+    media: tuple[Any, ...]
+    words: str
+    max_new_tokens: int
+    system: str | None = None
 
 
 class Step(NamedTuple):
@@ -66,6 +79,12 @@ def reply_of(answer: Answer, token_bytes: Callable[[int], bytes] | None = None) 
             top = {name(token): value for token, value in entry.top}
             steps.append(Step(name(entry.token_id), top | {name(entry.token_id): entry.logprob}))
     return Reply(answer.text, tuple(steps))
+
+
+def token_bytes_of(backend: Backend) -> Callable[[int], bytes] | None:
+    """Our own engine answers with token ids; its tokenizer says what they are. None for servers."""
+    tokenizer = getattr(getattr(backend, "processor", None), "tokenizer", None)
+    return getattr(tokenizer, "token_bytes", None)
 
 
 def _key(entry: Mapping[str, Any]) -> Hashable:

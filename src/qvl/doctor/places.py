@@ -1,12 +1,12 @@
-"""Places: which picture the model's numbers are about. A model that finds nothing can't tell, so it isn't blamed."""
+"""Places: which image the model's numbers are about. A model that finds nothing can't tell, so it isn't blamed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qvl.doctor.patient import Patient
-from qvl.doctor.probe import Finding, Picture, Probe, not_supported
+from qvl.doctor.endpoint import EndpointUnderTest
+from qvl.doctor.probe import EvidenceImage, Finding, Probe, not_supported
 from qvl.doctor.sets import asked
 from qvl.doctor.statistics import sign_flip
 from qvl.inputs.geometry import Size
@@ -29,27 +29,27 @@ KNOWN_IOU = 0.3  # boxes that fit no better on average say nothing about a space
 CLEAR_P = 0.01
 
 
-def _space(patient: Patient) -> Finding:
+def _space(endpoint: EndpointUnderTest) -> Finding:
     """Mean IoU of the same numbers read in each space that makes a difference here."""
-    if patient.family is None:
+    if endpoint.family is None:
         return not_supported("the family isn't known: say it with --family.")
-    own = CONVENTIONS[patient.family]
+    own = CONVENTIONS[endpoint.family]
     scores: dict[str, list[float]] = {}
-    pictures: list[Picture] = []
-    for item, reply in asked(patient, "boxes"):
-        (picture,) = item.question.media
-        size = Size(picture.height, picture.width)
-        seen = patient.seen(size)
+    images: list[EvidenceImage] = []
+    for item, reply in asked(endpoint, "boxes"):
+        (image,) = item.question.media
+        size = Size(image.height, image.width)
+        seen = endpoint.seen(size)
         assert seen is not None
         road = PictureMap(size, seen.seen)
         written = find_places(reply.text).places
         numbers = written[0].numbers if written and len(written[0].numbers) == 4 else None
         for name, rect in _readings(numbers, road, own).items():
             scores.setdefault(name, []).append(iou(rect, item.truth) if rect else 0.0)
-        if len(pictures) < 3:
-            places = parse_boxes(reply.text, patient.family, road)
+        if len(images) < 3:
+            places = parse_boxes(reply.text, endpoint.family, road)
             found = [replace(p, label="answered") for p in places if isinstance(p, Box)]
-            pictures.append(_drawn(picture, item.truth, found[:1], item.question.words))
+            images.append(_drawn(image, item.truth, found[:1], item.question.words))
     means = {name: sum(values) / len(values) for name, values in scores.items()}
     best = max(means, key=lambda name: means[name])
     shown = ", ".join(f"{name} {mean:.2f}" for name, mean in sorted(means.items(), key=lambda m: -m[1]))
@@ -58,11 +58,11 @@ def _space(patient: Patient) -> Finding:
     if best != own.name and means[best] >= KNOWN_IOU:
         p = sign_flip([b - a for a, b in zip(scores[own.name], scores[best])])
         if p < CLEAR_P:
-            return Finding("failed", f"{text}: they are in {best} (p {p:.4f}).", numbers_out, tuple(pictures))
+            return Finding("failed", f"{text}: they are in {best} (p {p:.4f}).", numbers_out, tuple(images))
     if means[own.name] >= KNOWN_IOU:
-        return Finding("passed", f"{text}; the family writes {own.name}.", numbers_out, tuple(pictures))
+        return Finding("passed", f"{text}; the family writes {own.name}.", numbers_out, tuple(images))
     return Finding(
-        "not supported", f"{text}: too few boxes land for the space to be told.", numbers_out, tuple(pictures)
+        "not supported", f"{text}: too few boxes land for the space to be told.", numbers_out, tuple(images)
     )
 
 
@@ -70,16 +70,16 @@ def _readings(numbers: tuple[float, ...] | None, road: PictureMap, own: Conventi
     """The box that four written numbers mean in each space, in pixels of the original."""
     readings: dict[str, Rect | None] = {}
     spaces = [own, RELATIVE_1000, SEEN_PIXELS]
-    # told apart only where the picture was really resized
+    # told apart only where the image was really resized
     if min(road.original.width / road.seen.width, road.seen.width / road.original.width) < 0.8:
         spaces.append(ORIGINAL_PIXELS)
     for space in dict.fromkeys(spaces):
         readings[space.name] = _rect(numbers, road, space)
-    # something on the way to the model scaled the picture, or took its height for its width
+    # something on the way to the model scaled the image, or took its height for its width
     w, h = road.seen.width, road.seen.height
     for name, x, y in (
-        ("a halved picture", 2, 2),
-        ("a doubled picture", 0.5, 0.5),
+        ("a halved image", 2, 2),
+        ("a doubled image", 0.5, 0.5),
         ("one with its sides exchanged", w / h, h / w),
     ):
         scaled = None if numbers is None else (numbers[0] * x, numbers[1] * y, numbers[2] * x, numbers[3] * y)
@@ -94,13 +94,15 @@ def _rect(numbers: tuple[float, ...] | None, road: PictureMap, space: Convention
     return road.box_to_original((*road.written_to_seen(x1, y1, space), *road.written_to_seen(x2, y2, space)))
 
 
-def _drawn(picture: Image.Image, truth: Rect, found: list[Box], words: str) -> Picture:
-    """The picture with the true box and the model's."""
+def _drawn(image: Image.Image, truth: Rect, found: list[Box], words: str) -> EvidenceImage:
+    """The image with the true box and the model's."""
     from qvl.outputs.draw import draw_places
 
     x1, y1, x2, y2 = truth
     boxes = [Box(x1=x1, y1=y1, x2=x2, y2=y2, label="true", seen=truth, written=()), *found]
-    return Picture(words if found else f"{words} (no box in the answer)", draw_places(picture, boxes).image)
+    return EvidenceImage(
+        words if found else f"{words} (no box in the answer)", draw_places(image, boxes).image
+    )
 
 
 PROBES = (
@@ -108,7 +110,7 @@ PROBES = (
         "box-space",
         "places",
         "skill",
-        "boxes are in pixels or parts of the picture that was sent",
+        "boxes are in pixels or parts of the image that was sent",
         _space,
         ("box-space", "double-resize"),
     ),

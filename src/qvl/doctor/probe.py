@@ -6,22 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from qvl import moved
+
 if TYPE_CHECKING:
     from PIL import Image
 
-    from qvl.doctor.patient import Patient
+    from qvl.doctor.endpoint import EndpointUnderTest
 
 # measured: a number with nothing to hold it against; not supported: the endpoint gives nothing to tell by
 Status = Literal["passed", "failed", "measured", "not supported"]
 # plumbing holds for any weights; same compares with how the same weights answer elsewhere; skill with how well
 Level = Literal["plumbing", "same", "skill"]
-Theme = Literal[
-    "tokens and pixels", "sight", "places", "time", "text", "consistency", "safety", "same answers"
-]
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class EvidenceImage:
     """Evidence to look at."""
 
     caption: str
@@ -35,7 +34,10 @@ class Finding:
     status: Status
     evidence: str
     numbers: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[EvidenceImage, ...] = ()
+
+
+Run = Callable[["EndpointUnderTest"], Finding]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +45,10 @@ class Probe:
     """One question to an endpoint. `shows` says what passing proves; `causes` are keys of `causes.CAUSES`."""
 
     name: str
-    theme: Theme
+    theme: str
     level: Level
     shows: str
-    run: Callable[[Patient], Finding]
+    run: Run
     causes: tuple[str, ...] = ()
 
 
@@ -62,5 +64,8 @@ def not_supported(evidence: str, **numbers: float | int | str | bool | None) -> 
     return Finding("not supported", evidence, numbers)
 
 
-def plumbing(name: str, theme: Theme, shows: str, run: Callable[[Patient], Finding], *causes: str) -> Probe:
+def plumbing(name: str, theme: str, shows: str, run: Run, *causes: str) -> Probe:
     return Probe(name, theme, "plumbing", shows, run, causes)
+
+
+__getattr__ = moved.names(__name__)

@@ -10,20 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from qvl.backends.answer import conversation
-from qvl.doctor.patient import Patient
-from qvl.doctor.pictures import blocks, png
+from qvl.doctor.endpoint import EndpointUnderTest
+from qvl.doctor.images import blocks, png
 from qvl.doctor.probe import Finding, failed, passed, plumbing
 from qvl.errors import BackendError, CapacityError, MediaError, PromptError
 
 SLOW_S = 60.0
 
 
-def _refused(patient: Patient, what: str, send: Callable[[], Any]) -> Finding:
+def _refused(endpoint: EndpointUnderTest, what: str, send: Callable[[], Any]) -> Finding:
     """Sends something bad between two askings of something good."""
-    good = blocks(patient.rng("good"), 8 * patient.unit, 8 * patient.unit, patient.unit)
-    before = patient.ask([good], "What is this?", max_new_tokens=4)
+    good = blocks(endpoint.rng("good"), 8 * endpoint.unit, 8 * endpoint.unit, endpoint.unit)
+    before = endpoint.ask([good], "What is this?", max_new_tokens=4)
     began = time.perf_counter()
-    patient.num_asked += 1
+    endpoint.num_asked += 1
     try:
         send()
         said, status = "", 200
@@ -34,10 +34,10 @@ def _refused(patient: Patient, what: str, send: Callable[[], Any]) -> Finding:
     took = time.perf_counter() - began
     numbers = {"status": status, "seconds": round(took, 3)}
     try:
-        after = patient.ask([good], "What is this?", max_new_tokens=4)
+        after = endpoint.ask([good], "What is this?", max_new_tokens=4)
     except BackendError as e:
         return failed(f"after {what}, a good question isn't answered any more: {e}", **numbers)
-    if not patient.gap(before, after).agree:
+    if not endpoint.gap(before, after).agree:
         return failed(f"after {what}, a good question is answered differently.", **numbers)
     if not said:
         return failed(f"{what} was answered as if it were right.", **numbers)
@@ -52,27 +52,27 @@ def _refused(patient: Patient, what: str, send: Callable[[], Any]) -> Finding:
     )
 
 
-def _send(patient: Patient, data: bytes) -> Any:
+def _send(endpoint: EndpointUnderTest, data: bytes) -> Any:
     """Past our own checks where the backend is a server, which has to do its own."""
-    post = getattr(patient.backend, "post", None)
+    post = getattr(endpoint.backend, "post", None)
     if post is None:
-        return patient.backend.ask([data], "What is this?", max_new_tokens=2)
+        return endpoint.backend.ask([data], "What is this?", max_new_tokens=2)
     url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     items = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
     return post({"messages": [{"role": "user", "content": items}], "max_tokens": 2})
 
 
-def _garbage(patient: Patient) -> Finding:
-    data = patient.rng("garbage").bytes(3000)
-    return _refused(patient, "a file of random bytes", lambda: _send(patient, data))
+def _garbage(endpoint: EndpointUnderTest) -> Finding:
+    data = endpoint.rng("garbage").bytes(3000)
+    return _refused(endpoint, "a file of random bytes", lambda: _send(endpoint, data))
 
 
-def _cut(patient: Patient) -> Finding:
-    whole = png(blocks(patient.rng("cut"), 12 * patient.unit, 12 * patient.unit, 2))
-    return _refused(patient, "a picture cut in the middle", lambda: _send(patient, whole[: len(whole) // 2]))
+def _cut(endpoint: EndpointUnderTest) -> Finding:
+    whole = png(blocks(endpoint.rng("cut"), 12 * endpoint.unit, 12 * endpoint.unit, 2))
+    return _refused(endpoint, "an image cut in the middle", lambda: _send(endpoint, whole[: len(whole) // 2]))
 
 
-def _bomb(patient: Patient) -> Finding:
+def _bomb(endpoint: EndpointUnderTest) -> Finding:
     """A PNG of a few hundred bytes that claims 60,000x60,000 pixels: 10 GB if believed."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -81,29 +81,29 @@ def _bomb(patient: Patient) -> Finding:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     body = zlib.compress(bytes(100_000), 9)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    return _refused(patient, "a small file that claims 60,000x60,000 pixels", lambda: _send(patient, data))
+    return _refused(endpoint, "a small file that claims 60,000x60,000 pixels", lambda: _send(endpoint, data))
 
 
-def _thread(patient: Patient) -> Finding:
+def _thread(endpoint: EndpointUnderTest) -> Finding:
     """Sides of 1:600; the family's own resizing refuses from 1:200 on."""
-    data = png(blocks(patient.rng("thread"), 2, 1200, 2))
-    return _refused(patient, "a picture of 1200x2 pixels", lambda: _send(patient, data))
+    data = png(blocks(endpoint.rng("thread"), 2, 1200, 2))
+    return _refused(endpoint, "an image of 1200x2 pixels", lambda: _send(endpoint, data))
 
 
-def _too_long(patient: Patient) -> Finding:
-    words = "word " * min(3 * patient.room, 400_000)
+def _too_long(endpoint: EndpointUnderTest) -> Finding:
+    words = "word " * min(3 * endpoint.room, 400_000)
     messages = conversation([], words)
     asked = {"max_new_tokens": 2, "temperature": 0}
     return _refused(
-        patient, f"a prompt of {len(words):,} characters", lambda: patient.backend.chat(messages, **asked)
+        endpoint, f"a prompt of {len(words):,} characters", lambda: endpoint.backend.chat(messages, **asked)
     )
 
 
 _CAUSES = ("media-checks",)
 
 PROBES = (
-    plumbing("bad-picture", "safety", "bytes that are no picture are refused", _garbage, *_CAUSES),
-    plumbing("cut-picture", "safety", "half a picture is refused", _cut, *_CAUSES),
+    plumbing("bad-picture", "safety", "bytes that are no image are refused", _garbage, *_CAUSES),
+    plumbing("cut-picture", "safety", "half an image is refused", _cut, *_CAUSES),
     plumbing("huge-claim", "safety", "a decompression bomb is refused", _bomb, *_CAUSES),
     plumbing("thread-picture", "safety", "an impossible shape is refused", _thread, *_CAUSES),
     plumbing("too-long", "safety", "a prompt beyond the context is refused", _too_long, "context-cut"),

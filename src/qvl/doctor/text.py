@@ -8,8 +8,8 @@ from typing import Any
 
 from qvl.backends.answer import Answer, conversation
 from qvl.doctor.compare import Reply
-from qvl.doctor.patient import Patient
-from qvl.doctor.pictures import blocks
+from qvl.doctor.endpoint import EndpointUnderTest
+from qvl.doctor.images import blocks
 from qvl.doctor.probe import Finding, failed, not_supported, passed, plumbing
 from qvl.doctor.sets import FIRST_SEED, SEEDS_A_SET
 from qvl.doctor.verdicts import Trial, must_agree, must_differ
@@ -18,37 +18,40 @@ from qvl.errors import BackendError, PromptError
 LONG = 24  # tokens of answers that have to be cut, stopped and streamed
 
 
-def _long_answer(patient: Patient) -> tuple[list[Any], str, Answer]:
+def _long_answer(endpoint: EndpointUnderTest) -> tuple[list[Any], str, Answer]:
     """(media, words, answer) with a text of some length, as these weights happen to give it."""
     from qvl.synth import make
 
-    if "long" in patient.memo:
-        return patient.memo["long"]
+    if "long" in endpoint.memo:
+        return endpoint.memo["long"]
     tries: list[tuple[list[Any], str]] = []
     for kind in ("find", "screen", "chart"):
-        sample = make(kind, FIRST_SEED + SEEDS_A_SET * patient.seed + 999)
+        sample = make(kind, FIRST_SEED + SEEDS_A_SET * endpoint.seed + 999)
         tries.append((list(sample.media), sample.question))
-    rng = patient.rng("long")
+    rng = endpoint.rng("long")
     tries.append(
-        ([blocks(rng, 8 * patient.unit, 8 * patient.unit, patient.unit)], "Describe this picture at length.")
+        (
+            [blocks(rng, 8 * endpoint.unit, 8 * endpoint.unit, endpoint.unit)],
+            "Describe this picture at length.",
+        )
     )
     best = None
     for media, words in tries:
-        answer = patient.ask(media, words, max_new_tokens=LONG)
+        answer = endpoint.ask(media, words, max_new_tokens=LONG)
         if best is None or len(answer.text) > len(best[2].text):
             best = (media, words, answer)
         if len(answer.text) >= 30 and answer.completion_tokens >= LONG:
             break
     assert best is not None
-    patient.memo["long"] = best
+    endpoint.memo["long"] = best
     return best
 
 
-def _limit(patient: Patient) -> Finding:
-    media, words, whole = _long_answer(patient)
+def _limit(endpoint: EndpointUnderTest) -> Finding:
+    media, words, whole = _long_answer(endpoint)
     if whole.completion_tokens and whole.completion_tokens < 8:
         return not_supported(f"the longest answer found has {whole.completion_tokens} tokens.")
-    cut = patient.ask(media, words, max_new_tokens=5)
+    cut = endpoint.ask(media, words, max_new_tokens=5)
     numbers: dict[str, Any] = {
         "asked": 5,
         "completion_tokens": cut.completion_tokens,
@@ -61,12 +64,12 @@ def _limit(patient: Patient) -> Finding:
     return passed(f"{text}.", **numbers)
 
 
-def _stop(patient: Patient) -> Finding:
-    media, words, whole = _long_answer(patient)
+def _stop(endpoint: EndpointUnderTest) -> Finding:
+    media, words, whole = _long_answer(endpoint)
     stop = _stop_string(whole.text)
     if stop is None:
         return not_supported(f"no text long enough to stop in came: {whole.text[:40]!r}.")
-    stopped = patient.ask(media, words, max_new_tokens=LONG, stop=(stop,))
+    stopped = endpoint.ask(media, words, max_new_tokens=LONG, stop=(stop,))
     wanted = whole.text[: whole.text.index(stop)]
     numbers: dict[str, Any] = {
         "stop": stop,
@@ -91,8 +94,8 @@ def _stop_string(text: str) -> str | None:
     return None
 
 
-def _system(patient: Patient) -> Finding:
-    rng = patient.rng("system")
+def _system(endpoint: EndpointUnderTest) -> Finding:
+    rng = endpoint.rng("system")
     systems = (
         "You answer in one word.",
         "You are a pirate and never tell numbers, whatever is asked of you.",
@@ -100,8 +103,8 @@ def _system(patient: Patient) -> Finding:
     counts: list[int] = []
 
     def trial(first: str | None, second: str) -> tuple[Answer, Answer]:
-        picture = blocks(rng, 8 * patient.unit, 8 * patient.unit, patient.unit)
-        a, b = (patient.ask([picture], "What is this?", system=s) for s in (first, second))
+        image = blocks(rng, 8 * endpoint.unit, 8 * endpoint.unit, endpoint.unit)
+        a, b = (endpoint.ask([image], "What is this?", system=s) for s in (first, second))
         counts.append(b.prompt_tokens - a.prompt_tokens)
         return a, b
 
@@ -109,33 +112,33 @@ def _system(patient: Patient) -> Finding:
         "short, long": lambda: trial(systems[0], systems[1]),
         "none, long": lambda: trial(None, systems[1]),
     }
-    found = must_differ(patient, trials, "another system prompt")
-    if found.status != "failed" and 0 in counts[:1] and patient.ask([], "Hello.").prompt_tokens:
+    found = must_differ(endpoint, trials, "another system prompt")
+    if found.status != "failed" and 0 in counts[:1] and endpoint.ask([], "Hello.").prompt_tokens:
         return failed("a system prompt of 12 words costs as many tokens as one of 5 words: it is lost.")
     return found
 
 
-def _history(patient: Patient) -> Finding:
-    rng = patient.rng("history")
+def _history(endpoint: EndpointUnderTest) -> Finding:
+    rng = endpoint.rng("history")
 
     def trial(said: str | None) -> tuple[Answer, Answer]:
-        picture = blocks(rng, 8 * patient.unit, 8 * patient.unit, patient.unit)
+        image = blocks(rng, 8 * endpoint.unit, 8 * endpoint.unit, endpoint.unit)
         answers = []
         for before in ("A red house by the sea.", said):
             turns = [] if before is None else [{"role": "assistant", "content": before}]
             asked = [
-                *conversation([picture], "What is this?"),
+                *conversation([image], "What is this?"),
                 *turns,
                 {"role": "user", "content": "And what else?"},
             ]
-            answers.append(patient.chat(asked, max_new_tokens=3))
+            answers.append(endpoint.chat(asked, max_new_tokens=3))
         return answers[0], answers[1]
 
     trials: dict[str, Trial] = {
         "other words": lambda: trial("Nothing at all."),
         "no words": lambda: trial(None),
     }
-    return must_differ(patient, trials, "what was answered before")
+    return must_differ(endpoint, trials, "what was answered before")
 
 
 _SCHEMA = {
@@ -149,12 +152,12 @@ _SCHEMA = {
 }
 
 
-def _schema(patient: Patient) -> Finding:
-    picture = blocks(patient.rng("schema"), 8 * patient.unit, 8 * patient.unit, patient.unit)
+def _schema(endpoint: EndpointUnderTest) -> Finding:
+    image = blocks(endpoint.rng("schema"), 8 * endpoint.unit, 8 * endpoint.unit, endpoint.unit)
     wanted = {"type": "json_schema", "json_schema": {"name": "seen", "schema": _SCHEMA, "strict": True}}
     words = "Which colour is most common, and how many squares have it? Answer in JSON."
     try:
-        answer = patient.ask([picture], words, max_new_tokens=64, response_format=wanted)
+        answer = endpoint.ask([image], words, max_new_tokens=64, response_format=wanted)
     except PromptError as e:
         return not_supported(f"this backend has no schemas ({e}).")
     except BackendError as e:
@@ -175,10 +178,10 @@ def _schema(patient: Patient) -> Finding:
     return (passed if kept else failed)(f"asked for a colour and a count, got {answer.text[:60]!r}.")
 
 
-def _stream(patient: Patient) -> Finding:
-    media, words, whole = _long_answer(patient)
-    patient.num_asked += 1
-    stream = patient.backend.stream(media, words, **patient.settings(max_new_tokens=LONG))
+def _stream(endpoint: EndpointUnderTest) -> Finding:
+    media, words, whole = _long_answer(endpoint)
+    endpoint.num_asked += 1
+    stream = endpoint.backend.stream(media, words, **endpoint.settings(max_new_tokens=LONG))
     pieces = list(stream)
     streamed = stream.finish()
     joined = "".join(pieces)
@@ -188,30 +191,30 @@ def _stream(patient: Patient) -> Finding:
             f"the {len(pieces)} pieces join to {len(joined)} characters, the answer has {len(streamed.text)}.",
             **numbers,
         )
-    if patient.gap(whole, streamed).agree:
+    if endpoint.gap(whole, streamed).agree:
         return passed(f"{len(pieces)} pieces, {len(joined)} characters, as when waited for.", **numbers)
     return failed(f"streamed {joined[:40]!r}, waited for {whole.text[:40]!r}.", **numbers)
 
 
-def _stream_stops(patient: Patient) -> Finding:
+def _stream_stops(endpoint: EndpointUnderTest) -> Finding:
     """Stops hold in streams too: a stop string may come in two pieces, and half of it must not get out."""
-    media, words, whole = _long_answer(patient)
+    media, words, whole = _long_answer(endpoint)
     stop = _stop_string(whole.text)
     if stop is None:
         return not_supported(f"no text long enough to stop in came: {whole.text[:40]!r}.")
-    patient.num_asked += 1
-    stream = patient.backend.stream(media, words, **patient.settings(max_new_tokens=LONG, stop=(stop,)))
+    endpoint.num_asked += 1
+    stream = endpoint.backend.stream(media, words, **endpoint.settings(max_new_tokens=LONG, stop=(stop,)))
     joined = "".join(stream)
     wanted = whole.text[: whole.text.index(stop)]
     text = f"stop {stop!r} in a stream: {len(joined)} characters, {len(wanted)} stand before it"
     return (passed if joined == wanted else failed)(f"{text}.", characters=len(joined), expected=len(wanted))
 
 
-def _logprobs(patient: Patient) -> Finding:
-    if not patient.has_logprobs:
+def _logprobs(endpoint: EndpointUnderTest) -> Finding:
+    if not endpoint.has_logprobs:
         return not_supported("the endpoint gives none.")
-    _, _, answer = _long_answer(patient)
-    reply: Reply = patient.reply(answer)
+    _, _, answer = _long_answer(endpoint)
+    reply: Reply = endpoint.reply(answer)
     wrong = []
     likeliest = 0
     for number, step in enumerate(reply.steps, 1):
@@ -231,14 +234,14 @@ def _logprobs(patient: Patient) -> Finding:
     return passed(f"{likeliest} of {len(reply.steps)} tokens are the likeliest, none above 1.", **numbers)
 
 
-def _seeds(patient: Patient) -> Finding:
-    media, words, _ = _long_answer(patient)
-    drawn: dict[str, Any] = dict(max_new_tokens=12, temperature=1.0, seed=1234 + patient.seed)
+def _seeds(endpoint: EndpointUnderTest) -> Finding:
+    media, words, _ = _long_answer(endpoint)
+    drawn: dict[str, Any] = dict(max_new_tokens=12, temperature=1.0, seed=1234 + endpoint.seed)
     try:
-        pair = (patient.ask(media, words, **drawn), patient.ask(media, words, **drawn))
+        pair = (endpoint.ask(media, words, **drawn), endpoint.ask(media, words, **drawn))
     except (PromptError, BackendError) as e:
         return not_supported(f"seeds are refused ({e}).")
-    return must_agree(patient, {"twice": pair}, "the same seed at temperature 1")
+    return must_agree(endpoint, {"twice": pair}, "the same seed at temperature 1")
 
 
 PROBES = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qvl.backends.answer import Answer
-from qvl.doctor.patient import Patient
-from qvl.doctor.pictures import frames, video
+from qvl.doctor.endpoint import EndpointUnderTest
+from qvl.doctor.images import frames, video
 from qvl.doctor.probe import Finding, not_supported, plumbing
 from qvl.doctor.verdicts import Trial, must_differ
 
@@ -18,74 +18,74 @@ WORDS = "What happens here?"
 NUM_FRAMES = 8
 
 
-def _shown(patient: Patient, rng: np.random.Generator) -> list[Image.Image]:
+def _shown(endpoint: EndpointUnderTest, rng: np.random.Generator) -> list[Image.Image]:
     # below the least area of a frame in released checkpoints, which enlarge it: cheap where the model is small
-    return frames(rng, NUM_FRAMES, 6 * patient.unit, 2 * patient.unit)
+    return frames(rng, NUM_FRAMES, 6 * endpoint.unit, 2 * endpoint.unit)
 
 
-def _order(patient: Patient) -> Finding:
-    rng = patient.rng("clip-order")
+def _order(endpoint: EndpointUnderTest) -> Finding:
+    rng = endpoint.rng("clip-order")
 
     def trial() -> tuple[Answer, Answer]:
-        shown = _shown(patient, rng)
-        return patient.ask([video(shown, 2.0)], WORDS), patient.ask([video(shown[::-1], 2.0)], WORDS)
+        shown = _shown(endpoint, rng)
+        return endpoint.ask([video(shown, 2.0)], WORDS), endpoint.ask([video(shown[::-1], 2.0)], WORDS)
 
-    return must_differ(patient, {"forwards, backwards": trial}, "a clip backwards")
+    return must_differ(endpoint, {"forwards, backwards": trial}, "a video backwards")
 
 
-def _each(patient: Patient) -> Finding:
+def _each(endpoint: EndpointUnderTest) -> Finding:
     """A change in two frames (one temporal patch) at the start, in the middle, at the end."""
-    rng = patient.rng("clip-each")
-    shown = _shown(patient, rng)
-    whole = patient.ask([video(shown, 2.0)], WORDS)
+    rng = endpoint.rng("clip-each")
+    shown = _shown(endpoint, rng)
+    whole = endpoint.ask([video(shown, 2.0)], WORDS)
 
     def trial(at: int) -> tuple[Answer, Answer]:
-        other = [*shown[:at], *_shown(patient, rng)[:2], *shown[at + 2 :]]
-        return whole, patient.ask([video(other, 2.0)], WORDS)
+        other = [*shown[:at], *_shown(endpoint, rng)[:2], *shown[at + 2 :]]
+        return whole, endpoint.ask([video(other, 2.0)], WORDS)
 
     trials: dict[str, Trial] = {
         "start": lambda: trial(0), "middle": lambda: trial(4), "end": lambda: trial(6),
     }  # fmt: skip
-    return must_differ(patient, trials, "two frames of a clip")
+    return must_differ(endpoint, trials, "two frames of a video")
 
 
-def _rate(patient: Patient) -> Finding:
+def _rate(endpoint: EndpointUnderTest) -> Finding:
     """The same frames over more seconds. Times cut to whole seconds make 1 and 1.6 seconds a step the same, and
     0.5 and 0.25 too.
     """
-    if patient.family is None or patient.family in ("qwen_vl", "qwen2_vl"):
+    if endpoint.family is None or endpoint.family in ("qwen_vl", "qwen2_vl"):
         return not_supported("this generation counts frames and knows no seconds.")
-    rng = patient.rng("clip-rate")
+    rng = endpoint.rng("clip-rate")
 
     def trial(first: float, second: float) -> tuple[Answer, Answer]:
-        shown = _shown(patient, rng)
-        return patient.ask([video(shown, first)], WORDS), patient.ask([video(shown, second)], WORDS)
+        shown = _shown(endpoint, rng)
+        return endpoint.ask([video(shown, first)], WORDS), endpoint.ask([video(shown, second)], WORDS)
 
     trials: dict[str, Trial] = {
         "1 or 1.6 s a step": lambda: trial(2.0, 1.25),
         "0.5 or 0.25 s a step": lambda: trial(4.0, 8.0),
         "1 or 0.5 s a step": lambda: trial(2.0, 4.0),
     }
-    return must_differ(patient, trials, "the same frames in other seconds")
+    return must_differ(endpoint, trials, "the same frames in other seconds")
 
 
-def _mixed(patient: Patient) -> Finding:
-    """A clip among pictures: both kinds in one message are kept apart."""
-    rng = patient.rng("clip-mixed")
-    picture, *shown = _shown(patient, rng)
+def _mixed(endpoint: EndpointUnderTest) -> Finding:
+    """A video among images: both kinds in one message are kept apart."""
+    rng = endpoint.rng("clip-mixed")
+    image, *shown = _shown(endpoint, rng)
     clip = video(shown[:4], 2.0)
-    base = patient.ask([picture, clip], WORDS)
+    base = endpoint.ask([image, clip], WORDS)
     trials: dict[str, Trial] = {
-        "the picture": lambda: (base, patient.ask([_shown(patient, rng)[0], clip], WORDS)),
-        "the clip": lambda: (base, patient.ask([picture, video(_shown(patient, rng)[:4], 2.0)], WORDS)),
-        "the order": lambda: (base, patient.ask([clip, picture], WORDS)),
+        "the image": lambda: (base, endpoint.ask([_shown(endpoint, rng)[0], clip], WORDS)),
+        "the video": lambda: (base, endpoint.ask([image, video(_shown(endpoint, rng)[:4], 2.0)], WORDS)),
+        "the order": lambda: (base, endpoint.ask([clip, image], WORDS)),
     }
-    return must_differ(patient, trials, "a picture beside a clip")
+    return must_differ(endpoint, trials, "an image beside a video")
 
 
 PROBES = (
     plumbing("clip-order", "time", "frames have an order", _order, "video-frames"),
-    plumbing("clip-frames", "time", "start, middle and end of a clip are seen", _each, "video-frames"),
+    plumbing("clip-frames", "time", "start, middle and end of a video are seen", _each, "video-frames"),
     plumbing("clip-rate", "time", "seconds are seen, not only frames", _rate, "video-time"),
-    plumbing("clip-and-picture", "time", "a clip and a picture go together", _mixed, "mixed-media"),
+    plumbing("clip-and-picture", "time", "a video and an image go together", _mixed, "mixed-media"),
 )

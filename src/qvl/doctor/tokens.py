@@ -1,7 +1,7 @@
 """Tokens and pixels: prompt counts against arithmetic. Holds for any weights, and needs nothing but `usage`.
 
-A question with a picture has as many tokens more than the bare question as the picture has merged units, and two
-marks around them. Where the family's clips carry their times in words, those are counted too.
+A question with an image has as many tokens more than the bare question as the image has merged units, and two
+marks around them. Where the family's videos carry their times in words, those are counted too.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from qvl.doctor.patient import Patient
-from qvl.doctor.pictures import blocks, frames, video
-from qvl.doctor.probe import Finding, failed, not_supported, passed, plumbing
+from qvl.doctor.endpoint import EndpointUnderTest
+from qvl.doctor.images import blocks, frames, video
+from qvl.doctor.probe import Finding, Run, failed, not_supported, passed, plumbing
 from qvl.doctor.verdicts import listed
 from qvl.errors import MediaError
 
@@ -19,26 +19,26 @@ MARKS = 2  # <|vision_start|> and <|vision_end|>
 WORDS = "What is this?"
 
 
-def _counted(patient: Patient, media: list[Any], **settings: Any) -> int:
+def _counted(endpoint: EndpointUnderTest, media: list[Any], **settings: Any) -> int:
     """Prompt tokens that the media add; 0 when the server counts none."""
-    bare = patient.ask([], WORDS, max_new_tokens=1).prompt_tokens
-    full = patient.ask(media, WORDS, max_new_tokens=1, **settings).prompt_tokens
+    bare = endpoint.ask([], WORDS, max_new_tokens=1).prompt_tokens
+    full = endpoint.ask(media, WORDS, max_new_tokens=1, **settings).prompt_tokens
     return full - bare if bare and full else 0
 
 
-def _check(patient: Patient, sizes: dict[str, tuple[int, int]], **pixels: int) -> Finding:
-    """Each picture of (height, width) alone."""
-    rng = patient.rng("tokens")
+def _check(endpoint: EndpointUnderTest, sizes: dict[str, tuple[int, int]], **pixels: int) -> Finding:
+    """Each image of (height, width) alone."""
+    rng = endpoint.rng("tokens")
     rows, wrong = [], []
     numbers: dict[str, int] = {}
     for name, (height, width) in sizes.items():
-        seen = patient.seen((height, width), **pixels)
+        seen = endpoint.seen((height, width), **pixels)
         if seen is None:
             return not_supported("the family isn't known: say it with --family.")
-        if seen.visual_tokens + 64 > patient.room:
+        if seen.visual_tokens + 64 > endpoint.room:
             continue
-        picture = blocks(rng, height, width, patient.unit)
-        counted = _counted(patient, [picture], **pixels)
+        image = blocks(rng, height, width, endpoint.unit)
+        counted = _counted(endpoint, [image], **pixels)
         if not counted:
             return not_supported("the endpoint counts no prompt tokens.")
         wanted = seen.visual_tokens + MARKS
@@ -46,114 +46,120 @@ def _check(patient: Patient, sizes: dict[str, tuple[int, int]], **pixels: int) -
         row = f"{name} {width}x{height}: {counted} tokens, {wanted} expected"
         rows.append(row)
         if counted != wanted:
-            wrong.append(f"{row}, as if seen with about {(counted - MARKS) * patient.unit**2:,} pixels")
+            wrong.append(f"{row}, as if seen with about {(counted - MARKS) * endpoint.unit**2:,} pixels")
     if not rows:
-        return not_supported(f"a picture of this size doesn't fit the context of {patient.room} tokens.")
+        return not_supported(f"an image of this size doesn't fit the context of {endpoint.room} tokens.")
     return failed(listed(wrong) + ".", **numbers) if wrong else passed(listed(rows) + ".", **numbers)
 
 
-def _sizes(sizes: Callable[[Patient], dict[str, tuple[int, int]]]) -> Callable[[Patient], Finding]:
-    return lambda patient: _check(patient, sizes(patient))
+def _sizes(
+    sizes: Callable[[EndpointUnderTest], dict[str, tuple[int, int]]],
+) -> Run:
+    return lambda endpoint: _check(endpoint, sizes(endpoint))
 
 
-def _small(patient: Patient) -> dict[str, tuple[int, int]]:
-    unit = patient.unit
+def _small(endpoint: EndpointUnderTest) -> dict[str, tuple[int, int]]:
+    unit = endpoint.unit
     # half a unit off on either side, so that rounding shows; 10 units are above the least area of any generation
     return {"whole": (10 * unit, 12 * unit), "odd": (10 * unit + 9, 12 * unit - 9)}
 
 
-def _large(patient: Patient) -> dict[str, tuple[int, int]]:
-    return {"large": (patient.large, patient.large)}
+def _large(endpoint: EndpointUnderTest) -> dict[str, tuple[int, int]]:
+    return {"large": (endpoint.large, endpoint.large)}
 
 
-def _long(patient: Patient) -> dict[str, tuple[int, int]]:
-    unit = patient.unit
+def _long(endpoint: EndpointUnderTest) -> dict[str, tuple[int, int]]:
+    unit = endpoint.unit
     return {"wide": (4 * unit, 24 * unit), "tall": (24 * unit, 4 * unit)}
 
 
-def _least(patient: Patient) -> dict[str, tuple[int, int]]:
+def _least(endpoint: EndpointUnderTest) -> dict[str, tuple[int, int]]:
     return {"tiny": (20, 30)}
 
 
-def _over(patient: Patient) -> Finding:
+def _over(endpoint: EndpointUnderTest) -> Finding:
     """The server's own limit, which a launch flag sets; this fault costs memory and moves boxes."""
-    if patient.limits is None:
+    if endpoint.limits is None:
         return not_supported("pixel limits aren't known for this model.")
-    limit = patient.limits.max_pixels
+    limit = endpoint.limits.max_pixels
     if limit > 4_000_000:
         return not_supported(
-            f"the limit is {limit:,} pixels, and a picture beyond it isn't sent unasked: --max-pixels says a lower one."
+            f"the limit is {limit:,} pixels, and an image beyond it isn't sent unasked: --max-pixels says a lower one."
         )
     side = int((1.7 * limit) ** 0.5)
-    return _check(patient, {"over the limit": (side, side + 40)})
+    return _check(endpoint, {"over the limit": (side, side + 40)})
 
 
-def _asked_most(patient: Patient) -> Finding:
-    return _per_request(patient, {"max_pixels": 48 * patient.unit**2}, (14 * patient.unit, 16 * patient.unit))
+def _asked_most(endpoint: EndpointUnderTest) -> Finding:
+    return _per_request(
+        endpoint, {"max_pixels": 48 * endpoint.unit**2}, (14 * endpoint.unit, 16 * endpoint.unit)
+    )
 
 
-def _asked_least(patient: Patient) -> Finding:
-    return _per_request(patient, {"min_pixels": 140 * patient.unit**2}, (8 * patient.unit, 9 * patient.unit))
+def _asked_least(endpoint: EndpointUnderTest) -> Finding:
+    return _per_request(
+        endpoint, {"min_pixels": 140 * endpoint.unit**2}, (8 * endpoint.unit, 9 * endpoint.unit)
+    )
 
 
-def _per_request(patient: Patient, pixels: dict[str, int], size: tuple[int, int]) -> Finding:
-    limits = patient.limits
+def _per_request(endpoint: EndpointUnderTest, pixels: dict[str, int], size: tuple[int, int]) -> Finding:
+    limits = endpoint.limits
     if limits is None:
         return not_supported("pixel limits aren't known for this model.")
     if pixels.get("max_pixels", limits.max_pixels) < limits.min_pixels and not hasattr(
-        patient.backend, "processor"
+        endpoint.backend, "processor"
     ):
         return not_supported(
-            f"the server enlarges pictures below {limits.min_pixels:,} pixels, as its family does."
+            f"the server enlarges images below {limits.min_pixels:,} pixels, as its family does."
         )
     if pixels.get("min_pixels", 0) > limits.max_pixels:
         return not_supported(f"the limit is {limits.max_pixels:,} pixels.")
     try:
-        return _check(patient, {next(iter(pixels)): size}, **pixels)
+        return _check(endpoint, {next(iter(pixels)): size}, **pixels)
     except MediaError as e:
         return not_supported(str(e))
 
 
-def _several(patient: Patient) -> Finding:
-    unit, rng = patient.unit, patient.rng("tokens-several")
+def _several(endpoint: EndpointUnderTest) -> Finding:
+    unit, rng = endpoint.unit, endpoint.rng("tokens-several")
     sizes = [(10 * unit, 10 * unit), (8 * unit, 16 * unit), (12 * unit, 11 * unit)]
-    seen = [patient.seen(size) for size in sizes]
+    seen = [endpoint.seen(size) for size in sizes]
     if any(s is None for s in seen):
         return not_supported("the family isn't known: say it with --family.")
-    counted = _counted(patient, [blocks(rng, *size, unit) for size in sizes])
+    counted = _counted(endpoint, [blocks(rng, *size, unit) for size in sizes])
     if not counted:
         return not_supported("the endpoint counts no prompt tokens.")
     wanted = sum(s.visual_tokens + MARKS for s in seen if s is not None)
-    text = f"three pictures: {counted} tokens, {wanted} expected"
+    text = f"three images: {counted} tokens, {wanted} expected"
     numbers = {"counted": counted, "expected": wanted}
     return passed(f"{text}.", **numbers) if counted == wanted else failed(f"{text}.", **numbers)
 
 
-def _clip(patient: Patient) -> Finding:
-    """Longer clips take more: by whole temporal patches, on every server and at any rate it samples with."""
-    side = 12 * patient.unit  # above the least area of every family, so that nobody enlarges a frame
-    shown = frames(patient.rng("tokens-clip"), 16, side, patient.unit)
-    bare = patient.ask([], WORDS, max_new_tokens=1)
-    short = patient.ask([video(shown[:8], 2.0)], WORDS, max_new_tokens=1)
-    long = patient.ask([video(shown, 2.0)], WORDS, max_new_tokens=1)
+def _clip(endpoint: EndpointUnderTest) -> Finding:
+    """Longer videos take more: by whole temporal patches, on every server and at any rate it samples with."""
+    side = 12 * endpoint.unit  # above the least area of every family, so that nobody enlarges a frame
+    shown = frames(endpoint.rng("tokens-clip"), 16, side, endpoint.unit)
+    bare = endpoint.ask([], WORDS, max_new_tokens=1)
+    short = endpoint.ask([video(shown[:8], 2.0)], WORDS, max_new_tokens=1)
+    long = endpoint.ask([video(shown, 2.0)], WORDS, max_new_tokens=1)
     if not bare.prompt_tokens or not long.media:
         return not_supported("the endpoint counts no prompt tokens, or its family isn't known.")
     counts = [a.prompt_tokens - bare.prompt_tokens for a in (short, long)]
     wanted = [a.media[0].visual_tokens for a in (short, long)]
-    text = f"clips of 4 and 8 seconds: {counts[0]} and {counts[1]} tokens, {wanted[0]} and {wanted[1]} of them visual"
+    text = f"videos of 4 and 8 seconds: {counts[0]} and {counts[1]} tokens, {wanted[0]} and {wanted[1]} of them visual"
     numbers = {"short": counts[0], "long": counts[1], "short_visual": wanted[0], "long_visual": wanted[1]}
-    # beside the visual ones: two marks a clip, or (Qwen3-VL) two marks and a time in words for each moment
+    # beside the visual ones: two marks a video, or (Qwen3-VL) two marks and a time in words for each moment
     moments = (4, 8)
     extra = [count - visual for count, visual in zip(counts, wanted)]
-    if patient.family.startswith("qwen3"):
+    if endpoint.family.startswith("qwen3"):
         right = all(6 * m <= e <= 14 * m for e, m in zip(extra, moments))
     else:
         right = extra == [MARKS, MARKS]
     return passed(f"{text}.", **numbers) if right else failed(f"{text}; the rest should be marks.", **numbers)
 
 
-def _answer_counts(patient: Patient) -> Finding:
-    answer = patient.ask([], "Count from one to nine.", max_new_tokens=6)
+def _answer_counts(endpoint: EndpointUnderTest) -> Finding:
+    answer = endpoint.ask([], "Count from one to nine.", max_new_tokens=6)
     if not answer.completion_tokens:
         return not_supported("the endpoint counts no answer tokens.")
     listed_tokens = len(answer.logprobs)
@@ -169,30 +175,28 @@ _PIXELS = ("pixels-ignored", "double-resize")
 
 PROBES = (
     plumbing(
-        "tokens-small", "tokens and pixels", "small pictures cost what `fit` says", _sizes(_small), *_PIXELS
+        "tokens-small", "tokens and pixels", "small images cost what `fit` says", _sizes(_small), *_PIXELS
     ),
     plumbing(
-        "tokens-large", "tokens and pixels", "a large picture costs what `fit` says", _sizes(_large), *_PIXELS
+        "tokens-large", "tokens and pixels", "a large image costs what `fit` says", _sizes(_large), *_PIXELS
     ),
     plumbing(
-        "tokens-long", "tokens and pixels", "wide and tall pictures keep their shape", _sizes(_long), *_PIXELS
+        "tokens-long", "tokens and pixels", "wide and tall images keep their shape", _sizes(_long), *_PIXELS
     ),
     plumbing(
         "tokens-tiny",
         "tokens and pixels",
-        "a picture below the least area is enlarged",
+        "an image below the least area is enlarged",
         _sizes(_least),
         *_PIXELS,
     ),
     plumbing(
-        "tokens-over", "tokens and pixels", "a picture above the server's limit is shrunk", _over, *_PIXELS
+        "tokens-over", "tokens and pixels", "an image above the server's limit is shrunk", _over, *_PIXELS
     ),
     plumbing("max-pixels", "tokens and pixels", "max_pixels of a request is kept", _asked_most, *_PIXELS),
     plumbing("min-pixels", "tokens and pixels", "min_pixels of a request is kept", _asked_least, *_PIXELS),
-    plumbing(
-        "tokens-several", "tokens and pixels", "three pictures cost the sum of each", _several, *_PIXELS
-    ),
-    plumbing("tokens-clip", "tokens and pixels", "a clip costs what its frames cost", _clip, "video-frames"),
+    plumbing("tokens-several", "tokens and pixels", "three images cost the sum of each", _several, *_PIXELS),
+    plumbing("tokens-clip", "tokens and pixels", "a video costs what its frames cost", _clip, "video-frames"),
     plumbing(
         "tokens-answer", "tokens and pixels", "answer tokens are counted", _answer_counts, "token-counts"
     ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from qvl.backends.answer import Answer
 from qvl.doctor.compare import Gap, largest
-from qvl.doctor.patient import Patient
+from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.probe import Finding, failed, not_supported, passed
 
 Trial = Callable[[], tuple[Answer, Answer]]
@@ -15,17 +15,17 @@ TRIES = 5
 NOISY_NATS = 0.5  # an endpoint that differs from itself by more can't show that a change was seen
 
 
-def must_differ(patient: Patient, trials: Mapping[str, Trial], what: str) -> Finding:
+def must_differ(endpoint: EndpointUnderTest, trials: Mapping[str, Trial], what: str) -> Finding:
     """Each trial asks about two things between which `what` changed; its name says where. Every change has to show.
 
     A change may by chance be smaller than what half precision keeps, so one that isn't noticed is tried again with
     another of its kind: what is hidden stays hidden.
     """
-    noise = patient.noise
+    noise = endpoint.noise
     gaps: dict[str, Gap] = {}
     for name, trial in trials.items():
         for _ in range(TRIES):
-            gaps[name] = patient.gap(*trial())
+            gaps[name] = endpoint.gap(*trial())
             if gaps[name].differ(noise):
                 break
     unseen = [name for name, g in gaps.items() if not g.differ(noise)]
@@ -42,7 +42,7 @@ def must_differ(patient: Patient, trials: Mapping[str, Trial], what: str) -> Fin
             f"{what}: {_count(len(gaps), 'change')} noticed{size} (asking twice: {noise:.2g}).", **numbers
         )
     few = f"{what}: {len(unseen)} of {_count(len(gaps), 'change')}"
-    if not patient.has_logprobs:
+    if not endpoint.has_logprobs:
         return not_supported(
             f"{few} left the text as it was, and the endpoint gives no log probabilities to look closer.",
             **numbers,
@@ -54,9 +54,11 @@ def must_differ(patient: Patient, trials: Mapping[str, Trial], what: str) -> Fin
     return failed(f"{few} made no difference, tried {TRIES} times: {', '.join(unseen)}.", **numbers)
 
 
-def must_agree(patient: Patient, pairs: Mapping[str, tuple[Answer, Answer]], what: str) -> Finding:
+def must_agree(endpoint: EndpointUnderTest, pairs: Mapping[str, tuple[Answer, Answer]], what: str) -> Finding:
     """Each pair is the same question asked in two ways that mean the same."""
-    return agreement({name: patient.gap(a, b) for name, (a, b) in pairs.items()}, patient.has_logprobs, what)
+    return agreement(
+        {name: endpoint.gap(a, b) for name, (a, b) in pairs.items()}, endpoint.has_logprobs, what
+    )
 
 
 def agreement(gaps: Mapping[str, Gap], has_logprobs: bool, what: str) -> Finding:

@@ -1,4 +1,4 @@
-"""What a patient's answers are held against: the same model on this machine, or its own answers of another day."""
+"""What an endpoint's answers are held against: the same model on this machine, or its own answers of another day."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any, Protocol
 
 from qvl.backends.answer import conversation
 from qvl.backends.base import Backend
-from qvl.doctor.compare import Reply, reply_of
-from qvl.doctor.patient import NUM_LOGPROBS, Question, token_bytes_of
+from qvl.doctor.compare import NUM_LOGPROBS, Question, Reply, reply_of, token_bytes_of
 from qvl.inputs.geometry import PixelLimits
 
 
-class Standard(Protocol):
+class ExpectedAnswers(Protocol):
     """`title` names it in evidence."""
 
     @property
@@ -22,7 +21,7 @@ class Standard(Protocol):
 
 
 class Reference:
-    """A model loaded here that should be the served one. Its pictures get the patient's pixel limits."""
+    """A model loaded here that should be the served one. Its images get the endpoint's pixel limits."""
 
     def __init__(self, backend: Backend, limits: PixelLimits | None = None):
         self.backend = backend

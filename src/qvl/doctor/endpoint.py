@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qvl.backends.answer import Answer, MediaSize, conversation
 from qvl.backends.base import Backend
 from qvl.backends.media import image_size
-from qvl.doctor.compare import Gap, Reply, gap, reply_of
+from qvl.doctor.compare import NUM_LOGPROBS, Gap, Question, Reply, gap, reply_of, token_bytes_of
+from qvl.doctor.expected import ExpectedAnswers
+from qvl.doctor.images import blocks
 from qvl.errors import BackendError, PromptError
 from qvl.inputs.geometry import PixelLimits, Size
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from qvl.doctor.standard import Standard
-
-NUM_LOGPROBS = 5  # what OpenAI's API gave first; every server that gives any gives so many
 LARGE_PIXELS = 1_204_224  # 1,536 tokens of 28x28: a page, ten windows wide; faults of windows show from two
 DEFAULT_ROOM = 8192  # tokens of context taken for granted where a server doesn't say
 
 
-@dataclass(frozen=True, eq=False)
-class Question:
-    """A question whose answer is compared over time. `name` is its key in a baseline."""
-
-    name: str
-    media: tuple[Any, ...]
-    words: str
-    max_new_tokens: int
-    system: str | None = None
-
-
-class Patient:
+class EndpointUnderTest:
     """Asks greedily and with log probabilities where there are any; counts what it asks.
 
-    standard: how the same model answers elsewhere or answered before. limits: the server's pixel limits where they
+    expected: how the same model answers elsewhere or answered before. limits: the server's pixel limits where they
     aren't those that it lists or the family's own.
     Raises: BackendError when the endpoint doesn't answer at all.
     """
@@ -49,12 +36,12 @@ class Patient:
         backend: Backend,
         *,
         seed: int = 0,
-        standard: Standard | None = None,
+        expected: ExpectedAnswers | None = None,
         limits: PixelLimits | None = None,
     ):
         self.backend = backend
         self.seed = seed
-        self.standard = standard
+        self.expected = expected
         self.limits = limits or backend.limits
         self.num_asked = 0
         self.answered: dict[str, list[tuple[Any, Reply]]] = {}  # by question set: what `sets.asked` has asked
@@ -83,7 +70,7 @@ class Patient:
 
     @property
     def large(self) -> int:
-        """Side of a large square picture that the endpoint takes without shrinking it, in whole units."""
+        """Side of a large square image that the endpoint takes without shrinking it, in whole units."""
         most = min(LARGE_PIXELS, self.room // 2 * self.unit**2)
         if self.limits:
             most = min(most, self.limits.max_pixels)
@@ -96,7 +83,7 @@ class Patient:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
     def seen(self, size: tuple[int, int], **pixels: int) -> MediaSize | None:
-        """How the model should see a picture of (height, width); None where its family isn't known.
+        """How the model should see an image of (height, width); None where its family isn't known.
 
         pixels: min_pixels, max_pixels of the question.
         """
@@ -157,10 +144,8 @@ class Patient:
     @cached_property
     def noise(self) -> float:
         """Nats by which the same question, asked three times, differs from itself: 0 for most engines."""
-        from qvl.doctor.pictures import blocks
-
-        picture = blocks(self.rng("noise"), 4 * self.unit, 6 * self.unit, self.unit)
-        answers = [self.ask([picture], "What is shown here?", max_new_tokens=3) for _ in range(3)]
+        image = blocks(self.rng("noise"), 4 * self.unit, 6 * self.unit, self.unit)
+        answers = [self.ask([image], "What is shown here?", max_new_tokens=3) for _ in range(3)]
         gaps = [self.gap(answers[0], other) for other in answers[1:]]
         return max((g.any_nats or 0.0 for g in gaps), default=0.0)
 
@@ -173,9 +158,3 @@ class Patient:
         except (BackendError, PromptError):
             self.backend.ask([], "Say something.", **asked)
             return False
-
-
-def token_bytes_of(backend: Backend) -> Callable[[int], bytes] | None:
-    """Our own engine answers with token ids; its tokenizer says what they are. None for servers."""
-    tokenizer = getattr(getattr(backend, "processor", None), "tokenizer", None)
-    return getattr(tokenizer, "token_bytes", None)

@@ -1,4 +1,4 @@
-"""Probe pictures: plain drawings in which one thing at a time changes. numpy and Pillow are imported when drawing."""
+"""Probe images: plain drawings in which one thing at a time changes. numpy and Pillow are imported when drawing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rgb = tuple[int, int, int]
 
 
 def blocks(rng: np.random.Generator, height: int, width: int, side: int) -> Image.Image:
-    """Squares of random colours: every part of the picture says something."""
+    """Squares of random colours: every part of the image says something."""
     import numpy as np
     from PIL import Image
 
@@ -30,12 +30,12 @@ def flat(height: int, width: int, colour: Rgb) -> Image.Image:
     return Image.new("RGB", (width, height), colour)
 
 
-def changed(picture: Image.Image, rng: np.random.Generator, box: tuple[int, int, int, int]) -> Image.Image:
+def changed(image: Image.Image, rng: np.random.Generator, box: tuple[int, int, int, int]) -> Image.Image:
     """A copy that differs inside the box (left, top, right, bottom) alone, in every pixel of it."""
     import numpy as np
     from PIL import Image
 
-    pixels = np.array(picture)
+    pixels = np.array(image)
     x1, y1, x2, y2 = box
     # half the range away from what was there
     shift = rng.integers(96, 160, pixels[y1:y2, x1:x2].shape, dtype=np.int64)
@@ -57,17 +57,17 @@ def corners(height: int, width: int, side: int) -> dict[str, tuple[int, int, int
 
 
 def on_paper(
-    pictures: Sequence[Image.Image], height: int, width: int, places: Sequence[tuple[int, int]]
+    images: Sequence[Image.Image], height: int, width: int, places: Sequence[tuple[int, int]]
 ) -> Any:
-    """The pictures at (left, top) on one light sheet."""
+    """The images at (left, top) on one light sheet."""
     sheet = flat(height, width, (245, 245, 245))
-    for picture, place in zip(pictures, places, strict=True):
-        sheet.paste(picture, place)
+    for image, place in zip(images, places, strict=True):
+        sheet.paste(image, place)
     return sheet
 
 
 def frames(rng: np.random.Generator, count: int, side: int, square: int) -> list[Image.Image]:
-    """A clip: each frame other blocks."""
+    """A video: each frame other blocks."""
     return [blocks(rng, side, side, square) for _ in range(count)]
 
 
@@ -76,7 +76,7 @@ def video(shown: Sequence[Image.Image], fps: float) -> dict[str, Any]:
     return {"type": "video", "video": list(shown), "sample_fps": fps}
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     out = BytesIO()
-    picture.save(out, "PNG")
+    image.save(out, "PNG")
     return out.getvalue()
