@@ -17,7 +17,7 @@ from qvl.backends.native import AnswerStream, NativeModel
 from qvl.cli.main import main
 from qvl.errors import CapacityError, CheckpointError, PromptError
 from qvl.outputs.actions import Click
-from qvl.outputs.documents import Page
+from qvl.outputs.blocks import Page
 
 BOX = '[{"bbox_2d": [28, 56, 140, 252], "label": "cat"}]'
 PAGE = '<h1 data-bbox="10 10 100 30">Title</h1><p data-bbox="10 40 200 60">Words.</p>'

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from qvl.errors import OutputError
 from qvl.inputs.geometry import Size
-from qvl.outputs.documents import Block, Run, parse_document
+from qvl.outputs.blocks import Block, Run
+from qvl.outputs.documents import parse_document
 from qvl.outputs.export import (
     clean_html,
     escape_markdown,

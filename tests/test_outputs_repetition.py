@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from qvl.inputs.geometry import Size
 from qvl.outputs.repetition import (
     LIMITS,
-    Attempt,
     RepetitionGuard,
-    ask_guarded,
     classify,
     guarded,
+    halves,
 )
 from repetition_report import cases, drawn, run, score
 
@@ -201,56 +200,13 @@ def test_a_good_stream_passes_unchanged():
     assert guard.stop is None
 
 
-def _asker(bad):
-    """Loops for the attempts in `bad`, else says what it was asked."""
-    asked = []
-
-    def ask(attempt):
-        asked.append(attempt)
-        loops = bad(attempt)
-        return ["start ", *["loop and loop "] * 400] if loops else [f"seed {attempt.seed}, {attempt.crop}"]
-
-    return ask, asked
-
-
-def test_a_good_first_reply_is_the_only_one():
-    ask, asked = _asker(lambda a: False)
-    reply = ask_guarded(ask, Size(100, 100))
-    assert reply.complete
-    assert asked == [Attempt(0)]
-    assert reply.parts[0].text == "seed 0, None"
-
-
-def test_another_seed_is_tried():
-    ask, asked = _asker(lambda a: a.seed == 0)
-    reply = ask_guarded(ask)
-    assert reply.complete
-    assert [a.seed for a in asked] == [0, 1]
-    assert len(reply.tried) == 2
-
-
-def test_halves_are_tried_when_all_seeds_loop():
-    ask, asked = _asker(lambda a: a.crop is None)
-    reply = ask_guarded(ask, Size(1000, 400))
-    assert reply.complete
-    assert len(reply.parts) == 2
-    first, second = (p.attempt.crop for p in reply.parts)
+def test_halves_of_a_tall_image_overlap_so_that_no_line_is_cut_in_both():
+    first, second = halves(Size(1000, 400))
     assert (first.y1, second.y2) == (0, 1000)
-    assert second.y1 < first.y2, "halves overlap, so that no line is cut in both"
-    assert len(asked) == 4
+    assert second.y1 < first.y2
 
 
-def test_wide_pictures_are_cut_left_and_right():
-    ask, _ = _asker(lambda a: a.crop is None)
-    first, second = (p.attempt.crop for p in ask_guarded(ask, Size(400, 1000)).parts)
+def test_wide_images_are_cut_left_and_right():
+    first, second = halves(Size(400, 1000))
     assert first.y2 == second.y2 == 400
     assert second.x1 < first.x2 < 1000
-
-
-def test_when_everything_loops_the_start_is_kept_and_marked():
-    ask, asked = _asker(lambda a: True)
-    reply = ask_guarded(ask, Size(1000, 400))
-    assert not reply.complete
-    assert reply.parts[0].text.startswith("start ")
-    assert len(reply.parts[0].text) < 200
-    assert len(asked) == 4

@@ -51,6 +51,15 @@ NAMES: dict[str, str] = {
     "qvl.doctor.probe:Theme": "builtins:str",
     "qvl.doctor.run:cause_text": "qvl.doctor.report:cause_text",
     "qvl.doctor.standard:Standard": "qvl.doctor.expected:ExpectedAnswers",
+    "qvl.outputs.documents:Block": "qvl.outputs.blocks:Block",
+    "qvl.outputs.documents:Kind": "qvl.outputs.blocks:Kind",
+    "qvl.outputs.documents:Page": "qvl.outputs.blocks:Page",
+    "qvl.outputs.documents:Run": "qvl.outputs.blocks:Run",
+    "qvl.outputs.documents:plain": "qvl.outputs.blocks:plain",
+    "qvl.outputs.repetition:Attempt": "qvl.backends.retry:Part",
+    "qvl.outputs.repetition:GuardedReply": "qvl.backends.retry:Watched",
+    "qvl.outputs.repetition:Part": "qvl.backends.retry:Part",
+    "qvl.outputs.repetition:ask_guarded": "qvl.backends.retry:ask_watched",
 }
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from qvl.backends.pages import ReadPage
     from qvl.backends.tasks import TaskAnswer, Tool
     from qvl.outputs.actions import ActionResult
+    from qvl.outputs.blocks import Page
     from qvl.outputs.boxes import Place
-    from qvl.outputs.documents import Page
     from qvl.outputs.events import Event
     from qvl.outputs.results import ParseResult
 

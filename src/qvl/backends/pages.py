@@ -22,7 +22,8 @@ from qvl.backends.tasks import TaskAnswer, joined_results, run_task
 from qvl.errors import MediaError, PromptError
 from qvl.inputs.geometry import Size
 from qvl.inputs.image import DEFAULT_LIMITS, check_pixels, load_image, read_source
-from qvl.outputs.documents import Page, parse_document
+from qvl.outputs.blocks import Page
+from qvl.outputs.documents import parse_document
 from qvl.outputs.mapping import PictureMap, Rect
 from qvl.units import format_bytes
 

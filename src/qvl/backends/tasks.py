@@ -25,8 +25,9 @@ from qvl.inputs.geometry import Size
 from qvl.inputs.image import load_image
 from qvl.inputs.processor import MediaSettings
 from qvl.outputs.actions import ActionResult, Click, parse_actions, screen_convention
+from qvl.outputs.blocks import Page
 from qvl.outputs.boxes import Box, Place, Point, parse_boxes
-from qvl.outputs.documents import Page, parse_document
+from qvl.outputs.documents import parse_document
 from qvl.outputs.events import Clip, Event, parse_events
 from qvl.outputs.mapping import CONVENTIONS, PictureMap, Rect, merge_overlapping
 from qvl.outputs.repetition import RepetitionGuard

@@ -352,8 +352,8 @@ def tell(found: TaskAnswer[Any], more: tuple[str, ...] = ()) -> None:
 def found_text(found: TaskAnswer[Any]) -> str:
     """What was found, one thing a line (a page as Markdown), safe for a terminal."""
     from qvl.outputs.actions import ActionResult, describe
+    from qvl.outputs.blocks import Page
     from qvl.outputs.boxes import Box, Point, Quad
-    from qvl.outputs.documents import Page
     from qvl.outputs.export import to_markdown
 
     result = found.result

@@ -30,7 +30,7 @@ from qvl.cli.ask import (
 if TYPE_CHECKING:
     from qvl.backends.model import Model
     from qvl.backends.pages import Journal, PageRef, ReadPage
-    from qvl.outputs.documents import Page
+    from qvl.outputs.blocks import Page
 
 FORMATS = ("md", "html", "json", "csv", "layout")
 DEFAULT_PAGE_TOKENS = 4096

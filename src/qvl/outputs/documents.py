@@ -8,87 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qvl import moved
 from qvl.errors import OutputError
+from qvl.outputs.blocks import Block, Kind, Page, Run
 from qvl.outputs.boxes import Box, Quad, Written, map_place, suspect
 from qvl.outputs.html import INLINE, RAW, Node, parse_html
 from qvl.outputs.mapping import CONVENTIONS, Convention, PictureMap, Rect, check_family
+from qvl.outputs.qwen_markdown import parse_markdown
 from qvl.outputs.repair import RepairLog, answer_text
-from qvl.outputs.tables import Table, html_table, tidy
-
-Kind = Literal[
-    "heading", "paragraph", "list", "list_item", "table", "formula", "image", "chart", "music", "chemistry",
-    "caption", "image_text", "code", "quote", "group",
-]  # fmt: skip
+from qvl.outputs.tables import html_table
 
 _STYLES = {
     "b": "bold", "strong": "bold", "i": "italic", "em": "italic", "u": "underline", "ins": "underline",
     "s": "strike", "del": "strike", "strike": "strike", "sup": "sup", "sub": "sub", "code": "code", "tt": "code",
     "kbd": "code", "mark": "mark",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Run:
-    """A stretch of text in one style: any of bold, italic, underline, strike, sup, sub, code, mark."""
-
-    text: str
-    styles: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """box: edges in pixels of the original page; seen: in the picture the model saw; both None where the model
-    gave none. level: of a heading. format: of a formula (latex), music (abc notation), chemistry (smile), …"""
-
-    kind: Kind
-    runs: tuple[Run, ...] = ()
-    level: int = 0
-    ordered: bool = False
-    box: Rect | None = None
-    seen: Rect | None = None
-    children: tuple[Block, ...] = ()
-    table: Table | None = None
-    format: str = ""
-
-    @property
-    def text(self) -> str:
-        return "".join(run.text for run in self.runs)
-
-    def walk(self) -> Iterator[Block]:
-        """This block and those inside it, in reading order."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """One parsed page. `reason` says why there are no blocks."""
-
-    blocks: tuple[Block, ...] = ()
-    number: int = 1
-    picture: PictureMap | None = None
-    warnings: tuple[str, ...] = ()
-    repairs: tuple[str, ...] = ()
-    reason: str | None = None
-    suspected: Convention | None = None
-
-    def walk(self) -> Iterator[Block]:
-        for block in self.blocks:
-            yield from block.walk()
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        return tuple(b.table for b in self.walk() if b.table is not None)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(b.text for b in self.walk() if b.text)
-
 
 _FENCE = re.compile(r"\A\s*```[ \t]*[A-Za-z]{0,12}[ \t]*\n?")
 _IS_HTML = re.compile(r"data-bbox|<(?:html|body|h[1-6]|p|div|table|ul|ol|pre|img)[\s>]", re.IGNORECASE)
@@ -143,8 +81,6 @@ def parse_document(
         frame.map_all()
         blocks = _Blocks(frame, log).of(root)
     else:
-        from qvl.outputs.qwen_markdown import parse_markdown
-
         drafts, repairs = parse_markdown(body)
         for index, draft in enumerate(drafts):
             if draft.numbers:
@@ -420,6 +356,4 @@ def _runs(nodes: Iterable[Node]) -> tuple[Run, ...]:
     return tuple(r for r in joined if r.text)
 
 
-def plain(block: Block) -> str:
-    """A block's text on one line."""
-    return " ".join(tidy(block.text).split("\n"))
+__getattr__ = moved.names(__name__)

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from qvl.errors import OutputError
 from qvl.outputs.actions import Action, Click, Drag, LongPress, Move, Swipe, describe
+from qvl.outputs.blocks import Page
 from qvl.outputs.boxes import Box, Place, Point, Quad
-from qvl.outputs.documents import Page
 from qvl.outputs.mapping import Rect
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from qvl.outputs.documents import Block, Page, Run, plain
+from qvl.outputs.blocks import Block, Page, Run, plain
 from qvl.outputs.mapping import Rect
 from qvl.outputs.tables import Table
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from qvl.outputs.documents import Block, Run
+from qvl.outputs.blocks import Block, Run
 from qvl.outputs.html import parse_html
 from qvl.outputs.repair import RepairLog
 from qvl.outputs.tables import html_table, is_rule_row, latex_table, pipe_table

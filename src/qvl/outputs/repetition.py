@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from qvl import moved
 from qvl.inputs.geometry import Size
 from qvl.outputs.mapping import Rect, tiles
 
@@ -307,38 +308,6 @@ def guarded(chunks: Iterable[str], guard: RepetitionGuard) -> Iterator[str]:
             close()
 
 
-# ------------------------------------------------------------------------------------------- trying again
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """How to ask: with this seed, about the whole picture or a crop of it."""
-
-    seed: int
-    crop: Rect | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """The text of one attempt, cut to what is worth keeping; `stop` is None if it ended by itself."""
-
-    attempt: Attempt
-    text: str
-    stop: Stop | None
-
-
-@dataclass(frozen=True)
-class GuardedReply:
-    """`parts` is one whole reply, or one for each crop in reading order. `tried` tells of every attempt."""
-
-    parts: tuple[Part, ...]
-    tried: tuple[Part, ...]
-
-    @property
-    def complete(self) -> bool:
-        return all(part.stop is None for part in self.parts)
-
-
 OVERLAP = 32  # pixels that both halves show, about a line of text
 
 
@@ -351,36 +320,4 @@ def halves(size: Size) -> tuple[Rect, ...]:
     return tiles(size, Size(side, size.width) if tall else Size(size.height, side), 0)
 
 
-def ask_guarded(
-    ask: Callable[[Attempt], Iterable[str]],
-    size: Size | None = None,
-    *,
-    seeds: Iterable[int] = (0, 1),
-    make_guard: Callable[[], RepetitionGuard] = RepetitionGuard,
-) -> GuardedReply:
-    """Asks until a reply ends by itself: with each seed, and then about the two halves of the picture (a model
-    that loops on a long page often reads half of it well).
-
-    size: of the upright picture; None when there is no picture to cut. If everything loops, the reply keeps what
-    came before the loops, and is not `complete`.
-    """
-    tried: list[Part] = []
-
-    def attempt(how: Attempt) -> Part:
-        guard = make_guard()
-        text = "".join(guarded(ask(how), guard))
-        part = Part(how, text[: guard.stop.keep] if guard.stop else text, guard.stop)
-        tried.append(part)
-        return part
-
-    for seed in seeds:
-        part = attempt(Attempt(seed))
-        if part.stop is None:
-            return GuardedReply((part,), tuple(tried))
-    whole = max(tried, key=lambda p: len(p.text)) if tried else None
-    crops = halves(size) if size is not None else ()
-    if crops:
-        parts = tuple(attempt(Attempt(0, crop)) for crop in crops)
-        if whole is None or any(p.stop is None for p in parts):
-            return GuardedReply(parts, tuple(tried))
-    return GuardedReply((whole,) if whole else (), tuple(tried))
+__getattr__ = moved.names(__name__)
