@@ -16,9 +16,11 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 
 import drawings
+import mini_data
+import mini_schedule
+import mini_step
 import synth_mix
 import targets
-import train_mini
 from targets import CELL, COLOUR_CLASS, GLYPH_CLASS, IGNORE, SHAPE_CLASS, dense_targets
 
 from qvl.inputs.processor import Processor
@@ -39,16 +41,16 @@ def test_training_shows_what_the_processor_shows(kind):
     sample = make(kind, 5, 1)
     content = [*map(as_item, sample.media), {"type": "text", "text": sample.question}]
     asked = Processor.from_pretrained(MINI)([{"role": "user", "content": content}])
-    batch = train_mini.Collator(str(MINI / "tokenizer.json"))([sample], dense=False)
+    batch = mini_data.Collator(str(MINI / "tokenizer.json"))([sample], dense=False)
     n = asked.num_tokens
     np.testing.assert_array_equal(batch["ids"][0, :n], asked.input_ids)
     np.testing.assert_array_equal(batch["pos"][:, 0, :n], asked.positions)
-    patches = train_mini.to_torch(batch, "cpu")["patches"].numpy()
+    patches = mini_data.to_torch(batch, "cpu")["patches"].numpy()
     np.testing.assert_allclose(patches, np.concatenate([m.patches for m in asked.media]), atol=1e-6)
 
 
 def test_the_loss_is_on_the_answer_and_its_end_alone():
-    collate = train_mini.Collator(str(MINI / "tokenizer.json"))
+    collate = mini_data.Collator(str(MINI / "tokenizer.json"))
     sample = make("read", 3, 1)
     batch = collate([sample, make("read", 4, 1)], dense=False)
     after = np.flatnonzero(batch["mask"][0]) + 1
@@ -82,13 +84,13 @@ def test_lessons_draw_from_training_seeds_and_later_stages_hold_the_test_level()
             seen.add(name)
             assert all(s.seed in TRAIN_SEEDS for s in samples if hasattr(s, "seed"))
     assert {"sheet", "read1", "field1"} <= seen
-    assert synth_mix.shares(1.0)[[x.kind for x in synth_mix.LESSONS].index("find")] == 0
+    assert mini_schedule.shares(1.0)[[x.kind for x in mini_schedule.LESSONS].index("find")] == 0
 
 
 def test_half_of_the_last_stages_goes_to_the_kinds_that_had_least_and_a_twentieth_to_the_unreadable():
-    shares = dict.fromkeys((x.kind for x in synth_mix.LESSONS), 0.0)
-    for lesson, share in zip(synth_mix.LESSONS, synth_mix.shares(1.0)):
-        shares[lesson.kind] += share / sum(synth_mix.shares(1.0))
+    shares = dict.fromkeys((x.kind for x in mini_schedule.LESSONS), 0.0)
+    for lesson, share in zip(mini_schedule.LESSONS, mini_schedule.shares(1.0)):
+        shares[lesson.kind] += share / sum(mini_schedule.shares(1.0))
     assert shares["screen"] > 0.13
     assert shares["chart"] > 0.13
     assert shares["clip"] + shares["events"] > 0.09
@@ -224,7 +226,7 @@ def test_a_pairs_pictures_have_targets_of_their_own():
 def test_drawings_of_other_code_are_laid_out_with_targets_that_fit(draw):
     rng = random.Random(8)
     drawn = [synth_mix.DRAWINGS[draw](rng) for _ in range(12)]
-    collate = train_mini.Collator(str(MINI / "tokenizer.json"))
+    collate = mini_data.Collator(str(MINI / "tokenizer.json"))
     batch = collate(drawn, questions=3, rng=rng)
     cells = sum(g.t * g.h * g.w for g in batch["grids"]) // 4
     for key in ("glyph", "shape", "box", "when", "place", "role"):
@@ -280,21 +282,21 @@ def test_each_shape_of_an_events_clip_is_on_screen_in_the_seconds_answered():
 
 def test_the_end_of_a_run_can_be_given_by_the_clock():
     at = datetime(2026, 12, 1, 23, 30, tzinfo=UTC)
-    assert train_mini.minutes_until("00:15", at) == 45
-    assert train_mini.minutes_until("23:45", at) == 15
+    assert mini_schedule.minutes_until("00:15", at) == 45
+    assert mini_schedule.minutes_until("23:45", at) == 15
 
 
 def test_a_picture_asked_several_questions_gives_each_the_logits_it_has_alone():
     model = load_model(MINI, dtype="float32")
-    collate = train_mini.Collator(str(MINI / "tokenizer.json"))
+    collate = mini_data.Collator(str(MINI / "tokenizer.json"))
     samples = [make("find", 0, 1), make("find", 1, 1)]
 
     def logits(batch):
-        b = train_mini.to_torch(batch, "cpu")
+        b = mini_data.to_torch(batch, "cpu")
         ids = b["ids"].view(-1)
         features = model.encode_media(b["patches"], b["grids"])
         hidden = model.merge_features(model.embed(ids), ids, features)
-        hidden = model.decode(hidden, b["pos"].view(3, -1), train_mini.BranchAttention(b["branch"]))
+        hidden = model.decode(hidden, b["pos"].view(3, -1), mini_step.BranchAttention(b["branch"]))
         return model.logits(hidden[b["mask"].view(-1)])
 
     with torch.no_grad():
@@ -313,16 +315,16 @@ def test_a_picture_asked_several_questions_gives_each_the_logits_it_has_alone():
 
 def test_bins_are_cheapest_at_the_true_coordinate():
     pixels = torch.tensor([[12.0, 50.0, 101.0, 222.0]])
-    at = (pixels / train_mini.BIN).long()
-    right = torch.nn.functional.one_hot(at, train_mini.NUM_BINS).float().flatten(1) * 8
+    at = (pixels / mini_step.BIN).long()
+    right = torch.nn.functional.one_hot(at, mini_step.NUM_BINS).float().flatten(1) * 8
     beside, far = right.roll(1, 1), right.roll(9, 1)
-    losses = [float(train_mini.bin_loss(x, pixels)) for x in (right, beside, far)]
+    losses = [float(mini_step.bin_loss(x, pixels)) for x in (right, beside, far)]
     assert losses == sorted(losses)
     assert losses[1] - losses[0] > 0.5
 
 
 def test_each_digit_of_a_box_knows_the_coordinate_it_belongs_to():
-    collate = train_mini.Collator(str(MINI / "tokenizer.json"))
+    collate = mini_data.Collator(str(MINI / "tokenizer.json"))
     sample = make("find", 5, 1)
     answer = collate.encode(sample.answer)
     found = collate.coordinates(answer, tuple(sample.boxes[0][:4]))
@@ -332,7 +334,7 @@ def test_each_digit_of_a_box_knows_the_coordinate_it_belongs_to():
 
 
 def test_capitals_and_digits_are_single_tokens():
-    tokenizer = train_mini.Collator(str(MINI / "tokenizer.json")).tokenizer
+    tokenizer = mini_data.Collator(str(MINI / "tokenizer.json")).tokenizer
     assert len(tokenizer.encode("AB3K9", add_special_tokens=False).ids) == 5
 
 
@@ -399,3 +401,11 @@ def test_our_muon_steps_as_pytorchs_does():
         assert (a - b).norm() < 0.02 * moved  # PyTorch's iterates in bf16
     singular = torch.linalg.svdvals(orthogonal(torch.randn(4, 20, 12), 5))
     assert 0.4 < singular.min() < singular.max() < 1.4
+
+
+def test_the_rate_rises_when_moments_are_new_and_falls_to_nothing_at_the_end():
+    hour = 3600.0
+    assert mini_schedule.rate(1.0, 0, hour, 60) == 1 / mini_schedule.WARM_UP
+    assert mini_schedule.rate(1.0, 500, hour, hour) == 1.0
+    assert mini_schedule.rate(1.0, 500, hour / 4, hour) == 0.25
+    assert mini_schedule.rate(1.0, 500, -1.0, hour) == 0.0

@@ -1,4 +1,4 @@
-"""What mini is trained on, and when: sheets of dense text first, then synth's kinds from easy to hard."""
+"""What mini is trained on: sheets of dense text, synth's kinds, images by other code, and all questions about each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib import resources
 import drawings
 import numpy as np
 from drawings import Asked, Drawing
+from mini_schedule import LESSONS, TOWER_SHARE, Lesson, shares
 from PIL import Image, ImageDraw, ImageFont
 from targets import COLOUR_CLASS, SHAPE_CLASS
 from tokenizer import SPECIAL, build  # noqa: F401  (SPECIAL is part of this module's interface)
@@ -330,9 +331,7 @@ def _clip(sample, rng: random.Random) -> list[Asked]:
     ]
 
 
-# --------------------------------------------------------------------------------------------- the schedule
-
-TOWER_SHARE = 0.15  # of the time, at the start, only the tower learns, on sheets
+# ---------------------------------------------------------------------------------------------- what is drawn
 
 
 def positions_of(ids: list[int], media: list, pads: tuple[int, int]) -> np.ndarray:
@@ -353,60 +352,12 @@ def two_a_second(clip: Clip) -> np.ndarray:
     return frames if len(frames) % 2 == 0 else np.concatenate([frames, frames[-1:]])
 
 
-def dense_weight(done: float) -> float:
-    """The dense losses lead at first and fade, but never go: they keep the glyphs in the tokens."""
-    return 1.0 if done < TOWER_SHARE else max(0.2, 0.6 * (1 - done))
-
-
-@dataclass(frozen=True)
-class Lesson:
-    kind: str
-    difficulty: int
-    size: int  # samples in a micro-batch
-    weights: tuple[float, ...]  # share of the micro-batches at each of STAGES
-    questions: int = 1  # at most, about each picture
-
-
-STAGES = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)  # of the time after the tower's; shares are interpolated between
-# Sizes make micro-batches cost about the same, so that ranks don't wait for each other. Many small steps
-# taught more in an hour than few large ones.
-LESSONS = (
-    Lesson("glyphs", 1, 48, (1, 12, 9, 5, 5, 5)),  # sheets for the tower alone: most glyphs for the work
-    Lesson("sheet", 1, 17, (2, 1, 1, 0.5, 0.5, 0.5)),
-    Lesson("read", 0, 30, (4, 0.5, 0, 0, 0, 0)),
-    Lesson("read", 1, 19, (2, 3, 4, 15, 15, 15)),
-    Lesson("read", 2, 10, (0, 0, 0.3, 0.3, 0.3, 0.3)),
-    Lesson("field", 0, 18, (1, 1, 0, 0, 0, 0)),
-    Lesson("field", 1, 7, (0, 2, 4, 10, 10, 10), questions=4),
-    Lesson("find", 0, 14, (2, 0, 0, 0, 0, 0)),
-    Lesson("find", 1, 8, (0, 2, 8, 4, 4, 4), questions=3),
-    Lesson("count", 0, 18, (1, 0, 0, 0, 0, 0)),
-    Lesson("count", 1, 8, (0, 1.5, 5, 10, 10, 10), questions=6),
-    Lesson("chart", 1, 7, (0, 0, 0.4, 15, 15, 15), questions=5),
-    Lesson("screen", 1, 6, (0, 0, 0.4, 15, 15, 15), questions=4),
-    Lesson("pair", 1, 10, (0, 0, 0.4, 6, 6, 6), questions=3),
-    Lesson("clip", 1, 7, (0, 0, 0.4, 6, 6, 6), questions=2),
-    Lesson("events", 1, 6, (0, 0, 0, 5, 5, 5), questions=3),
-    Lesson("page", 0, 9, (0, 0, 0.3, 3, 3, 3)),
-    Lesson("page", 1, 4, (0, 0, 0, 4, 4, 4)),
-    Lesson("plain", 1, 30, (0, 0, 0, 4, 4, 4)),
-    Lesson("shapes", 1, 8, (0, 0, 0, 1.5, 1.5, 1.5), questions=4),
-    Lesson("unreadable", 1, 10, (0, 0, 0, 5.5, 5.5, 5.5), questions=3),
-)
-
-
 DRAWINGS = {
     "plain": drawings.plain_text,
     "shapes": drawings.plain_shapes,
     "unreadable": drawings.unreadable,
     "events": drawings.events,
 }
-
-
-def shares(done: float) -> list[float]:
-    """Weight of each lesson at this point of the training."""
-    x = max(0.0, (done - TOWER_SHARE) / (1 - TOWER_SHARE))
-    return [float(np.interp(x, STAGES, lesson.weights)) for lesson in LESSONS]
 
 
 def draw(rng: random.Random, done: float) -> tuple[str, list, int]:
