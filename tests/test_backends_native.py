@@ -15,6 +15,7 @@ from PIL import Image
 import qvl
 from qvl.backends import native
 from qvl.backends.answer import conversation, media_item
+from qvl.checkpoint import hub
 from qvl.errors import BackendError, CapacityError, CheckpointError, ConfigError, MediaError, PromptError
 
 
@@ -260,13 +261,13 @@ def test_an_unknown_model_is_refused():
 
 
 def test_a_missing_embedded_model_says_how_to_get_one(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "MINI_FOLDER", tmp_path)
+    monkeypatch.setattr(hub, "MINI_FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match="make mini"):
         qvl.load("mini")
 
 
 def test_the_embedded_model_is_found_by_name(monkeypatch, tiny_checkpoint):
-    monkeypatch.setattr(native, "MINI_FOLDER", tiny_checkpoint)
+    monkeypatch.setattr(hub, "MINI_FOLDER", tiny_checkpoint)
     assert qvl.load().ask([], "What?", max_new_tokens=2).completion_tokens <= 2
 
 

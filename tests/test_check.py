@@ -27,12 +27,14 @@ from qvl.catalog.config_write import config_dict
 from qvl.catalog.models import config_of
 from qvl.catalog.tensors import tensor_table
 from qvl.checkpoint.check import Report, check
-from qvl.checkpoint.check.finding import Finding, Subject
+from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.check.splits import findings as split_findings
 from qvl.checkpoint.check.weights import tensor_findings
+from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.names import to_first, to_nested
 from qvl.checkpoint.pickled_files import read_pickled_file
 from qvl.checkpoint.quantization import read_quantization
+from qvl.checkpoint.stored import StoredWeights
 from qvl.checkpoint.weight_files import StoredTensor, read_weight_file
 from qvl.cli.main import main
 from qvl.errors import CheckpointError
@@ -208,9 +210,10 @@ def test_2_narrow_fp8_experts_can_not_be_split_in_four(size: int, legal: bool, t
 def test_1_each_kind_of_layer_that_does_not_split_has_a_fix_of_its_own(
     model: str, group_size: int, fixes: list[str], tmp_path: Path
 ) -> None:
-    subject = Subject(tmp_path, config_of(model), {}, tensor_parallel_size=8)
-    subject.quantization = read_quantization(writers.awq_config(group_size))
-    (found,) = split_findings(subject)
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.config = config_of(model)
+    checkpoint.quantization = read_quantization(writers.awq_config(group_size))
+    (found,) = split_findings(checkpoint, 8)
     assert all(fix in found.fix for fix in fixes), found.fix
 
 
@@ -741,13 +744,15 @@ def test_a_torch_file_of_something_else_is_refused_and_nothing_of_it_is_run(
     assert capsys.readouterr().out == ""
 
 
-def test_a_torch_file_that_is_cut_short_or_old_is_refused(tmp_path: Path) -> None:
+def test_a_torch_file_that_is_cut_short_is_refused_an_old_one_is_read(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     torch.save({"x": torch.ones(100)}, path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CheckpointError, match="perhaps cut short"):
         read_pickled_file(path)
     torch.save({"x": torch.ones(100)}, path, _use_new_zipfile_serialization=False)
+    assert read_pickled_file(path)["x"].shape == (100,)
+    path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CheckpointError, match="can't be read as pickled weights"):
         read_pickled_file(path)
 
@@ -813,9 +818,15 @@ def test_a_first_generation_file_is_compared_by_its_own_names(tmp_path: Path) ->
         for n in tensor_table(config).shapes
     ]
     assert "transformer.h.0.attn.c_attn.weight" in names
-    subject = Subject(tmp_path, config, {})
-    for name, shape in zip(names, tensor_table(config).shapes.values()):
-        subject.tensors[name] = StoredTensor(tmp_path, name, "BF16", shape, 0, 0)
-    assert list(tensor_findings(subject)) == []
-    del subject.tensors["transformer.h.3.mlp.w1.weight"]
-    assert "model.h.3.mlp.w1.weight" in next(tensor_findings(subject)).what
+    stored = StoredWeights(tmp_path)
+    for name, (ours, shape) in zip(names, tensor_table(config).shapes.items()):
+        stored.tensors[ours] = StoredTensor(tmp_path, name, "BF16", shape, 0, 0)
+
+    def compared() -> list[Finding]:
+        checkpoint = Checkpoint(tmp_path)
+        checkpoint.config, checkpoint.stored = config, stored
+        return list(tensor_findings(checkpoint))
+
+    assert compared() == []
+    del stored.tensors["model.h.3.mlp.w1.weight"]
+    assert "model.h.3.mlp.w1.weight" in compared()[0].what

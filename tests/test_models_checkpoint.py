@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models_reference import Prompt, both, our_logits, peak_growth, reference
+from qvl.checkpoint.hub import find_checkpoint
 from qvl.errors import CapacityError, CheckpointError
 from qvl.models import checkpoint
 from qvl.models.base import VisionLanguageModel
-from qvl.models.checkpoint import find_checkpoint, load_model, save_model
+from qvl.models.checkpoint import load_model, save_model
 from qvl.units import format_bytes
 from test_models_attention import TEXT, VISION, tiny
 

@@ -18,26 +18,26 @@ from typing import Any
 
 import torch
 
+from qvl import moved
 from qvl.backends.answer import Answer, MediaSize, conversation
 from qvl.backends.base import Stream
 from qvl.backends.model import Model, as_list
-from qvl.catalog.config import Family, ModelConfig, read_config
-from qvl.catalog.models import resolve
+from qvl.catalog.config import Family, ModelConfig
+from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
 from qvl.engine.generation_config import GenerationDefaults, read_generation_config
 from qvl.engine.memory import DEFAULT_FEATURE_BYTES, EngineMemory, plan_memory
 from qvl.engine.sampling import Logprob, SamplingParams
-from qvl.errors import BackendError, CatalogError, CheckpointError, ConfigError
+from qvl.errors import BackendError, ConfigError
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import ModelInputs, Processor
 from qvl.models.base import VisionLanguageModel
-from qvl.models.checkpoint import find_checkpoint, load_model
+from qvl.models.checkpoint import load_model
 from qvl.models.on_load import BITS
 from qvl.outputs.thinking import Piece, ThinkSplitter, joined, opens_thinking
 from qvl.plan.machine import host_memory
 from qvl.plan.memory import KvDtype, Precision, check_precision, stored_precision
 
-MINI_FOLDER = Path(__file__).parent.parent / "mini"
 DEFAULT_MAX_NEW_TOKENS = 1024  # when neither the caller nor the checkpoint says
 
 _SHORT: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -49,7 +49,7 @@ _INPUT_SETTINGS = (
 
 
 def load(
-    source: str | Path = "mini",
+    source: str | Path | Checkpoint = "mini",
     *,
     dtype: str = "auto",
     weights: str = "auto",
@@ -78,8 +78,8 @@ def load(
     Memory is planned before anything is allocated: `model.memory`.
     Raises: CheckpointError, ConfigError, CapacityError.
     """
-    folder = find_checkpoint(_source_folder(source), revision)
-    config = read_config(folder)
+    checkpoint = open_checkpoint(source, revision)
+    config = checkpoint.config
     place = _device(device)
     wanted = _dtype(dtype, config, place)
     if weights not in ("auto", *BITS):
@@ -91,8 +91,8 @@ def load(
     kv = _SHORT[wanted] if kv_dtype == "auto" else kv_dtype
     if kv not in KV_TORCH_DTYPES:
         raise ConfigError(f"kv_dtype {kv_dtype!r}: known: auto, {', '.join(KV_TORCH_DTYPES)}")
-    processor = Processor.from_pretrained(folder, config)
-    defaults = read_generation_config(folder, config.eos_token_ids)
+    processor = checkpoint.processor
+    defaults = read_generation_config(checkpoint.folder, config.eos_token_ids)
     limit = defaults.sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
     defaults = replace(defaults, sampling=replace(defaults.sampling, max_new_tokens=limit))
     kv_name: KvDtype = kv  # type: ignore[assignment]
@@ -111,36 +111,14 @@ def load(
     # weights in memory of our own lie aligned, and nobody can change or drop them
     small = None if weights == "auto" else weights
     model = load_model(
-        folder, dtype=wanted, device=place, copy=not mapped or small is not None, weights=small
+        checkpoint, dtype=wanted, device=place, copy=not mapped or small is not None, weights=small
     )
     options = EngineOptions(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=prefix_caching,
     )
-    return NativeModel(str(source), model, processor, memory, defaults, options)
-
-
-def _source_folder(source: str | Path) -> str | Path:
-    """The embedded model's folder for `mini`, the hub id for a name of the catalogue; what else it is stays."""
-    name = str(source)
-    if "/" in name or Path(name).expanduser().exists():
-        return source
-    if name != "mini":
-        try:
-            model, checkpoint = resolve(name)
-        except CatalogError as e:
-            example = "Qwen/Qwen2.5-VL-3B-Instruct"
-            raise CheckpointError(
-                f"{name}: no such folder; a hub id looks like {example} (owner/name); {e}"
-            ) from e
-        return checkpoint.hub_id if checkpoint else model.hub_id
-    if not (MINI_FOLDER / "config.json").is_file():
-        raise CheckpointError(
-            "the embedded model isn't in this installation; make it with `make mini`, or give a checkpoint folder or "
-            "a hub id such as Qwen/Qwen2.5-VL-3B-Instruct"
-        )
-    return MINI_FOLDER
+    return NativeModel(checkpoint.name, model, processor, memory, defaults, options)
 
 
 def _device(name: str) -> torch.device:
@@ -414,3 +392,6 @@ def _media_sizes(inputs: ModelInputs) -> tuple[MediaSize, ...]:
         tokens = span.num_tokens + (found[span.item].visual_tokens if span.item in found else 0)
         found[span.item] = MediaSize(span.kind, span.original, span.seen, tokens)
     return tuple(found.values())
+
+
+__getattr__ = moved.names(__name__)

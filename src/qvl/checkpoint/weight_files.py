@@ -18,7 +18,8 @@ from qvl.errors import CheckpointError
 INDEX = "model.safetensors.index.json"
 ITEM_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
-    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4,
+    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4, "F6_E2M3": 6,
+    "F6_E3M2": 6, "C64": 64,
 }  # fmt: skip
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
@@ -34,11 +35,19 @@ class StoredTensor:
     start: int
     end: int
 
-    def first_words(self, count: int) -> list[int]:
-        """Up to `count` 32-bit words from the beginning, unsigned."""
+    @property
+    def num_bytes(self) -> int:
+        return self.end - self.start
+
+    def first_bytes(self, count: int) -> bytes:
+        """Up to `count` bytes from the beginning."""
         with self.file.open("rb") as f:
             f.seek(self.start)
-            content = f.read(min(4 * count, self.end - self.start))
+            return f.read(min(count, self.num_bytes))
+
+    def first_words(self, count: int) -> list[int]:
+        """Up to `count` 32-bit words from the beginning, unsigned."""
+        content = self.first_bytes(4 * count)
         return [int.from_bytes(content[i : i + 4], "little") for i in range(0, len(content) - 3, 4)]
 
 
@@ -61,9 +70,17 @@ def read_weight_file(path: Path) -> WeightFile:
             raw = json.loads(f.read(length))
         if not isinstance(raw, dict):
             raise ValueError("its header is no JSON object")
-        metadata = raw.pop("__metadata__", {})
+        metadata = raw.pop("__metadata__", None) or {}
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("its metadata are no texts")
         tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in raw.items()}
-        end = max((t.end for t in tensors.values()), default=8 + length)
+        end = 8 + length
+        for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
+            if tensor.start != end:
+                raise ValueError(
+                    f"{tensor.name} begins at byte {tensor.start}, what is before it ends at {end}"
+                )
+            end = tensor.end
         if end != size:
             raise ValueError(f"its tensors end at byte {end}, the file at {size}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
@@ -78,7 +95,9 @@ def _tensor(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
     dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
         raise ValueError(f"{name} has an impossible shape or place")
-    if dtype in ITEM_BITS and math.prod(shape) * ITEM_BITS[dtype] != 8 * (end - start):
+    if dtype not in ITEM_BITS:
+        raise ValueError(f"{name} has the unknown dtype {dtype}")
+    if math.prod(shape) * ITEM_BITS[dtype] != 8 * (end - start):
         raise ValueError(f"{name} takes {end - start} bytes, which {list(shape)} {dtype} doesn't")
     return StoredTensor(path, name, dtype, shape, base + start, base + end)
 

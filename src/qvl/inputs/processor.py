@@ -184,9 +184,15 @@ class Processor:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, config: ModelConfig | None = None, read_limits: ImageLimits = DEFAULT_LIMITS
+        cls,
+        folder: str | Path,
+        config: ModelConfig | None = None,
+        read_limits: ImageLimits = DEFAULT_LIMITS,
+        *,
+        tokenizer: Tokenizer | None = None,
+        template: ChatTemplate | None = None,
     ) -> Processor:
-        """From a checkpoint folder. config: already read from its config.json.
+        """From a checkpoint folder. config, tokenizer, template: already read from there.
 
         Raises: ConfigError naming the file and what is unknown, missing or contradictory.
         """
@@ -194,8 +200,8 @@ class Processor:
         config = config if config is not None else read_config(folder)
         image_limits, video_limits, mean, std = read_preprocessor(folder, config)
         return cls(
-            tokenizer=Tokenizer.from_pretrained(folder),
-            template=ChatTemplate.from_pretrained(folder) or _default_template(folder, config),
+            tokenizer=tokenizer or Tokenizer.from_pretrained(folder),
+            template=template or ChatTemplate.from_pretrained(folder) or _default_template(folder, config),
             family=config.family,
             image_limits=image_limits,
             video_limits=video_limits,

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from qvl import moved
+from qvl.checkpoint.compare import SINGLE, expert_shapes
 from qvl.checkpoint.quantization import in_decoder
 from qvl.errors import CheckpointError, nearest
 from qvl.models.linear import GROUP, CodedEmbedding, Linear, QuantizedLinear
 from qvl.models.moe import Experts
-from qvl.models.quantized.experts import QuantizedExperts, expert_shapes
+from qvl.models.quantized.experts import QuantizedExperts
 from qvl.models.quantized.int4_matmul import on_device
 from qvl.plan.memory import rest_in_8_bits
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from qvl.models.base import VisionLanguageModel
 
 BITS = {"int8": 8, "int4": 4}
-EXPERT_PARTS = ("gate_proj", "up_proj", "down_proj")
 
 
 class Receiver(Protocol):
@@ -57,9 +58,9 @@ def coded_layers(model: VisionLanguageModel, weights: str, on_cpu: bool) -> dict
     layers: dict[str, QuantizedLinear] = {}
     for name, module in model.named_modules():
         if isinstance(module, Experts):
-            shapes = expert_shapes(module)
+            shapes = expert_shapes(tuple(module.down_proj.shape), module.inputs_first)
             for expert in range(module.num_experts):
-                layers |= {f"{name}.{expert}.{part}": empty(shapes[part]) for part in EXPERT_PARTS}
+                layers |= {f"{name}.{expert}.{part}": empty(shapes[part]) for part in SINGLE}
         elif isinstance(module, nn.Embedding) or name == "lm_head":
             if rest and not name.startswith("visual."):
                 layers[name] = empty(module.weight.shape, bits=8)
@@ -75,7 +76,7 @@ def receivers(model: VisionLanguageModel, coded: Mapping[str, QuantizedLinear]) 
     found: dict[str, Receiver] = {f"{name}.weight": layer for name, layer in coded.items()}
     for name, module in model.named_modules():
         if coded and isinstance(module, Experts):
-            for fused, parts in (("gate_up_proj", EXPERT_PARTS[:2]), ("down_proj", EXPERT_PARTS[2:])):
+            for fused, parts in (("gate_up_proj", SINGLE[:2]), ("down_proj", SINGLE[2:])):
                 layers = [[coded[f"{name}.{e}.{part}"] for part in parts] for e in range(module.num_experts)]
                 found[f"{name}.{fused}"] = FusedCodes(layers, module.inputs_first)
     return found
@@ -104,7 +105,7 @@ def place_coded(
     mixtures = [(n, m) for n, m in model.named_modules() if coded and isinstance(m, Experts)]
     left = dict(coded)
     for name, module in mixtures:
-        parts = [[left.pop(f"{name}.{e}.{part}") for part in EXPERT_PARTS] for e in range(module.num_experts)]
+        parts = [[left.pop(f"{name}.{e}.{part}") for part in SINGLE] for e in range(module.num_experts)]
         experts = QuantizedExperts([list(p[:2]) for p in parts], [p[2] for p in parts])
         model.set_submodule(name, on_device(experts, device))
     for name, layer in left.items():
@@ -118,3 +119,6 @@ def placed(coded: QuantizedLinear, plain: nn.Module, dtype: torch.dtype, device:
     bias: Any = plain.bias
     coded.bias = None if bias is None else bias.detach().cpu()
     return on_device(coded, device)
+
+
+__getattr__ = moved.names(__name__)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from qvl.checkpoint.check.finding import Finding, listed
+from qvl.checkpoint.check.finding import Finding
+from qvl.checkpoint.stored import listed
 from qvl.checkpoint.weight_files import read_weight_file
 from qvl.errors import CheckpointError
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qvl.checkpoint.check.finding import Finding, Subject
+from qvl.checkpoint.check.finding import Finding
+from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.errors import QvlError
 
 _ORIGINAL = "take this file from the original model"
@@ -30,12 +31,18 @@ _PROBE: list[dict[str, Any]] = [
 ]
 
 
-def findings(subject: Subject) -> Iterator[Finding]:
-    if subject.config.family == "qwen_vl":
-        return  # other files and other tokens; loading checks them
-    yield from _tokenizer(subject)
-    yield from _processor(subject)
-    yield from _generation(subject)
+def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    found: list[Finding] = []
+    if checkpoint.config.family != "qwen_vl":  # which has other files and other tokens
+        found += _tokenizer(checkpoint)
+        found += _processor(checkpoint)
+        found += _generation(checkpoint)
+    if not any(finding.level == "error" for finding in found):
+        try:  # what else loading refuses
+            assert checkpoint.processor
+        except QvlError as e:
+            found.append(Finding("error", "processor", str(e), _ORIGINAL))
+    yield from found
 
 
 def _json(path: Path) -> Any:
@@ -43,12 +50,10 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _tokenizer(subject: Subject) -> Iterator[Finding]:
-    from qvl.inputs.tokenizer import Tokenizer
-
-    config = subject.config
+def _tokenizer(checkpoint: Checkpoint) -> Iterator[Finding]:
+    config = checkpoint.config
     try:
-        tokenizer = Tokenizer.from_pretrained(subject.folder)
+        tokenizer = checkpoint.tokenizer
     except QvlError as e:
         yield Finding("error", "tokenizer", str(e), _ORIGINAL)
         return
@@ -73,7 +78,7 @@ def _tokenizer(subject: Subject) -> Iterator[Finding]:
     ends = [i for i in config.eos_token_ids if i >= config.text.vocab_size]
     if ends:
         yield Finding("error", "eos", f"config.json's eos_token_id {ends} is past the vocabulary", _ORIGINAL)
-    raw = _json(subject.folder / "tokenizer.json") or {}
+    raw = _json(checkpoint.folder / "tokenizer.json") or {}
     truncation = raw.get("truncation")
     if isinstance(truncation, dict):
         yield Finding(
@@ -83,14 +88,14 @@ def _tokenizer(subject: Subject) -> Iterator[Finding]:
             "placeholders of pictures are cut with them, and features no longer match tokens",
             'set "truncation" to null in tokenizer.json',
         )
-    yield from _template(subject, tokenizer)
+    yield from _template(checkpoint, tokenizer)
 
 
-def _template(subject: Subject, tokenizer: Any) -> Iterator[Finding]:
-    from qvl.inputs.chat import ChatTemplate, read_messages
+def _template(checkpoint: Checkpoint, tokenizer: Any) -> Iterator[Finding]:
+    from qvl.inputs.chat import read_messages
 
     try:
-        template = ChatTemplate.from_pretrained(subject.folder)
+        template = checkpoint.template
     except QvlError as e:
         yield Finding("error", "template", str(e), _ORIGINAL)
         return
@@ -127,10 +132,10 @@ def _template(subject: Subject, tokenizer: Any) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _processor(subject: Subject) -> Iterator[Finding]:
-    config, vision = subject.config, subject.config.vision
+def _processor(checkpoint: Checkpoint) -> Iterator[Finding]:
+    config, vision = checkpoint.config, checkpoint.config.vision
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
-        path = subject.folder / name
+        path = checkpoint.folder / name
         try:
             raw = _json(path)
         except ValueError as e:
@@ -201,8 +206,8 @@ def _limits(name: str, raw: dict[str, Any], config: Any) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _generation(subject: Subject) -> Iterator[Finding]:
-    path = subject.folder / "generation_config.json"
+def _generation(checkpoint: Checkpoint) -> Iterator[Finding]:
+    path = checkpoint.folder / "generation_config.json"
     try:
         raw = _json(path)
     except ValueError as e:
@@ -218,7 +223,7 @@ def _generation(subject: Subject) -> Iterator[Finding]:
         return
     eos = raw.get("eos_token_id") if isinstance(raw, dict) else None
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    vocab = subject.config.text.vocab_size
+    vocab = checkpoint.config.text.vocab_size
     if any(type(i) is not int or not 0 <= i < vocab for i in ids):
         yield Finding(
             "error",
@@ -226,11 +231,11 @@ def _generation(subject: Subject) -> Iterator[Finding]:
             f"generation_config.json ends answers at {eos}, the vocabulary has {vocab} rows",
             _ORIGINAL,
         )
-    elif ids and subject.config.eos_token_ids and not set(ids) & set(subject.config.eos_token_ids):
+    elif ids and checkpoint.config.eos_token_ids and not set(ids) & set(checkpoint.config.eos_token_ids):
         yield Finding(
             "warning",
             "generation-eos",
-            f"generation_config.json ends answers at {ids}, config.json at {list(subject.config.eos_token_ids)}: "
+            f"generation_config.json ends answers at {ids}, config.json at {list(checkpoint.config.eos_token_ids)}: "
             "engines that read only one of them don't stop, or stop too soon",
             "write the same ids to both",
         )

@@ -4,13 +4,18 @@ points and dtypes fit?"""
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from math import ceil
 
-from qvl.catalog.tensors import KNOWN, tensor_table
-from qvl.checkpoint.check.finding import Finding, Subject, listed
+from qvl.catalog.tensors import tensor_table
+from qvl.checkpoint.check.finding import Finding
+from qvl.checkpoint.checkpoint import Checkpoint
+from qvl.checkpoint.compare import PLAIN_DTYPES
 from qvl.checkpoint.names import to_canonical
-from qvl.checkpoint.quantization import Scheme, matches
+from qvl.checkpoint.quantization import Quantization, Scheme, matches
+from qvl.checkpoint.stored import listed
 from qvl.checkpoint.weight_files import StoredTensor
 
 # last parts of names that only quantised layers have
@@ -28,24 +33,26 @@ def is_stored_quantised(module: str, found: Mapping[str, StoredTensor]) -> bool:
     return any(f"{module}.{mark}" in found for mark in _MARKS)
 
 
-def stored_scheme(subject: Subject, module: str, found: Mapping[str, StoredTensor]) -> Scheme | None:
-    """How a linear is stored, as far as the config can tell; None for plain ones. `found` has canonical names."""
-    if subject.quantization is None or not is_stored_quantised(module, found):
-        return None
-    scheme = subject.quantization.scheme_of(module)
-    # contradictions are findings of their own: here the file's word counts
-    return scheme or next((s for m in found if (s := _scheme_at(subject, m))), None)
+def contradicting(checkpoint: Checkpoint) -> dict[str, bool]:
+    """Linear layers that are quantised in the files or in the config but not in both → whether in the files."""
+    quantization, found = checkpoint.quantization, checkpoint.stored.tensors
+    if quantization is None:
+        return {}
+    odd = {}
+    for module in tensor_table(checkpoint.config).linears:
+        planned, plain = quantization.scheme_of(module), found.get(f"{module}.weight")
+        if is_stored_quantised(module, found):
+            if planned is None:
+                odd[module] = True
+        elif planned is not None and plain is not None and plain.dtype in PLAIN_DTYPES:
+            odd[module] = False
+    return odd
 
 
-def _scheme_at(subject: Subject, tensor: str) -> Scheme | None:
-    assert subject.quantization is not None
-    return subject.quantization.scheme_of(tensor.rpartition(".")[0]) if tensor.endswith(_MARKS) else None
-
-
-def findings(subject: Subject) -> Iterator[Finding]:
-    found = {to_canonical(name): tensor for name, tensor in subject.tensors.items()}
+def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    found, quantization = checkpoint.stored.tensors, checkpoint.quantization
     stored = sorted({n.rpartition(".")[0] for n in found if n.rpartition(".")[2] in _MARKS})
-    if subject.quantization is None:
+    if quantization is None:
         if any(_BITSANDBYTES.search(n) for n in found):
             yield Finding(
                 "error", "quantization-missing", "tensors are bitsandbytes', config.json has no quantization_config",
@@ -64,58 +71,46 @@ def findings(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "error",
             "quantization-leftover",
-            f"config.json has a {subject.quantization.method} quantization_config, but all tensors are plain",
+            f"config.json has a {quantization.method} quantization_config, but all tensors are plain",
             "delete quantization_config from config.json; merging an adapter or training in 16 bits leaves it behind",
         )
         return
-    yield from _coverage(subject, found)
-    yield from _spelling(subject)
+    yield from _coverage(checkpoint)
+    yield from _spelling(checkpoint, quantization)
     yield from _fused(found)
-    yield from _dtypes(subject, found)
-    yield from _act_order(subject)
-    yield from _zero_points(subject, found)
+    yield from _dtypes(checkpoint, quantization)
+    yield from _act_order(checkpoint)
+    yield from _zero_points(quantization, found)
+    yield from _group_order(checkpoint)
+    yield from _packed_shapes(checkpoint)
 
 
-def _coverage(subject: Subject, found: Mapping[str, StoredTensor]) -> Iterator[Finding]:
-    """Who is quantised, by the config and by the files."""
-    quantization = subject.quantization
-    assert quantization is not None
-    if subject.config.family not in KNOWN:
-        return
-    linears = tensor_table(subject.config).linears
-    plain = [
-        m
-        for m in linears
-        if f"{m}.weight" in found and not is_stored_quantised(m, found) and quantization.scheme_of(m)
-    ]
-    if plain:
+def _coverage(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Which layers are quantised, by the config and by the files."""
+    odd = contradicting(checkpoint)
+    names = _list_name(checkpoint)
+    if plain := [module for module, in_files in odd.items() if not in_files]:
         tower = [m for m in plain if m.startswith("visual.")]
+        assert checkpoint.quantization is not None
         fix = (
-            're:.*visual.*' if quantization.method == "compressed-tensors" else "visual"
-        ) if tower else listed(sorted({m.rpartition(".")[2] for m in plain}))  # fmt: skip
+            're:.*visual.*' if checkpoint.quantization.method == "compressed-tensors" else "visual"
+        ) if tower else listed(sorted({m.rpartition(".")[2] for m in plain}), 4)  # fmt: skip
         yield Finding(
             "error",
             "not-ignored",
             f"{len(plain)} layers are stored plain, but quantization_config doesn't except them: {listed(plain, 2)}; "
             "an engine looks for their packed tensors",
-            f'add "{fix}" to {_list_name(subject)} in quantization_config',
+            f'add "{fix}" to {names} in quantization_config',
         )
-    quantised = [m for m in linears if is_stored_quantised(m, found) and not quantization.scheme_of(m)]
-    if quantised:
+    if quantised := [module for module, in_files in odd.items() if in_files]:
         yield Finding(
             "error",
             "ignored-but-quantised",
             f"{len(quantised)} layers are stored quantised, but quantization_config leaves them out: "
             f"{listed(quantised, 2)}",
-            f"take their names out of {_list_name(subject)}; if the tower was quantised by mistake, quantise again "
-            "without it",
+            f"take their names out of {names}; if the tower was quantised by mistake, quantise again without it",
         )
-    misfits = [
-        f"{m}: {why}"
-        for m, (out, inn) in linears.items()
-        if (scheme := quantization.scheme_of(m)) and m not in plain and (why := scheme.misfit(out, inn))
-    ]
-    if misfits:
+    if misfits := [why for why in checkpoint.expected.misfits if why.partition(":")[0] not in odd]:
         tower = [m for m in misfits if m.startswith("visual.")]
         yield Finding(
             "error",
@@ -127,17 +122,16 @@ def _coverage(subject: Subject, found: Mapping[str, StoredTensor]) -> Iterator[F
         )
 
 
-def _list_name(subject: Subject) -> str:
-    return "ignore" if subject.config.quantization and "ignore" in subject.config.quantization else (
+def _list_name(checkpoint: Checkpoint) -> str:
+    return "ignore" if "ignore" in (checkpoint.config.quantization or {}) else (
         "modules_to_not_convert"
     )  # fmt: skip
 
 
-def _spelling(subject: Subject) -> Iterator[Finding]:
+def _spelling(checkpoint: Checkpoint, quantization: Quantization) -> Iterator[Finding]:
     """Engines compare the exceptions with the names in the files; ours accept either layout's."""
-    quantization = subject.quantization
-    assert quantization is not None
-    modules = sorted({name.rpartition(".")[0] for name in subject.tensors})
+    modules = sorted({tensor.name.rpartition(".")[0] for tensor in checkpoint.stored.tensors.values()})
+    excepted = _list_name(checkpoint)
     for pattern in quantization.patterns:
         if any(_literally(pattern, m, quantization.method) for m in modules):
             continue
@@ -146,13 +140,13 @@ def _spelling(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "ignore-spelling",
-                f"{_list_name(subject)} has {pattern!r}, but the files say {meant[0]}: an engine that compares them "
+                f"{excepted} has {pattern!r}, but the files say {meant[0]}: an engine that compares them "
                 f"takes these {len(meant)} modules for quantised",
                 f"write {_respelt(pattern)!r}, which fits both layouts",
             )
         elif not re.fullmatch(r"[A-Z]\w*", pattern) and pattern != "lm_head":  # class names; a tied head
             yield Finding(
-                "note", "ignore-unmatched", f"{_list_name(subject)} has {pattern!r}, which names no module here",
+                "note", "ignore-unmatched", f"{excepted} has {pattern!r}, which names no module here",
                 "delete it",
             )  # fmt: skip
 
@@ -195,25 +189,25 @@ def _fused(found: Mapping[str, StoredTensor]) -> Iterator[Finding]:
         )
 
 
-def _dtypes(subject: Subject, found: Mapping[str, StoredTensor]) -> Iterator[Finding]:
-    assert subject.quantization is not None
-    if subject.quantization.method not in ("awq", "gptq"):
+def _dtypes(checkpoint: Checkpoint, quantization: Quantization) -> Iterator[Finding]:
+    if quantization.method not in ("awq", "gptq"):
         return
+    found, dtype = checkpoint.stored.tensors, checkpoint.config.dtype
     scales = sorted({t.dtype for n, t in found.items() if n.endswith(".scales")} - {"F16"})
-    if scales or subject.config.dtype != "float16":
-        where = f"scales are {scales[0]}" if scales else f"config.json says {subject.config.dtype}"
+    if scales or dtype != "float16":
+        where = f"scales are {scales[0]}" if scales else f"config.json says {dtype}"
         yield Finding(
             "warning",
             "dtype-half",
-            f"{where}: {subject.quantization.method} kernels of many engines (vLLM's before Marlin, and on older "
+            f"{where}: {quantization.method} kernels of many engines (vLLM's before Marlin, and on older "
             'cards) take float16 only and stop with "bfloat16 is not supported for quantization method"',
             "serve with --dtype float16"
             + (", and save the scales as float16" if scales else ", or say float16 as torch_dtype"),
         )
 
 
-def _act_order(subject: Subject) -> Iterator[Finding]:
-    quantization = subject.config.quantization or {}
+def _act_order(checkpoint: Checkpoint) -> Iterator[Finding]:
+    quantization = checkpoint.config.quantization or {}
     if quantization.get("quant_method") == "gptq" and quantization.get("desc_act"):
         yield Finding(
             "warning",
@@ -223,13 +217,12 @@ def _act_order(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _zero_points(subject: Subject, found: Mapping[str, StoredTensor]) -> Iterator[Finding]:
+def _zero_points(quantization: Quantization, found: Mapping[str, StoredTensor]) -> Iterator[Finding]:
     """Symmetric GPTQ has one zero everywhere; which one tells the first format (less one) from the second."""
-    assert subject.quantization is not None
     for name, tensor in found.items():
         if not name.endswith(".qzeros"):
             continue
-        scheme = subject.quantization.scheme_of(name.removesuffix(".qzeros"))
+        scheme = quantization.scheme_of(name.removesuffix(".qzeros"))
         if scheme is None or scheme.format != "gptq" or not scheme.symmetric or scheme.bits not in (4, 8):
             continue
         words = set(tensor.first_words(256))
@@ -259,3 +252,56 @@ def _zero_points(subject: Subject, found: Mapping[str, StoredTensor]) -> Iterato
 
 def _filled(code: int, bits: int) -> int:
     return sum(code << shift for shift in range(0, 32, bits))
+
+
+def _group_order(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Which group each input belongs to, where the file says it: every group must have its full size."""
+    found = checkpoint.stored.tensors
+    for name, scheme, inputs in _linears(checkpoint):
+        last = {"gptq": "g_idx", "pack-quantized": "weight_g_idx"}.get(scheme.format, "")
+        tensor = found.get(f"{name}.{last}")
+        if tensor is None or tensor.dtype != "I32" or tensor.shape != (inputs,):
+            continue
+        size = scheme.group_size or inputs
+        if Counter(array("i", tensor.first_bytes(4 * inputs))) != Counter(i // size for i in range(inputs)):
+            yield Finding(
+                "error",
+                "group-order",
+                f"{name}.{last} doesn't give {size} inputs to each group",
+                "fetch the checkpoint again, or correct group_size in quantization_config",
+            )
+            return  # one tensor tells
+
+
+def _packed_shapes(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The shape that compressed-tensors stores beside packed weights."""
+    found = checkpoint.stored.tensors
+    for name, scheme, inputs in _linears(checkpoint):
+        tensor, packed = found.get(f"{name}.weight_shape"), found.get(f"{name}.weight_packed")
+        if scheme.format != "pack-quantized" or tensor is None or packed is None or tensor.shape != (2,):
+            continue
+        kind = {"I64": "q", "I32": "i"}.get(tensor.dtype)
+        said = tuple(array(kind, tensor.first_bytes(16))) if kind else ()
+        if said != (packed.shape[0], inputs) or packed.shape[1] != ceil(inputs * scheme.bits / 32):
+            yield Finding(
+                "error",
+                "packed-shape",
+                f"{name}.weight_shape says {' x '.join(map(str, said))}, config.json {packed.shape[0]} x {inputs}",
+                "fetch the checkpoint again, or take the config.json that was saved with it",
+            )
+            return
+
+
+def _linears(checkpoint: Checkpoint) -> Iterator[tuple[str, Scheme, int]]:
+    """(name, how it is stored, inputs) of each quantised linear, experts one by one."""
+    table = tensor_table(checkpoint.config).linears
+    for name, layer in checkpoint.expected.layers.items():
+        if name in table:
+            yield name, layer.scheme, table[name][1]
+            continue
+        for part, spec in layer.parts.items():
+            module, _, last = part.rpartition(".")
+            if last == "weight_packed":
+                yield f"{name}.{module}", layer.scheme, spec.shape[1] * 32 // layer.scheme.bits
+            elif last == "g_idx":
+                yield f"{name}.{module}", layer.scheme, spec.shape[0]

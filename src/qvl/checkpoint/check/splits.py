@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from qvl.checkpoint.check.finding import Finding, Subject
+from qvl.checkpoint.check.finding import Finding
+from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.quantization import Scheme
 from qvl.plan.memory import Shards
 from qvl.plan.parameters import LinearShape, language_linears
@@ -15,17 +16,17 @@ SIZES = (2, 4, 8)
 _MOST = 64
 
 
-def findings(subject: Subject) -> Iterator[Finding]:
-    asked = subject.tensor_parallel_size
+def findings(checkpoint: Checkpoint, asked: int | None = None) -> Iterator[Finding]:
+    """asked: a number of GPUs; without one, some are looked at."""
     for size in (asked,) if asked else SIZES:
         shapes = [
-            _own_names(subject, problem)
-            for problem in split_problems(subject.config, "bf16", Shards(size, vision="replicate"))
+            _own_names(checkpoint, problem)
+            for problem in split_problems(checkpoint.config, "bf16", Shards(size, vision="replicate"))
         ]
-        packed = [] if shapes else _quantised_problems(subject, size)
+        packed = [] if shapes else _quantised_problems(checkpoint, size)
         if not shapes and not packed:
             continue
-        legal = [n for n in range(1, 17) if _is_legal(subject, n)]
+        legal = [n for n in range(1, 17) if _is_legal(checkpoint, n)]
         fix = f"cut over {', '.join(map(str, legal))} GPUs"
         if packed:
             fix += "; " + "; ".join(dict.fromkeys(advice for _, advice in packed))
@@ -37,9 +38,9 @@ def findings(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _is_legal(subject: Subject, size: int) -> bool:
-    return not split_problems(subject.config, "bf16", Shards(size, vision="replicate")) and not (
-        _quantised_problems(subject, size)
+def _is_legal(checkpoint: Checkpoint, size: int) -> bool:
+    return not split_problems(checkpoint.config, "bf16", Shards(size, vision="replicate")) and not (
+        _quantised_problems(checkpoint, size)
     )
 
 
@@ -55,20 +56,20 @@ _FIRST = {
 }
 
 
-def _own_names(subject: Subject, text: str) -> str:
+def _own_names(checkpoint: Checkpoint, text: str) -> str:
     """Words about layers with the names that the files have."""
-    if subject.config.family != "qwen_vl":
+    if checkpoint.config.family != "qwen_vl":
         return text
     return re.sub(r"\b([qkvo]|gate|up|down)_proj\b", lambda m: _FIRST[m[0]], text)
 
 
-def _quantised_problems(subject: Subject, size: int) -> list[tuple[str, str]]:
+def _quantised_problems(checkpoint: Checkpoint, size: int) -> list[tuple[str, str]]:
     """(what, what to do) for each kind of layer."""
-    if subject.quantization is None or size == 1:
+    if checkpoint.quantization is None or size == 1:
         return []
     found = []
-    for shape in language_linears(subject.config.text):
-        scheme = subject.quantization.scheme_of(_module(subject, shape))
+    for shape in language_linears(checkpoint.config.text):
+        scheme = checkpoint.quantization.scheme_of(_module(checkpoint, shape))
         # KV heads are whole where heads are, and a GPU may keep one whole
         if scheme is None or shape.split == "replicated" or shape.name in ("k_proj", "v_proj"):
             continue
@@ -78,28 +79,28 @@ def _quantised_problems(subject: Subject, size: int) -> list[tuple[str, str]]:
             continue
         whole = f"{side // step} {unit} of {step}" if side % step == 0 else f"no whole {unit} of {step}"
         padded = -(-side // (step * size)) * step * size
-        name = _own_names(subject, shape.name)
+        name = _own_names(checkpoint, shape.name)
         advice = f"quantise again without {name}, or in smaller groups"
         if shape.name.endswith(("gate_proj", "up_proj", "down_proj")):
-            advice = f"pad {_inner_size(subject, shape, padded)} before quantising"
+            advice = f"pad {_inner_size(checkpoint, shape, padded)} before quantising"
         if shape.expert:
             advice = f"deal experts whole (--enable-expert-parallel), or {advice}"
         found.append((f"{name}'s {side} are {whole}, which {size} doesn't divide", advice))
     return found
 
 
-def _inner_size(subject: Subject, shape: LinearShape, padded: int) -> str:
+def _inner_size(checkpoint: Checkpoint, shape: LinearShape, padded: int) -> str:
     """The setting of config.json that holds this size, and what it must become."""
-    if subject.config.family == "qwen_vl":  # counts w1 and w2 together
+    if checkpoint.config.family == "qwen_vl":  # counts w1 and w2 together
         return f"intermediate_size to {2 * padded}"
     kind = "moe_" if shape.expert else "shared_expert_" if shape.name.startswith("shared_expert.") else ""
     return f"{kind}intermediate_size to {padded}"
 
 
-def _module(subject: Subject, shape: LinearShape) -> str:
+def _module(checkpoint: Checkpoint, shape: LinearShape) -> str:
     """A module of the kind, as patterns of a config would name it."""
-    if subject.config.family == "qwen_vl":
-        return f"model.h.0.{_own_names(subject, shape.name)}"
+    if checkpoint.config.family == "qwen_vl":
+        return f"model.h.0.{_own_names(checkpoint, shape.name)}"
     if shape.name in ("q_proj", "o_proj"):
         return f"model.layers.0.self_attn.{shape.name}"
     if shape.name in ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"):

@@ -11,21 +11,20 @@ fused FP8 experts, vLLM's expert names).
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvl.checkpoint.quantization import Part, Scheme
+from qvl import moved
+from qvl.checkpoint.compare import FUSED
+from qvl.checkpoint.quantization import Scheme
 from qvl.models.linear import linears
 from qvl.models.moe import Experts
 from qvl.models.quantized import reader
 from qvl.models.quantized.fp8 import Fp8Linear
-
-_SINGLE = ("gate_proj", "up_proj", "down_proj")
-_FUSED = ("gate_up_proj", "down_proj")
 
 
 class QuantizedExperts(nn.Module):
@@ -42,33 +41,11 @@ class QuantizedExperts(nn.Module):
         return self.down[expert](up_TI * F.silu(gate_TI))
 
 
-def expert_shapes(experts: Experts) -> dict[str, tuple[int, int]]:
-    """(out, in) of one expert's matrices, single and fused."""
-    shape = experts.down_proj.shape
-    inner, width = (shape[1], shape[2]) if experts.inputs_first else (shape[2], shape[1])
-    one = (inner, width)
-    return {"gate_proj": one, "up_proj": one, "down_proj": (width, inner), "gate_up_proj": (2 * inner, width)}
-
-
-def expert_parts(scheme: Scheme, experts: Experts, at: str, stored: Container[str]) -> dict[str, Part]:
-    """What must be in the file, by name after `at`."""
-    shapes, parts = expert_shapes(experts), dict[str, Part]()
-    if scheme.format == "fp8" and f"{at}.gate_up_proj" in stored:
-        for name in _FUSED:
-            parts |= scheme.fused_parts(name, tuple(getattr(experts, name).shape))
-        return parts
-    for expert in range(experts.down_proj.shape[0]):
-        for name in _SINGLE:
-            for part, spec in scheme.parts(*shapes[name]).items():
-                parts[f"{expert}.{name}.{part}"] = spec
-    return parts
-
-
 def make_experts(scheme: Scheme, experts: Experts, tensors: Mapping[str, Tensor]) -> QuantizedExperts:
     """Raises: CheckpointError for contents that can't be."""
     count = experts.down_proj.shape[0]
     if "gate_up_proj" in tensors:
-        fused = {name: (tensors[name], tensors[f"{name}_scale_inv"]) for name in _FUSED}
+        fused = {name: (tensors[name], tensors[f"{name}_scale_inv"]) for name in FUSED}
         inner: list[list[nn.Module]] = [
             [_fused(scheme, experts, *fused["gate_up_proj"], expert)] for expert in range(count)
         ]
@@ -93,3 +70,6 @@ def _fused(scheme: Scheme, experts: Experts, weight: Tensor, scales: Tensor, exp
         matrix = matrix.view(torch.uint8).T.contiguous().view(torch.float8_e4m3fn)
         grid, block = grid.T.contiguous(), (block[1], block[0])
     return Fp8Linear(matrix, grid, block)
+
+
+__getattr__ = moved.names(__name__)
