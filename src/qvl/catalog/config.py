@@ -191,10 +191,10 @@ class _Keys:
         return kind(value)
 
     def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
-        return self._number(key, default, int, least)
+        return int(self._number(key, default, int, least))
 
     def number(self, key: str, default: float | None = None) -> float:
-        return self._number(key, default, float, 0.0)
+        return float(self._number(key, default, float, 0.0))
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default)

@@ -112,7 +112,8 @@ def _source(key: str, where: str) -> Source:
 
 @cache
 def _raw() -> Mapping[str, Any]:
-    return read_json("models.json")
+    raw: Mapping[str, Any] = read_json("models.json")
+    return raw
 
 
 @cache
@@ -283,7 +284,8 @@ def _config(shape: str) -> Any:
 
 @cache
 def _shapes() -> Mapping[str, Any]:
-    return read_json("shapes.json")
+    raw: Mapping[str, Any] = read_json("shapes.json")
+    return raw
 
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -308,7 +308,7 @@ def _lower(reason: str) -> str:
 def _print_list(found: Sequence[Model], machine: Machine | str) -> None:
     # what a narrow terminal leaves out stands on each model's own page
     width = min(120, shutil.get_terminal_size((100, 40)).columns)
-    cells = {
+    cells: dict[str, Callable[[Model], str]] = {
         "model": lambda m: m.name,
         "parameters": _short_parameters,
         "tokens": lambda m: short_count(m.context.value),

@@ -26,7 +26,7 @@ def sign_flip(differences: Sequence[float]) -> float:
         for pattern in range(2 ** len(sizes)):
             total = sum(size if pattern >> i & 1 else -size for i, size in enumerate(sizes))
             as_large += total >= observed
-        return as_large / 2 ** len(sizes)
+        return as_large / float(2 ** len(sizes))
     draw = random.Random(0)
     as_large = sum(sum(draw.choice((-s, s)) for s in sizes) >= observed for _ in range(DRAWS))
     return (as_large + 1) / (DRAWS + 1)
@@ -38,7 +38,7 @@ def mcnemar(lost: int, won: int) -> float:
     Source: McNemar, Psychometrika 12 (1947), in its exact form.
     """
     total = lost + won
-    return sum(math.comb(total, k) for k in range(lost, total + 1)) / 2**total
+    return sum(math.comb(total, k) for k in range(lost, total + 1)) / float(2**total)
 
 
 def mean_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:

@@ -22,8 +22,9 @@ def _long_answer(endpoint: EndpointUnderTest) -> tuple[list[Any], str, Answer]:
     """(media, words, answer) with a text of some length, as these weights happen to give it."""
     from qvl.synth import make
 
-    if "long" in endpoint.memo:
-        return endpoint.memo["long"]
+    kept: tuple[list[Any], str, Answer] | None = endpoint.memo.get("long")
+    if kept is not None:
+        return kept
     tries: list[tuple[list[Any], str]] = []
     for kind in ("find", "screen", "chart"):
         sample = make(kind, FIRST_SEED + SEEDS_A_SET * endpoint.seed + 999)

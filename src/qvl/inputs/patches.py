@@ -90,4 +90,5 @@ def from_patches(
     levels = rows * np.asarray(std, np.float32)[:, None] + np.asarray(mean, np.float32)[:, None]
     levels = np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8)
     blocks = levels.reshape(grid.t, grid.h // m, grid.w // m, m, m, 3, tp, p, p)
-    return blocks.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5).reshape(grid.t * tp, grid.h * p, grid.w * p, 3)
+    frames: np.ndarray = blocks.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
+    return frames.reshape(grid.t * tp, grid.h * p, grid.w * p, 3)

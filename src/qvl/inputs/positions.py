@@ -36,7 +36,7 @@ def ntk_alpha(num_tokens: int, seq_length: int) -> int:
     One step for each doubling of the length. Source: modeling_qwen.py of Qwen-VL-Chat (dynamic NTK).
     """
     doublings = (-(-num_tokens // seq_length) - 1).bit_length()
-    return 2 ** (doublings + 1) - 1
+    return int(2 ** (doublings + 1)) - 1
 
 
 class Positions(NamedTuple):
@@ -52,7 +52,8 @@ def _elapsed(block: VisualBlock, tokens_per_second: float) -> np.ndarray:
     # float32 and in this order, as in training: in float64 a rate of 2.0000000000000004 frames
     # a second would floor every time to the one before
     seconds = steps.astype(np.float32) * np.float32(block.seconds_per_grid)
-    return np.floor(seconds * np.float32(tokens_per_second)).astype(np.int64)
+    ticks: np.ndarray = np.floor(seconds * np.float32(tokens_per_second))
+    return ticks.astype(np.int64)
 
 
 def mrope_positions(

@@ -163,7 +163,7 @@ class Tokenizer:
 
     @cached_property
     def _num_rows(self) -> int:
-        return max([*self._words.get_vocab().values(), *self.special.values()]) + 1
+        return int(max([*self._words.get_vocab().values(), *self.special.values()])) + 1
 
     def id_of(self, special: str) -> int:
         """Raises: ConfigError if the vocabulary has no such special token."""

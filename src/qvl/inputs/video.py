@@ -404,4 +404,5 @@ def _upright(frame: Any) -> Image.Image:
     """RGB picture, turned as the file's display matrix says: telephones store portrait lying down."""
     image = frame.to_image()
     turn = _TURNS.get(round(getattr(frame, "rotation", 0)) % 360)
-    return image.transpose(turn) if turn is not None else image
+    turned: Image.Image = image if turn is None else image.transpose(turn)
+    return turned

@@ -78,7 +78,8 @@ class Run(NamedTuple):
     def cut(self, rows_T: Tensor) -> Tensor:
         """(T, …) → (num_sequences, length, …)"""
         rows = rows_T[self.row : self.row + self.num_sequences * self.length]
-        return rows.unflatten(0, (self.num_sequences, self.length))
+        out: Tensor = rows.unflatten(0, (self.num_sequences, self.length))
+        return out
 
 
 def runs(lengths: Sequence[int]) -> list[Run]:

@@ -38,11 +38,13 @@ class VisionLanguageModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the activations; quantised layers keep their weights in other dtypes."""
-        return self.model.norm.weight.dtype
+        out: torch.dtype = self.model.norm.weight.dtype
+        return out
 
     @property
     def device(self) -> torch.device:
-        return self.model.norm.weight.device
+        out: torch.device = self.model.norm.weight.device
+        return out
 
     def encode_media(self, patches_PV: Tensor, grids: Sequence[GridTHW]) -> Tensor:
         """Pictures and videos packed in prompt order, with their (t, h, w) in patches → features_TD.
@@ -51,10 +53,12 @@ class VisionLanguageModel(nn.Module):
         Raises: MediaError when patches and grids don't match.
         Rows of a tower with DeepStack are wider than D: its extra features follow, each D wide.
         """
-        return self.visual(patches_PV, grids)
+        out: Tensor = self.visual(patches_PV, grids)
+        return out
 
     def embed(self, ids_T: Tensor) -> Tensor:
-        return self.model.embed_tokens(ids_T)
+        out: Tensor = self.model.embed_tokens(ids_T)
+        return out
 
     def merge_features(self, hidden_TD: Tensor, ids_T: Tensor, features_TD: Tensor) -> Tensor:
         """Writes features over the embeddings of image and video placeholders, in order; the input stays as it is.
@@ -79,15 +83,18 @@ class VisionLanguageModel(nn.Module):
         """Embedded tokens → hidden states after the final norm, of rows_S alone where given. `attend` is called once
         for every layer.
         """
-        return self.model(hidden_TD, positions_3T, attend, rows_S)
+        out: Tensor = self.model(hidden_TD, positions_3T, attend, rows_S)
+        return out
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """(T, vocab_size). Rows of the table past the tokenizer's last id are padding: callers mask them."""
         if self.lm_head is not None:
-            return self.lm_head(hidden_TD)
+            logits_TC: Tensor = self.lm_head(hidden_TD)
+            return logits_TC
         tokens = self.model.embed_tokens
         if isinstance(tokens, CodedEmbedding):
-            return tokens.table(hidden_TD)
+            looked_up: Tensor = tokens.table(hidden_TD)
+            return looked_up
         return product(hidden_TD, tokens.weight)
 
 

@@ -130,7 +130,8 @@ class DecoderLayer(nn.Module):
             hidden_TD = hidden_TD + self.self_attn(normed_TD, cos_TH, sin_TH, attend)
         if rows_S is not None:
             hidden_TD = hidden_TD[rows_S]
-        return hidden_TD + self.mlp(self.post_attention_layernorm(hidden_TD))
+        out: Tensor = hidden_TD + self.mlp(self.post_attention_layernorm(hidden_TD))
+        return out
 
 
 class Decoder(nn.Module):
@@ -158,4 +159,5 @@ class Decoder(nn.Module):
             hidden_TD = layer(hidden_TD, cos_TH, sin_TH, attend, rows)
             if i < len(after_layer):
                 hidden_TD = hidden_TD + (after_layer[i] if rows is None else after_layer[i][rows])
-        return self.norm(hidden_TD)
+        out: Tensor = self.norm(hidden_TD)
+        return out

@@ -74,7 +74,8 @@ def chunked_delta_rule(
     def chunks(x: Tensor) -> Tensor:
         """(B, L, V, …) → (B, V, M, I, …)"""
         x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing)) if missing else x
-        return x.transpose(1, 2).unflatten(2, (-1, chunk))
+        out: Tensor = x.transpose(1, 2).unflatten(2, (-1, chunk))
+        return out
 
     q, k, v = chunks(q_BLVK), chunks(k_BLVK), chunks(v_BLVH)
     beta, c = chunks(beta_BLV)[..., None], chunks(g_BLV).cumsum(-1)[..., None]
@@ -162,7 +163,8 @@ class GatedDeltaNet(nn.Module):
         g_TV = -self.A_log.float().exp() * F.softplus(self.in_proj_a(hidden_TD).float() + self.dt_bias)
         o_TVH = attend.recur(self.layer, self.scan, self.in_proj_qkv(hidden_TD), g_TV, beta_TV)
         z_TVH = self.in_proj_z(hidden_TD).unflatten(-1, (-1, self.value_dim))
-        return self.out_proj(self.norm(o_TVH, z_TVH).flatten(1))
+        out: Tensor = self.out_proj(self.norm(o_TVH, z_TVH).flatten(1))
+        return out
 
     def scan(
         self, state: State | None, qkv_BLC: Tensor, g_BLV: Tensor, beta_BLV: Tensor

@@ -50,7 +50,8 @@ def embedding(rows: int, width: int) -> nn.Embedding:
     """One whose numbers come from a file or `base.initialize`. Drawn here, where a network without memory is built,
     they would bring in PyTorch's compiler, which takes longer than all the rest.
     """
-    return nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)
+    out: nn.Embedding = nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)
+    return out
 
 
 def rotate_half(x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def multiplies_half() -> bool:
     """Whether this processor multiplies bf16 matrices in hardware. PyTorch emulates it at an eighth of fp32's speed
     on those that don't (AVX2), consumer ones up to today among them.
     """
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @functools.cache
@@ -348,7 +348,8 @@ def linears(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
     if not in_one_pass(layers) or not all(layer.takes_kernel(x) for layer in layers):
         return [layer(x) for layer in layers]
     y = ops.linear([layer.matrix() for layer in layers], x)
-    return y.split([layer.out_features for layer in layers], dim=-1)
+    out: Sequence[Tensor] = y.split([layer.out_features for layer in layers], dim=-1)
+    return out
 
 
 def bias_fits(layer: Any, x: Tensor) -> bool:

@@ -75,7 +75,8 @@ class MixtureOfExperts(nn.Module):
         ]
         sorted_outputs = torch.cat(outputs) if outputs else hidden_TD.new_empty(0, hidden_TD.shape[-1])
         outputs_TXD = sorted_outputs[by_expert.argsort()].unflatten(0, (-1, self.num_used))
-        mixed_TD = (outputs_TXD * weights_TX[..., None]).sum(1)
+        mixed_TD: Tensor = (outputs_TXD * weights_TX[..., None]).sum(1)
         if self.shared_expert is None or self.shared_expert_gate is None:
             return mixed_TD
-        return mixed_TD + self.shared_expert_gate(hidden_TD).sigmoid() * self.shared_expert(hidden_TD)
+        out: Tensor = mixed_TD + self.shared_expert_gate(hidden_TD).sigmoid() * self.shared_expert(hidden_TD)
+        return out

@@ -69,7 +69,8 @@ class VisionBlock(nn.Module):
 
     def forward(self, hidden_PW: Tensor, cos_PH: Tensor, sin_PH: Tensor, segments: Segments) -> Tensor:
         hidden_PW = hidden_PW + self.attn(self.norm1(hidden_PW), cos_PH, sin_PH, segments)
-        return hidden_PW + self.mlp(self.norm2(hidden_PW))
+        out: Tensor = hidden_PW + self.mlp(self.norm2(hidden_PW))
+        return out
 
 
 class VisionTower(nn.Module):
@@ -97,7 +98,8 @@ class VisionTower(nn.Module):
         for i, block in enumerate(self.blocks):
             segments = in_frames if i in config.fullatt_block_indexes else in_windows
             hidden_PW = block(hidden_PW, cos_PH, sin_PH, segments)
-        return self.merger(hidden_PW)[torch.argsort(windows.order_U).to(device)]
+        out: Tensor = self.merger(hidden_PW)[torch.argsort(windows.order_U).to(device)]
+        return out
 
 
 class Qwen25VL(VisionLanguageModel):

@@ -38,7 +38,8 @@ class QuickGeluMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x))
+        out: Tensor = self.fc2(x * torch.sigmoid(1.702 * x))
+        return out
 
 
 class VisionBlock(nn.Module):
@@ -51,7 +52,8 @@ class VisionBlock(nn.Module):
 
     def forward(self, hidden_PW: Tensor, cos_PH: Tensor, sin_PH: Tensor, segments: Segments) -> Tensor:
         hidden_PW = hidden_PW + self.attn(self.norm1(hidden_PW), cos_PH, sin_PH, segments)
-        return hidden_PW + self.mlp(self.norm2(hidden_PW))
+        out: Tensor = hidden_PW + self.mlp(self.norm2(hidden_PW))
+        return out
 
 
 class VisionTower(nn.Module):
@@ -72,7 +74,8 @@ class VisionTower(nn.Module):
         hidden_PW = self.patch_embed(patches_PV)
         for block in self.blocks:
             hidden_PW = block(hidden_PW, cos_PH, sin_PH, in_frames)
-        return self.merger(hidden_PW)
+        out: Tensor = self.merger(hidden_PW)
+        return out
 
 
 class Qwen2VL(VisionLanguageModel):

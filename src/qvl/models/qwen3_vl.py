@@ -57,7 +57,8 @@ class VisionMLP(nn.Module):
         self.linear_fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_fc2(nn.functional.gelu(self.linear_fc1(x), approximate="tanh"))
+        out: Tensor = self.linear_fc2(nn.functional.gelu(self.linear_fc1(x), approximate="tanh"))
+        return out
 
 
 class VisionBlock(nn.Module):
@@ -70,7 +71,8 @@ class VisionBlock(nn.Module):
 
     def forward(self, hidden_PW: Tensor, cos_PH: Tensor, sin_PH: Tensor, segments: Segments) -> Tensor:
         hidden_PW = hidden_PW + self.attn(self.norm1(hidden_PW), cos_PH, sin_PH, segments)
-        return hidden_PW + self.mlp(self.norm2(hidden_PW))
+        out: Tensor = hidden_PW + self.mlp(self.norm2(hidden_PW))
+        return out
 
 
 class PatchMerger(nn.Module):
@@ -91,7 +93,8 @@ class PatchMerger(nn.Module):
             blocks = self.norm(hidden_PW.view(-1, self.block_width))
         else:
             blocks = self.norm(hidden_PW).view(-1, self.block_width)
-        return self.linear_fc2(nn.functional.gelu(self.linear_fc1(blocks)))
+        out: Tensor = self.linear_fc2(nn.functional.gelu(self.linear_fc1(blocks)))
+        return out
 
 
 class VisionTower(nn.Module):
@@ -121,7 +124,8 @@ class VisionTower(nn.Module):
         table = self.pos_embed.weight
         weight_4P = weight_4P.to(table.device, torch.float32 if self.wide_shares else table.dtype)
         taps_4PW = self.pos_embed(index_4P.to(table.device)) * weight_4P[..., None]
-        return (taps_4PW[0] + taps_4PW[1] + taps_4PW[2] + taps_4PW[3]).to(table.dtype)
+        out: Tensor = (taps_4PW[0] + taps_4PW[1] + taps_4PW[2] + taps_4PW[3]).to(table.dtype)
+        return out
 
     def forward(self, patches_PV: Tensor, grids: Sequence[GridTHW]) -> Tensor:
         """All media packed → features in the same order, (T, D * (1 + DeepStack taps)).

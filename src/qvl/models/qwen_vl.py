@@ -69,7 +69,8 @@ class TowerAttention(nn.Module):
 
     def forward(self, hidden_PW: Tensor, pictures: Segments) -> Tensor:
         q_PNH, k_PNH, v_PNH = self.in_proj(hidden_PW).unflatten(-1, (self.num_heads, 3, -1)).unbind(2)
-        return self.out_proj(pictures.attend(q_PNH, k_PNH, v_PNH).flatten(1))
+        out: Tensor = self.out_proj(pictures.attend(q_PNH, k_PNH, v_PNH).flatten(1))
+        return out
 
 
 class TowerMLP(nn.Module):
@@ -81,7 +82,8 @@ class TowerMLP(nn.Module):
         self.c_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x)))
+        out: Tensor = self.c_proj(F.gelu(self.c_fc(x)))
+        return out
 
 
 class TowerBlock(nn.Module):
@@ -94,7 +96,8 @@ class TowerBlock(nn.Module):
 
     def forward(self, hidden_PW: Tensor, pictures: Segments) -> Tensor:
         hidden_PW = hidden_PW + self.attn(self.ln_1(hidden_PW), pictures)
-        return hidden_PW + self.mlp(self.ln_2(hidden_PW))
+        out: Tensor = hidden_PW + self.mlp(self.ln_2(hidden_PW))
+        return out
 
 
 class TowerBlocks(nn.Module):
@@ -122,7 +125,8 @@ class CrossAttention(nn.Module):
         v_BPD = product(v_BPD, weights[2], biases[2])
         split = (x.unflatten(-1, (-1, ADAPTER_HEAD_DIM)).transpose(1, 2) for x in (q_BQD, k_BPD, v_BPD))
         o_BNQH = F.scaled_dot_product_attention(*split)
-        return self.out_proj(o_BNQH.transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(o_BNQH.transpose(1, 2).flatten(2))
+        return out
 
 
 class Adapter(nn.Module):
@@ -145,7 +149,8 @@ class Adapter(nn.Module):
     def forward(self, hidden_BPW: Tensor) -> Tensor:
         v_BPD = self.ln_kv(self.kv_proj(hidden_BPW))
         k_BPD = v_BPD + stretched(self.pos_embed, v_BPD.shape[1])
-        return self.attn(self.ln_q(self.query) + self.pos_embed, k_BPD, v_BPD)
+        out: Tensor = self.attn(self.ln_q(self.query) + self.pos_embed, k_BPD, v_BPD)
+        return out
 
 
 class VisionTower(nn.Module):
@@ -234,7 +239,8 @@ class Attention(nn.Module):
         k_TNH = apply_rope(k_TNH, cos_TH, sin_TH).to(v_TNH.dtype)
         if logn_T11 is not None:
             q_TNH = q_TNH * logn_T11
-        return self.c_proj(attend(self.layer, q_TNH, k_TNH, v_TNH).flatten(1))
+        out: Tensor = self.c_proj(attend(self.layer, q_TNH, k_TNH, v_TNH).flatten(1))
+        return out
 
 
 class MLP(nn.Module):
@@ -247,7 +253,8 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.w1(x) * F.silu(self.w2(x)))
+        out: Tensor = self.c_proj(self.w1(x) * F.silu(self.w2(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -262,7 +269,8 @@ class Block(nn.Module):
         self, hidden_TD: Tensor, cos_TH: Tensor, sin_TH: Tensor, logn_T11: Tensor | None, attend: Attend
     ) -> Tensor:
         hidden_TD = hidden_TD + self.attn(self.ln_1(hidden_TD), cos_TH, sin_TH, logn_T11, attend)
-        return hidden_TD + self.mlp(self.ln_2(hidden_TD))
+        out: Tensor = hidden_TD + self.mlp(self.ln_2(hidden_TD))
+        return out
 
 
 class Qwen7B(nn.Module):
@@ -297,7 +305,8 @@ class Qwen7B(nn.Module):
             logn_T11 = logn_scale(positions_3T[0], config.seq_length).to(hidden_TD.dtype)[:, None, None]
         for block in self.h:
             hidden_TD = block(hidden_TD, cos_TH, sin_TH, logn_T11, attend)
-        return self.ln_f(hidden_TD if rows_S is None else hidden_TD[rows_S])
+        out: Tensor = self.ln_f(hidden_TD if rows_S is None else hidden_TD[rows_S])
+        return out
 
 
 class QwenVL(VisionLanguageModel):

@@ -78,7 +78,8 @@ class PatchEmbed(nn.Module):
         weight = self.proj.weight
         patches_PV = patches_PV.to(weight.dtype)
         if weight.device.type == "cpu" and weight.dtype != torch.float32 and multiplies_half():
-            return self.proj(patches_PV.view(-1, *weight.shape[1:])).flatten(1)
+            out: Tensor = self.proj(patches_PV.view(-1, *weight.shape[1:])).flatten(1)
+            return out
         return product(patches_PV, weight.flatten(1), self.proj.bias)
 
 
@@ -95,7 +96,8 @@ class VisionAttention(nn.Module):
         q_PNH, k_PNH, v_PNH = self.qkv(hidden_PW).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         # cos and sin are fp32, so the rotation is too
         q_PNH, k_PNH = apply_rope(q_PNH, cos_PH, sin_PH), apply_rope(k_PNH, cos_PH, sin_PH)
-        return self.proj(segments.attend(q_PNH, k_PNH, v_PNH).flatten(1))
+        out: Tensor = self.proj(segments.attend(q_PNH, k_PNH, v_PNH).flatten(1))
+        return out
 
 
 class PatchMerger(nn.Module):
@@ -115,4 +117,5 @@ class PatchMerger(nn.Module):
         )
 
     def forward(self, hidden_PW: Tensor) -> Tensor:
-        return self.mlp(self.ln_q(hidden_PW).view(-1, self.block_width))
+        out: Tensor = self.mlp(self.ln_q(hidden_PW).view(-1, self.block_width))
+        return out

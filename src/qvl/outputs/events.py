@@ -128,7 +128,7 @@ def _clock(
 
 
 def _fraction(digits: str) -> float:
-    return int(digits) / 10 ** len(digits)
+    return float(int(digits) / 10 ** len(digits))
 
 
 def _frame_seconds(number: int, clip: Clip) -> float:

@@ -65,4 +65,5 @@ class Rng:
         count = int(np.prod(shape))
         words = np.random.PCG64(int(self._random() * 2**53)).random_raw((count + 1) // 2).astype("<u8")
         fours = words.view(np.uint8)[: 4 * count].reshape(4, count).sum(axis=0, dtype=np.uint16)
-        return ((fours.astype(np.float32) - 510) / np.float32(147.8)).reshape(shape)
+        centred: np.ndarray = (fours.astype(np.float32) - 510) / np.float32(147.8)
+        return centred.reshape(shape)

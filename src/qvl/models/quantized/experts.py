@@ -38,7 +38,8 @@ class QuantizedExperts(nn.Module):
     def forward(self, hidden_TD: Tensor, expert: int) -> Tensor:
         parts = linears(list(cast(nn.ModuleList, self.inner[expert])), hidden_TD)
         gate_TI, up_TI = parts if len(parts) == 2 else parts[0].chunk(2, dim=-1)
-        return self.down[expert](up_TI * F.silu(gate_TI))
+        out: Tensor = self.down[expert](up_TI * F.silu(gate_TI))
+        return out
 
 
 def make_experts(scheme: Scheme, experts: Experts, tensors: Mapping[str, Tensor]) -> QuantizedExperts:

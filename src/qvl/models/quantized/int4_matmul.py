@@ -50,7 +50,8 @@ class Int4Linear(nn.Module):
         y_TO = product(rows_TI.contiguous(), self.packed, self.group_size, self.scales_and_shifts).to(x.dtype)
         if self.bias is not None:
             y_TO = y_TO + self.bias.to(x.dtype)
-        return y_TO.view(*x.shape[:-1], self.out_features)
+        out: Tensor = y_TO.view(*x.shape[:-1], self.out_features)
+        return out
 
     @property
     def num_bytes(self) -> int:
@@ -101,11 +102,13 @@ def _pack(codes_OI: Tensor) -> Tensor:
 def _pack_cuda(codes_OI: Tensor) -> Tensor:
     tiles = next(t for t in _INNER_TILES if codes_OI.shape[1] % (16 * t) == 0)
     pairs = (codes_OI[:, 0::2] << 4 | codes_OI[:, 1::2]).contiguous()  # the even input in the high nibble
-    return torch.ops.aten._convert_weight_to_int4pack(pairs, tiles)
+    out: Tensor = torch.ops.aten._convert_weight_to_int4pack(pairs, tiles)
+    return out
 
 
 def _pack_cpu(codes_OI: Tensor) -> Tensor:
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes_OI.int(), 1)
+    out: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes_OI.int(), 1)
+    return out
 
 
 # device → (packing, product)
