@@ -17,7 +17,7 @@ from targets import COLOUR_CLASS, SHAPE_CLASS
 from tokenizer import SPECIAL, build  # noqa: F401  (SPECIAL is part of this module's interface)
 
 from qvl.inputs.positions import VisualBlock, mrope_positions
-from qvl.synth import KINDS, TRAIN_SEEDS, Clip, make, scenes, screen
+from qvl.synth import KINDS, TRAIN_SEEDS, Clip, make, scenes, screen, words
 from qvl.synth import chart as charts
 from qvl.synth import clip as clips
 from qvl.synth import field as fields
@@ -74,6 +74,12 @@ FONTS = sorted(p.name for p in (resources.files("qvl.synth") / "fonts").iterdir(
 def word(rng: random.Random, level: float) -> str:
     r = rng.random() if level > 0.25 else rng.uniform(0, 0.4)
     n = rng.randint(1, 7)
+    if rng.random() < 0.3 * level:
+        # lower case is in screens, pages and everybody's text, but in none of the kinds that are read most
+        text = (
+            rng.choice(words.COMMON) if rng.random() < 0.5 else "".join(rng.choice(LOWER) for _ in range(n))
+        )
+        return text.capitalize() if rng.random() < 0.4 else text
     if r < 0.4:
         return "".join(rng.choice(UPPER + DIGITS) for _ in range(n))
     if r < 0.65:
