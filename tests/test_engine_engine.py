@@ -8,12 +8,12 @@ import torch
 
 from qvl.backends.answer import conversation
 from qvl.catalog.config import read_config
+from qvl.checkpoint.generation_config import GenerationDefaults
 from qvl.engine.engine import Engine, EngineOptions, Event
-from qvl.engine.generation_config import GenerationDefaults
 from qvl.engine.memory import plan_memory
-from qvl.engine.sampling import SamplingParams
 from qvl.errors import CapacityError, ConfigError
 from qvl.inputs.processor import ModelInputs, Processor
+from qvl.inputs.sampling import SamplingParams
 from qvl.models.attention import CausalAttention
 from qvl.models.checkpoint import load_model
 from qvl.models.fused_decode import FusedDecode

@@ -17,7 +17,7 @@ from qvl.engine.encoder import Abandoned, Encoder, before_each_block
 from qvl.engine.engine import Engine, EngineOptions, Event
 from qvl.engine.loop import EngineLoop
 from qvl.engine.pace import FEWEST_TOKENS, Pace
-from qvl.engine.sampling import SamplingParams
+from qvl.inputs.sampling import SamplingParams
 
 GREEDY = SamplingParams(max_new_tokens=12, ignore_eos=True)
 

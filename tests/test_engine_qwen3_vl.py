@@ -16,8 +16,8 @@ from qvl.backends.answer import conversation
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 from qvl.engine.engine import Engine, EngineOptions
 from qvl.engine.memory import plan_memory
-from qvl.engine.sampling import SamplingParams
 from qvl.inputs.processor import ModelInputs, Processor
+from qvl.inputs.sampling import SamplingParams
 from qvl.models import build
 from qvl.models.attention import CausalAttention
 from qvl.models.base import VisionLanguageModel, initialize

@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 import torch
 
-from qvl.engine.generation_config import read_generation_config
-from qvl.engine.sampling import Sampler, SamplingParams
+from qvl.checkpoint.generation_config import read_generation_config
+from qvl.engine.sampling import Sampler
 from qvl.errors import ConfigError, PromptError
+from qvl.inputs.sampling import SamplingParams
 
 LOGITS = torch.tensor([0.0, 3.0, 2.0, 1.0, -1.0, float("-inf")])
 

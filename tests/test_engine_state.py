@@ -21,10 +21,10 @@ from qvl.catalog.models import config_of
 from qvl.engine.block_pool import SlotPool
 from qvl.engine.engine import Engine, EngineOptions
 from qvl.engine.memory import plan_memory
-from qvl.engine.sampling import SamplingParams
 from qvl.engine.state import StateStore
 from qvl.errors import CapacityError
 from qvl.inputs.processor import ModelInputs, Processor
+from qvl.inputs.sampling import SamplingParams
 from qvl.models.attention import CausalAttention, State
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import load_model

@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from qvl.backends.answer import conversation
+from qvl.checkpoint.generation_config import GenerationDefaults
 from qvl.engine.engine import Engine, EngineOptions
-from qvl.engine.generation_config import GenerationDefaults
 from qvl.engine.kv import KVStore
 from qvl.engine.memory import plan_memory
 from qvl.engine.runner import Runner
-from qvl.engine.sampling import SamplingParams
 from qvl.engine.scheduler import Chunk, Sequence, Step
 from qvl.engine.static_decode import StaticDecode, batch_sizes, can_be_static, static_decode
 from qvl.inputs.processor import ModelInputs, Processor
+from qvl.inputs.sampling import SamplingParams
 from qvl.models.checkpoint import load_model
 from qvl.units import GiB
 

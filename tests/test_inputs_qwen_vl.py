@@ -16,7 +16,7 @@ from PIL import Image
 
 import qwen_vl_small as small
 from qvl.catalog.config import read_config
-from qvl.engine.generation_config import read_generation_config
+from qvl.checkpoint.generation_config import read_generation_config
 from qvl.errors import ConfigError, MediaError, PromptError
 from qvl.inputs.geometry import Size
 from qvl.inputs.patches import CLIP_MEAN, CLIP_STD

@@ -16,8 +16,8 @@ from qvl.backends.native import load
 from qvl.engine.engine import Engine, EngineOptions
 from qvl.engine.memory import plan_memory
 from qvl.engine.prefix import ROOT, prompt_root
-from qvl.engine.sampling import SamplingParams
 from qvl.inputs.processor import ModelInputs, Processor
+from qvl.inputs.sampling import SamplingParams
 from qvl.models.attention import CausalAttention
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import load_model

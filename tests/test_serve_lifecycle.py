@@ -11,8 +11,8 @@ import pytest
 import qvl
 from qvl.engine.engine import Event
 from qvl.engine.loop import EngineLoop
-from qvl.engine.sampling import SamplingParams
 from qvl.errors import BackendError, CapacityError, ConfigError
+from qvl.inputs.sampling import SamplingParams
 from qvl.serve.server import bind
 from serve_live import asking, data_url, live, picture, png
 

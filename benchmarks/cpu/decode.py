@@ -100,7 +100,7 @@ def time_ours(
     from qvl.backends.native import available_bytes
     from qvl.engine.engine import Engine, EngineOptions
     from qvl.engine.memory import plan_memory
-    from qvl.engine.sampling import SamplingParams
+    from qvl.inputs.sampling import SamplingParams
     from qvl.models.checkpoint import load_model
 
     began = time.perf_counter()

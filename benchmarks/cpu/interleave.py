@@ -20,9 +20,9 @@ import torch
 import qvl
 from qvl.backends.answer import conversation
 from qvl.engine.engine import Engine, EngineOptions
-from qvl.engine.sampling import SamplingParams
 from qvl.evaluate.load_requests import parse_size
 from qvl.evaluate.load_test import percentile
+from qvl.inputs.sampling import SamplingParams
 
 
 def one_run(model: Any, pictures: list[Any], every: int, tokens: int, interleave: bool) -> dict[str, Any]:

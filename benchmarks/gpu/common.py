@@ -30,8 +30,8 @@ from qvl.catalog.config import ModelConfig  # noqa: E402
 from qvl.catalog.models import config_of  # noqa: E402
 from qvl.engine.engine import Engine, EngineOptions  # noqa: E402
 from qvl.engine.memory import EngineMemory, plan_memory  # noqa: E402
-from qvl.engine.sampling import SamplingParams  # noqa: E402
 from qvl.inputs.processor import ModelInputs  # noqa: E402
+from qvl.inputs.sampling import SamplingParams  # noqa: E402
 from qvl.models import build  # noqa: E402
 from qvl.models.base import VisionLanguageModel  # noqa: E402
 

@@ -33,6 +33,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "qvl.doctor.patient": ("qvl.doctor.endpoint", "qvl.doctor.compare"),
     "qvl.doctor.pictures": ("qvl.doctor.images",),
     "qvl.doctor.standard": ("qvl.doctor.expected",),
+    "qvl.engine.generation_config": ("qvl.checkpoint.generation_config",),
     "qvl.models.check": (
         "qvl.checkpoint.check",
         "qvl.checkpoint.check.finding",
@@ -67,6 +68,7 @@ NAMES: dict[str, str] = {
     "qvl.outputs.repetition:Part": "qvl.backends.retry:Part",
     "qvl.outputs.repetition:ask_guarded": "qvl.backends.retry:ask_watched",
     "qvl.backends.native:MINI_FOLDER": "qvl.checkpoint.hub:MINI_FOLDER",
+    "qvl.engine.sampling:GREEDY_TEMPERATURE": "qvl.inputs.sampling:GREEDY_TEMPERATURE",
     "qvl.models.check:Subject": "qvl.checkpoint.checkpoint:Checkpoint",
     "qvl.models.check.quantised:stored_scheme": "qvl.checkpoint.compare:expected_tensors",
     "qvl.models.checkpoint:TensorEntry": "qvl.checkpoint.weight_files:StoredTensor",

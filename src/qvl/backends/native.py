@@ -24,13 +24,14 @@ from qvl.backends.base import Stream
 from qvl.backends.model import Model, as_list
 from qvl.catalog.config import Family, ModelConfig
 from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qvl.checkpoint.generation_config import GenerationDefaults
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
-from qvl.engine.generation_config import GenerationDefaults, read_generation_config
 from qvl.engine.memory import DEFAULT_FEATURE_BYTES, EngineMemory, plan_memory
-from qvl.engine.sampling import Logprob, SamplingParams
+from qvl.engine.sampling import Logprob
 from qvl.errors import BackendError, ConfigError
 from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import ModelInputs, Processor
+from qvl.inputs.sampling import SamplingParams
 from qvl.models.base import VisionLanguageModel
 from qvl.models.checkpoint import load_model
 from qvl.models.on_load import BITS
@@ -92,7 +93,7 @@ def load(
     if kv not in KV_TORCH_DTYPES:
         raise ConfigError(f"kv_dtype {kv_dtype!r}: known: auto, {', '.join(KV_TORCH_DTYPES)}")
     processor = checkpoint.processor
-    defaults = read_generation_config(checkpoint.folder, config.eos_token_ids)
+    defaults = checkpoint.generation
     limit = defaults.sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
     defaults = replace(defaults, sampling=replace(defaults.sampling, max_new_tokens=limit))
     kv_name: KvDtype = kv  # type: ignore[assignment]
@@ -150,7 +151,9 @@ def _dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
     """fp16 is slow on CPUs: plain weights become fp32, which holds them; what quantisers left in fp16 becomes bf16,
     so that it stays as small as planned."""
     if name == "auto":
-        found = getattr(torch, config.dtype, torch.bfloat16)
+        found: torch.dtype | None = getattr(torch, config.dtype, None)
+        if found is None or found not in _SHORT:
+            raise ConfigError(f"config.json's dtype {config.dtype!r}: known: {', '.join(_TORCH)}; give dtype")
         if found != torch.float16 or device.type != "cpu":
             return found
         return torch.float32 if config.quantization is None else torch.bfloat16

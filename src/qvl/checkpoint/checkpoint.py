@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qvl.catalog.config import ModelConfig, read_config
 from qvl.checkpoint.compare import Comparison, Expected, compare, expected_tensors
+from qvl.checkpoint.generation_config import GenerationDefaults, read_generation_config
 from qvl.checkpoint.hub import find_checkpoint, named_source
 from qvl.checkpoint.quantization import Quantization, read_quantization
 from qvl.checkpoint.stored import StoredWeights, read_stored
@@ -69,6 +70,11 @@ class Checkpoint:
     def comparison(self) -> Comparison:
         """What is there against what is expected. Raises: ConfigError."""
         return compare(self.expected, self.stored.tensors)
+
+    @cached_property
+    def generation(self) -> GenerationDefaults:
+        """How it wants answers drawn, and where they end. Raises: ConfigError."""
+        return read_generation_config(self.folder, self.config.eos_token_ids)
 
     # The planner opens checkpoints for their configs: tokenizers and templates are imported when they are read.
 

@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from qvl.checkpoint.generation_config import GenerationDefaults
 from qvl.engine.block_pool import BlockPool, SlotPool
 from qvl.engine.encoder import Abandoned, Encoder
 from qvl.engine.feature_cache import FeatureCache
-from qvl.engine.generation_config import GenerationDefaults
 from qvl.engine.kv import KVStore
 from qvl.engine.memory import EngineMemory
 from qvl.engine.pace import Pace
 from qvl.engine.prefix import Visual, prompt_root
 from qvl.engine.runner import Runner
-from qvl.engine.sampling import Constraint, Logprob, Sampler, SamplingParams
+from qvl.engine.sampling import Constraint, Logprob, Sampler
 from qvl.engine.scheduler import Chunk, Scheduler, Sequence, Step
 from qvl.engine.state import StateStore
 from qvl.engine.static_decode import static_decode
 from qvl.engine.stopping import StopText
 from qvl.errors import CapacityError, QvlError
+from qvl.inputs.sampling import SamplingParams
 from qvl.plan.engines import encoder_bytes_per_token
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from qvl.engine.engine import Engine, Event
 from qvl.errors import BackendError, QvlError
 
 if TYPE_CHECKING:
-    from qvl.engine.sampling import Constraint, SamplingParams
+    from qvl.engine.sampling import Constraint
     from qvl.inputs.processor import ModelInputs
+    from qvl.inputs.sampling import SamplingParams
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from qvl.engine.sampling import Logprob, SamplingParams
+from qvl.engine.sampling import Logprob
 from qvl.errors import QvlError
 from qvl.inputs.processor import MediaSettings
+from qvl.inputs.sampling import SamplingParams
 from qvl.outputs.thinking import Piece, ThinkSplitter
 from qvl.serve.problems import Problem, overloaded, problem_of, to_json
 from qvl.serve.schema import ChatRequest, Message, NamedTool, TokenizeRequest

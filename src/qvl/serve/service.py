@@ -32,7 +32,8 @@ from qvl.serve.tools import write_tools
 
 if TYPE_CHECKING:
     from qvl.backends.native import NativeModel
-    from qvl.engine.sampling import Constraint, SamplingParams
+    from qvl.engine.sampling import Constraint
+    from qvl.inputs.sampling import SamplingParams
 
 # OpenAI's detail "low": about a thumbnail
 LOW_DETAIL_PIXELS = 512 * 512

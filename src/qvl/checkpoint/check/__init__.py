@@ -75,7 +75,7 @@ def _examine(checkpoint: Checkpoint, tensor_parallel_size: int | None) -> Iterat
             "error", "quantization-unreadable", str(e), "take a version of the model that can be read"
         )
     yield from weights.file_findings(checkpoint.stored)
-    if readable and checkpoint.stored.tensors:
+    if readable and (checkpoint.stored.tensors or not checkpoint.stored.faults):
         for finding in (*quantised.findings(checkpoint), *weights.tensor_findings(checkpoint)):
             yield _in_own_names(finding, checkpoint)
     if readable:

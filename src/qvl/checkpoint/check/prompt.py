@@ -37,11 +37,12 @@ def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         found += _tokenizer(checkpoint)
         found += _processor(checkpoint)
         found += _generation(checkpoint)
-    if not any(finding.level == "error" for finding in found):
-        try:  # what else loading refuses
-            assert checkpoint.processor
-        except QvlError as e:
-            found.append(Finding("error", "processor", str(e), _ORIGINAL))
+    for rule in ("processor", "generation"):  # what else loading refuses
+        if not any(finding.level == "error" for finding in found):
+            try:
+                getattr(checkpoint, rule)
+            except QvlError as e:
+                found.append(Finding("error", rule, str(e), _ORIGINAL))
     yield from found
 
 

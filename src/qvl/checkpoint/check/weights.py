@@ -156,9 +156,14 @@ def _mismatches(checkpoint: Checkpoint) -> Iterator[Finding]:
             "error", "dtypes", f"{len(odd)} tensors are stored in a dtype that can't be: {listed(odd, 4)}",
             "save plain tensors in bfloat16 or float16, quantised ones as their library writes them",
         )  # fmt: skip
+    said = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}.get(checkpoint.config.dtype)
+    if said is None:
+        yield Finding(
+            "error", "dtype", f"config.json says {checkpoint.config.dtype}, which no network computes in",
+            "set torch_dtype to bfloat16, float16 or float32",
+        )  # fmt: skip
     plain = {tensors[name].dtype for name in comparison.expected.shapes if name in tensors}
     kinds = sorted(plain.intersection(PLAIN_DTYPES))
-    said = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}.get(checkpoint.config.dtype)
     if checkpoint.quantization is None and said and said not in kinds and kinds:
         yield Finding(
             "note", "dtype-said", f"config.json says {checkpoint.config.dtype}, the files hold {' and '.join(kinds)}",

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qvl.engine.sampling import SamplingParams
 from qvl.errors import ConfigError, PromptError
+from qvl.inputs.sampling import SamplingParams
 
 log = logging.getLogger(__name__)
 
