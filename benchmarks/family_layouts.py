@@ -35,7 +35,7 @@ from qvl.catalog.config import read_config
 from qvl.checkpoint.names import published_names
 from qvl.engine.engine import Engine, EngineOptions
 from qvl.engine.memory import plan_memory
-from qvl.inputs.geometry import Grid, Size
+from qvl.geometry import Grid, Size
 from qvl.inputs.positions import VisualBlock, first_generation_positions, mrope_positions
 from qvl.inputs.processor import MediaSpan, ModelInputs
 from qvl.inputs.sampling import SamplingParams

@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 
 from qvl.cli.main import main as qvl
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.actions import parse_actions
 from qvl.outputs.boxes import Box
 from qvl.outputs.draw import Drawing, DryRun, draw_places

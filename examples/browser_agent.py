@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from qvl.errors import OutputError, QvlError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.actions import (
     Action,
     Click,

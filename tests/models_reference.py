@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from qvl.inputs.geometry import Grid
+from qvl.geometry import Grid
 from qvl.inputs.positions import Positions, VisualBlock, mrope_positions
 from qvl.models.attention import CausalAttention
 from qvl.models.base import VisionLanguageModel

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "qvl"
 # Rooms in one inner list stand side by side and may not see each other's right neighbours.
 ORDER = [
-    "moved", "errors", "units", "catalog", "inputs", "plan", "outputs", "synth", "checkpoint", "models", "engine",
-    "quantize", "tune", "backends", "evaluate", "doctor", "audit", "serve", "cli",
+    "moved", "errors", "units", "geometry", "catalog", "inputs", "plan", "outputs", "synth", "checkpoint",
+    "models", "engine", "quantize", "tune", "backends", "evaluate", "doctor", "audit", "serve", "cli",
 ]  # fmt: skip
 NO_TORCH = set(ORDER[: ORDER.index("models")]) | {"evaluate", "doctor", "audit", "serve", "cli"}
 TORCH_OK_FILES = {"backends/native.py"}

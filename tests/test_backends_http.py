@@ -208,7 +208,7 @@ def test_without_a_family_pictures_are_sent_and_no_size_is_claimed(server):
 
 
 def test_frames_are_sent_as_a_clip_that_reads_back_at_their_rate(server):
-    from qvl.inputs.geometry import default_video_limits
+    from qvl.geometry import default_video_limits
     from qvl.inputs.video import load_video
 
     frames = np.zeros((6, 56, 84, 3), np.uint8)

@@ -12,7 +12,7 @@ from qvl.backends.retry import ask_watched, check_retry
 from qvl.backends.tasks import run_task
 from qvl.cli.main import main
 from qvl.errors import PromptError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 
 LOOP = "The quick brown fox jumps over the lazy dog near the river bank.\n" * 40
 LOOPING_BOX = (

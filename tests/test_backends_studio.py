@@ -30,7 +30,7 @@ from qvl.backends.studio import (
 from qvl.catalog.prices import price_book
 from qvl.cli.main import main
 from qvl.errors import BackendError, CapacityError, PlanError, PromptError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from studio_server import FLAGSHIPS, KEY, Studio, picture_tokens
 
 BOOK = price_book()

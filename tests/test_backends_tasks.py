@@ -9,7 +9,7 @@ from PIL import Image
 from qvl.backends.fake import FakeModel
 from qvl.backends.tasks import draw_result, run_task, task_prompt, tool_system_prompt
 from qvl.errors import BackendError, OutputError, PromptError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.actions import Click, Swipe
 from qvl.outputs.boxes import write_boxes
 from qvl.outputs.mapping import CONVENTIONS, PictureMap, iou, picture_map

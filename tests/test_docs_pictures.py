@@ -49,7 +49,7 @@ def box_json(x1, y1, x2, y2, label="red circle"):
 
 def seen(name, *values):
     """Places of the file as the model sees it."""
-    from qvl.inputs.geometry import Size
+    from qvl.geometry import Size
     from qvl.outputs.mapping import picture_map
 
     image = load_image(str(ROOT / "examples" / name))

@@ -21,7 +21,7 @@ from openai_server import openai_server, reply
 from qvl.evaluate.load_plot import check_plot, save_plot
 from qvl.evaluate.load_requests import LoadError, Workload, parse_size, request_bodies
 from qvl.evaluate.load_test import Arrivals, LoadResult, Outcome, percentile, put_under_load, summary
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 
 # what is sent
 

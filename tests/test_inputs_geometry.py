@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvl.errors import MediaError
-from qvl.inputs.geometry import (
+from qvl.geometry import (
     QWEN2_IMAGE,
     QWEN3_IMAGE,
     QWEN3_VIDEO,
@@ -280,7 +280,7 @@ def test_timestamps_equal_transformers():
 
 
 def test_geometry_needs_no_numpy():
-    code = "import sys, qvl.inputs.geometry; print('numpy' in sys.modules)"
+    code = "import sys, qvl.geometry; print('numpy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 

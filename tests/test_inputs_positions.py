@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvl.errors import PromptError
-from qvl.inputs.geometry import Grid
+from qvl.geometry import Grid
 from qvl.inputs.positions import VisualBlock, mrope_positions
 
 

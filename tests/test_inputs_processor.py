@@ -10,7 +10,7 @@ from PIL import Image
 from inputs_small import CHECKPOINT_TEMPLATE, PREPROCESSOR, write_checkpoint
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 from qvl.errors import ConfigError, MediaError, PromptError
-from qvl.inputs.geometry import Grid, Size
+from qvl.geometry import Grid, Size
 from qvl.inputs.patches import from_patches
 from qvl.inputs.processor import Processor
 

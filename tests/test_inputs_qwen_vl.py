@@ -18,7 +18,7 @@ import qwen_vl_small as small
 from qvl.catalog.config import read_config
 from qvl.checkpoint.generation_config import read_generation_config
 from qvl.errors import ConfigError, MediaError, PromptError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.inputs.patches import CLIP_MEAN, CLIP_STD
 from qvl.inputs.processor import MediaSettings, Processor
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from qvl.errors import MediaError
+from qvl.geometry import QWEN3_VIDEO, VideoLimits, frame_indices
 from qvl.inputs import video as video_module
-from qvl.inputs.geometry import QWEN3_VIDEO, VideoLimits, frame_indices
 from qvl.inputs.video import choose_frames, load_video
 
 LIMITS = VideoLimits(min_pixels=784, max_pixels=64 * 784, total_pixels=10**9)

@@ -23,7 +23,7 @@ from qvl.catalog.config import TextConfig, read_config
 from qvl.catalog.config_write import config_dict
 from qvl.catalog.models import config_of
 from qvl.errors import CheckpointError, ConfigError
-from qvl.inputs.geometry import Grid
+from qvl.geometry import Grid
 from qvl.inputs.positions import VisualBlock, mrope_positions
 from qvl.models import build
 from qvl.models.attention import CausalAttention, State, runs

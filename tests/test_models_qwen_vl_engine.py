@@ -205,7 +205,7 @@ def test_ask_on_the_command_line_tells_the_tokens_and_answers(
 
 
 def test_boxes_of_an_answer_land_in_the_original_picture() -> None:
-    from qvl.inputs.geometry import Size
+    from qvl.geometry import Size
     from qvl.outputs.boxes import parse_boxes
     from qvl.outputs.mapping import picture_map
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvl.errors import OutputError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.actions import (
     COMPUTER,
     MOBILE,

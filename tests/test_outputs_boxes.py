@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from qvl.errors import OutputError
-from qvl.inputs.geometry import PixelLimits, Size
+from qvl.geometry import PixelLimits, Size
 from qvl.outputs.boxes import Box, Point, Quad, parse_boxes, write_boxes
 from qvl.outputs.mapping import (
     CONVENTIONS,

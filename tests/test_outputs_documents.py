@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvl.errors import OutputError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.blocks import Block, Run
 from qvl.outputs.documents import parse_document
 from qvl.outputs.export import (

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from qvl.errors import OutputError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs import draw
 from qvl.outputs.actions import Click, Drag, LongPress, Move, Scroll, Swipe, TypeText
 from qvl.outputs.boxes import Box, parse_boxes, write_boxes

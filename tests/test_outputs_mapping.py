@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from qvl.errors import MediaError, OutputError
-from qvl.inputs.geometry import QWEN2_IMAGE, QWEN3_IMAGE, PixelLimits, Size, smart_resize
+from qvl.geometry import QWEN2_IMAGE, QWEN3_IMAGE, PixelLimits, Size, smart_resize
 from qvl.outputs.mapping import (
     CONVENTIONS,
     GEN1_SIZE,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.repetition import (
     LIMITS,
     RepetitionGuard,

@@ -10,7 +10,7 @@ import torch
 from mini_schedule import TOWER_SHARE
 from targets import CELL, dense_targets, role_of
 
-from qvl.inputs.geometry import Grid
+from qvl.geometry import Grid
 from qvl.synth import Clip
 
 IMAGE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

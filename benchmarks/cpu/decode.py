@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from qvl.catalog.config import ModelConfig, read_config
-from qvl.inputs.geometry import Grid, PixelLimits, Size, visual_token_count
+from qvl.geometry import Grid, PixelLimits, Size, visual_token_count
 from qvl.inputs.patches import to_patches
 from qvl.inputs.positions import VisualBlock, mrope_positions
 from qvl.inputs.processor import MediaSpan, ModelInputs

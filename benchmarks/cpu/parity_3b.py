@@ -49,7 +49,7 @@ def prompt(checkpoint: Path, text_tokens: int, height: int, width: int) -> dict[
 
 
 def run_ours(checkpoint: Path, p: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
-    from qvl.inputs.geometry import Grid
+    from qvl.geometry import Grid
     from qvl.inputs.positions import VisualBlock, mrope_positions
     from qvl.models.attention import CausalAttention
     from qvl.models.checkpoint import load_model

@@ -15,7 +15,7 @@ import torch
 from common import arguments, device_of, goal, matmul_rate, random_model, report, seconds, shape
 
 from qvl.catalog.config import VisionConfig
-from qvl.inputs.geometry import PixelLimits, Size, smart_resize
+from qvl.geometry import PixelLimits, Size, smart_resize
 from qvl.inputs.patches import to_patches
 from qvl.models.base import VisionLanguageModel
 from qvl.models.qwen2_5_vl import window_index

@@ -34,6 +34,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "qvl.doctor.pictures": ("qvl.doctor.images",),
     "qvl.doctor.standard": ("qvl.doctor.expected",),
     "qvl.engine.generation_config": ("qvl.checkpoint.generation_config",),
+    "qvl.inputs.geometry": ("qvl.geometry",),
     "qvl.models.check": (
         "qvl.checkpoint.check",
         "qvl.checkpoint.check.finding",

@@ -11,7 +11,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["qvl.outputs"]):
-    from qvl.inputs.geometry import Size
+    from qvl.geometry import Size
     from qvl.outputs.actions import parse_actions
     from qvl.outputs.boxes import parse_boxes
     from qvl.outputs.documents import parse_document

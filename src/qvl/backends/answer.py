@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 
 if TYPE_CHECKING:
     from qvl.backends.spend import Cost

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from qvl.backends.answer import Answer, MediaSize
 from qvl.catalog.config import Family
 from qvl.errors import PromptError
-from qvl.inputs.geometry import PixelLimits
+from qvl.geometry import PixelLimits
 from qvl.outputs.thinking import Piece
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from qvl.backends.studio import image_rule_key, stable_name
 from qvl.backends.transport import Transport
 from qvl.catalog.config import Family
 from qvl.errors import BackendError, CatalogError, MediaError
-from qvl.inputs.geometry import PixelLimits
+from qvl.geometry import PixelLimits
 from qvl.outputs.mapping import DEFAULT_LIMITS, check_family
 
 

@@ -18,8 +18,8 @@ from qvl.backends.media import image_limits, prepare
 from qvl.backends.model import Model
 from qvl.catalog.config import Family
 from qvl.errors import BackendError
+from qvl.geometry import PixelLimits
 from qvl.inputs.chat import read_messages
-from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import MediaSettings
 from qvl.outputs.mapping import check_family
 from qvl.outputs.thinking import Piece, split_thinking

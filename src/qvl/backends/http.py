@@ -43,8 +43,8 @@ from qvl.backends.wire import Reply, assembled, data_lines, read_chunk, read_rep
 from qvl.catalog.config import Family
 from qvl.catalog.prices import price_book
 from qvl.errors import BackendError, PlanError, PromptError, nearest
+from qvl.geometry import PixelLimits
 from qvl.inputs.chat import read_messages
-from qvl.inputs.geometry import PixelLimits
 from qvl.inputs.processor import MediaSettings
 from qvl.outputs.mapping import check_family
 from qvl.outputs.thinking import CLOSE, OPEN, Piece, ThinkSplitter

@@ -19,8 +19,7 @@ from PIL import Image
 from qvl.backends.answer import MediaSize
 from qvl.catalog.config import Family
 from qvl.errors import MediaError, PromptError
-from qvl.inputs.chat import MediaItem
-from qvl.inputs.geometry import (
+from qvl.geometry import (
     QWEN3_VIDEO,
     PixelLimits,
     Size,
@@ -30,6 +29,7 @@ from qvl.inputs.geometry import (
     grid_of,
     visual_token_count,
 )
+from qvl.inputs.chat import MediaItem
 from qvl.inputs.image import DEFAULT_LIMITS, FORMATS, load_image, read_source
 from qvl.inputs.patches import resize
 from qvl.inputs.processor import MediaSettings

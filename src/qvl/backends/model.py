@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from qvl.backends.answer import Answer, conversation
 from qvl.backends.base import Stream
 from qvl.catalog.config import Family
-from qvl.inputs.geometry import PixelLimits
+from qvl.geometry import PixelLimits
 
 if TYPE_CHECKING:
     from qvl.backends.base import Backend

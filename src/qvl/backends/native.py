@@ -29,7 +29,7 @@ from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
 from qvl.engine.memory import DEFAULT_FEATURE_BYTES, EngineMemory, plan_memory
 from qvl.engine.sampling import Logprob
 from qvl.errors import BackendError, ConfigError
-from qvl.inputs.geometry import PixelLimits
+from qvl.geometry import PixelLimits
 from qvl.inputs.processor import ModelInputs, Processor
 from qvl.inputs.sampling import SamplingParams
 from qvl.models.base import VisionLanguageModel

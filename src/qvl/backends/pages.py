@@ -20,7 +20,7 @@ from PIL import Image
 from qvl.backends.base import Backend
 from qvl.backends.tasks import TaskAnswer, joined_results, run_task
 from qvl.errors import MediaError, PromptError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.inputs.image import DEFAULT_LIMITS, check_pixels, load_image, read_source
 from qvl.outputs.blocks import Page
 from qvl.outputs.documents import parse_document

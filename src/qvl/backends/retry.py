@@ -14,7 +14,7 @@ from typing import Any, Literal
 from qvl.backends.answer import Answer
 from qvl.backends.base import Stream
 from qvl.errors import PromptError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.mapping import Rect
 from qvl.outputs.repetition import RepetitionGuard, halves
 

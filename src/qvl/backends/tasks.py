@@ -21,7 +21,7 @@ from qvl.backends.media import image_size, video_limits
 from qvl.backends.retry import Retry, ask_watched
 from qvl.catalog.config import Family
 from qvl.errors import OutputError, PromptError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.inputs.image import load_image
 from qvl.inputs.processor import MediaSettings
 from qvl.outputs.actions import ActionResult, Click, parse_actions, screen_convention

@@ -249,7 +249,7 @@ def _ask_watched(
     from qvl.backends.answer import media_item
     from qvl.backends.retry import ask_watched
     from qvl.backends.tasks import cut
-    from qvl.inputs.geometry import Size
+    from qvl.geometry import Size
     from qvl.inputs.image import load_image
 
     single = retry == "crop" and len(media) == 1 and media_item(media[0])["type"] == "image"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qvl.doctor import Baseline, EndpointUnderTest, Report
     from qvl.doctor.expected import ExpectedAnswers
     from qvl.doctor.report import Result
-    from qvl.inputs.geometry import PixelLimits
+    from qvl.geometry import PixelLimits
 
 
 def run(

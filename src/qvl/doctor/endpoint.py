@@ -14,7 +14,7 @@ from qvl.doctor.compare import NUM_LOGPROBS, Gap, Question, Reply, gap, reply_of
 from qvl.doctor.expected import ExpectedAnswers
 from qvl.doctor.images import blocks
 from qvl.errors import BackendError, PromptError
-from qvl.inputs.geometry import PixelLimits, Size
+from qvl.geometry import PixelLimits, Size
 
 if TYPE_CHECKING:
     import numpy as np

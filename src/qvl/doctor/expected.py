@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from qvl.backends.answer import conversation
 from qvl.backends.base import Backend
 from qvl.doctor.compare import NUM_LOGPROBS, Question, Reply, reply_of, token_bytes_of
-from qvl.inputs.geometry import PixelLimits
+from qvl.geometry import PixelLimits
 
 
 class ExpectedAnswers(Protocol):

@@ -9,7 +9,7 @@ from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.probe import EvidenceImage, Finding, Probe, not_supported
 from qvl.doctor.sets import asked
 from qvl.doctor.statistics import sign_flip
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.boxes import Box, find_places, parse_boxes
 from qvl.outputs.mapping import (
     CONVENTIONS,

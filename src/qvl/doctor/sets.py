@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qvl.backends.tasks import is_plain, task_prompt
 from qvl.doctor.compare import Question, Reply
 from qvl.doctor.endpoint import EndpointUnderTest
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.mapping import Rect, iou
 
 if TYPE_CHECKING:

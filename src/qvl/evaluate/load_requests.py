@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qvl.errors import QvlError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qvl.errors import PromptError
-from qvl.inputs.geometry import Grid, visual_token_count
+from qvl.geometry import Grid, visual_token_count
 
 
 class VisualBlock(NamedTuple):

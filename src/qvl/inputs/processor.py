@@ -18,8 +18,7 @@ import numpy as np
 
 from qvl.catalog.config import Family, ModelConfig, read_config
 from qvl.errors import ConfigError, MediaError, PromptError
-from qvl.inputs.chat import ROLES, ChatTemplate, Kind, MediaItem, Message, read_messages
-from qvl.inputs.geometry import (
+from qvl.geometry import (
     QWEN2_IMAGE,
     QWEN3_IMAGE,
     QWEN3_VIDEO,
@@ -33,6 +32,7 @@ from qvl.inputs.geometry import (
     smart_resize,
     visual_token_count,
 )
+from qvl.inputs.chat import ROLES, ChatTemplate, Kind, MediaItem, Message, read_messages
 from qvl.inputs.image import DEFAULT_LIMITS, ImageLimits, load_image
 from qvl.inputs.patches import CLIP_MEAN, CLIP_STD, HALF, resize, to_patches
 from qvl.inputs.positions import VisualBlock, first_generation_positions, mrope_positions

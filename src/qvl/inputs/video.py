@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from qvl.errors import MediaError
-from qvl.inputs.geometry import (
+from qvl.geometry import (
     Size,
     VideoLimits,
     frame_indices,

@@ -17,7 +17,7 @@ from qvl.models.attention import Segments
 from qvl.models.layers import apply_rope, inverse_frequencies
 from qvl.models.linear import Linear, multiplies_half, product
 
-# (t, h, w) in patches; inputs.geometry.Grid is one
+# (t, h, w) in patches; geometry.Grid is one
 GridTHW = tuple[int, int, int]
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from qvl.catalog.config import Family
 from qvl.errors import OutputError, nearest
-from qvl.inputs.geometry import QWEN2_IMAGE, QWEN3_IMAGE, PixelLimits, Size, smart_resize
+from qvl.geometry import QWEN2_IMAGE, QWEN3_IMAGE, PixelLimits, Size, smart_resize
 
 GEN1_SIZE = Size(448, 448)  # the first generation squashes every picture into this square
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from qvl import moved
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.outputs.mapping import Rect, tiles
 
 Pattern = Literal["text", "form", "table", "blank", "box", "drift"]

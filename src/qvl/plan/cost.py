@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from qvl.catalog.prices import ApiPrice, ImageRule, Tier, VideoRule
 from qvl.errors import CapacityError, PlanError
-from qvl.inputs.geometry import (
+from qvl.geometry import (
     QWEN3_VIDEO,
     PixelLimits,
     default_video_limits,

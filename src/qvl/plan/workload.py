@@ -1,6 +1,6 @@
 """The work to plan for: pictures, clips, words, how many at once; and what it comes to in tokens and patches.
 
-All sizes come from inputs.geometry, so the planner counts the tokens that the processor makes.
+All sizes come from geometry, so the planner counts the tokens that the processor makes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 
 from qvl.catalog.config import ModelConfig
 from qvl.errors import PlanError, QvlError
-from qvl.inputs.geometry import (
+from qvl.geometry import (
     QWEN2_IMAGE,
     QWEN3_IMAGE,
     QWEN3_VIDEO,

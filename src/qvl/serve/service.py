@@ -20,7 +20,7 @@ from PIL import Image
 from qvl.engine.engine import Event
 from qvl.engine.loop import EngineLoop, Ticket
 from qvl.errors import CapacityError, MediaError, PromptError, QvlError
-from qvl.inputs.geometry import Size
+from qvl.geometry import Size
 from qvl.inputs.image import FORMATS, check_pixels
 from qvl.inputs.processor import MediaSettings, ModelInputs
 from qvl.serve.media import MediaReader

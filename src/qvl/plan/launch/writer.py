@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from qvl.catalog.engines import Engine
 from qvl.errors import CapacityError, PlanError
-from qvl.inputs.geometry import smart_resize
+from qvl.geometry import smart_resize
 from qvl.plan.launch.request import Flag, LaunchRequest, Variable
 from qvl.plan.launch.weights import Weights
 from qvl.plan.request import Setup
