@@ -13,7 +13,8 @@ from typing import NamedTuple
 from qvl.catalog.devices import parse_hardware
 from qvl.plan.fit import fit
 from qvl.plan.memory import Precision, weight_bytes
-from qvl.plan.request import FitRequest, Training, request_for
+from qvl.plan.request import FitRequest, Training
+from qvl.plan.resolve import request_for
 from qvl.plan.workload import Image, Video, Workload
 from qvl.units import GiB
 
@@ -66,7 +67,7 @@ def official_cells() -> list[Cell]:
 
 
 def _gib(model: str, **fields: object) -> float:
-    result = fit(request_for(model, **fields), changes=False)
+    result = fit(request_for(model, **fields))
     return max(result.per_gpu_bytes) / GiB
 
 
@@ -84,7 +85,7 @@ class TrainingRow:
 
     @property
     def planned_gib(self) -> float:
-        return max(fit(self.request, changes=False).per_gpu_bytes) / GiB
+        return max(fit(self.request).per_gpu_bytes) / GiB
 
     @property
     def error(self) -> float:
@@ -200,12 +201,10 @@ COMFORTABLE = Workload(images=(Image(1240, 1754),), prompt_tokens=512, answer_to
 def guide_needs(row: GuideRow) -> tuple[float, float, float]:
     """(weights, least, comfortable) in GiB."""
     request = request_for(row.model, engine="transformers", precision=row.precision, workload=LEAST)
-    served = fit(
-        request_for(row.model, engine="vllm", precision=row.precision, workload=COMFORTABLE), changes=False
-    )
+    served = fit(request_for(row.model, engine="vllm", precision=row.precision, workload=COMFORTABLE))
     comfortable = (served.total_bytes - served.terms["cuda_graphs"]) / 0.9
     weights = weight_bytes(request.config, row.precision).total
-    return weights / GiB, fit(request, changes=False).total_bytes / GiB, comfortable / GiB
+    return weights / GiB, fit(request).total_bytes / GiB, comfortable / GiB
 
 
 def guide_word(row: GuideRow) -> str:
@@ -265,7 +264,7 @@ def speed_bounds() -> list[tuple[str, str, float, float]]:
                 workload=Workload(prompt_tokens=1, answer_tokens=2048),
                 hardware=parse_hardware("a100"),
             )
-            result = fit(request, changes=False)
+            result = fit(request)
             assert result.speed is not None
             found.append((model, precision, measured, result.speed.tokens_per_s))
     return found

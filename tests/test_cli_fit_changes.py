@@ -13,10 +13,10 @@ from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import config_of, find_model, models
 from qvl.cli.main import main
 from qvl.errors import PlanError
-from qvl.plan.choose import deployment
-from qvl.plan.choose.candidate import Ask
+from qvl.plan.choose.machines import CandidateMachine
 from qvl.plan.fit import fit
-from qvl.plan.request import FitRequest, request_for
+from qvl.plan.request import FitRequest
+from qvl.plan.resolve import request_for
 from qvl.plan.workload import Image, Workload
 
 SHAPED = {m.shape: m.name for m in models() if m.shape}
@@ -78,11 +78,9 @@ def test_a_config_file_is_planned_as_the_catalogues_name_is(shape, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config_dict(config_of(name))))
     work = Workload(images=(Image(1240, 1754, 2),), concurrency=3)
     hardware = parse_hardware("8xh100")
-    ours = fit(request_for(name, workload=work, hardware=hardware), changes=False).to_json()
+    ours = fit(request_for(name, workload=work, hardware=hardware)).to_json()
     config = read_config(tmp_path)
-    file = fit(
-        FitRequest(config=config, name=name, workload=work, hardware=hardware), changes=False
-    ).to_json()
+    file = fit(FitRequest(config=config, name=name, workload=work, hardware=hardware)).to_json()
     assert file == ours
 
 
@@ -99,16 +97,16 @@ def test_choose_and_fit_say_the_same_of_a_deployment(name, precision, engine, gp
     hardware = parse_hardware(gpu)
     request = request_for(name, engine=engine, precision=precision, workload=work, hardware=hardware)
     try:
-        result = fit(request, changes=False)
+        result = fit(request)
     except PlanError as e:
         with pytest.raises(PlanError, match="^" + str(e)[:20]):
-            deployment.evaluate(Ask(find_model(name), precision, engine, hardware, work))
+            fit(CandidateMachine(find_model(name), hardware, None, engine, precision, None).request(work))
         return
-    found = deployment.evaluate(Ask(find_model(name), precision, engine, hardware, work))
+    found = fit(CandidateMachine(find_model(name), hardware, None, engine, precision, None).request(work))
     assert found.fits == result.fits
-    assert (found.total_bytes, found.per_gpu_bytes) == (result.total_bytes, max(result.per_gpu_bytes))
-    assert bool(found.why_not) == (not result.fits)
+    assert (found.total_bytes, found.busiest_bytes) == (result.total_bytes, max(result.per_gpu_bytes))
+    assert bool(found.reasons) == (not result.fits)
     if result.fits and result.speed:
-        assert found.first_token_s == result.speed.ttft_s
+        assert found.speed.ttft_s == result.speed.ttft_s
         assert found.requests_per_s == result.speed.requests_per_s
         assert found.answer_s == pytest.approx(result.speed.ttft_s + 256 / result.speed.tokens_per_s)

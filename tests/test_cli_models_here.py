@@ -14,7 +14,7 @@ from qvl.errors import PlanError
 from qvl.plan import machine as room
 from qvl.plan.fit import fit
 from qvl.plan.machine import best_run, host_memory, machine_of, runs_on, this_machine, usual_workload
-from qvl.plan.request import request_for
+from qvl.plan.resolve import request_for
 from qvl.units import GiB, MiB
 
 BF16 = "fpu sse2 hypervisor avx512f avx512_bf16"
@@ -206,7 +206,7 @@ def test_runs_say_what_fit_says(name):
             hardware=hardware,
             workload=usual_workload(),
         )
-        plan = fit(asked, changes=False)
+        plan = fit(asked)
         assert (run.fits, run.total_bytes) == (plan.fits, plan.total_bytes)
         if run.fits:
             assert run.tokens_per_s == plan.speed.tokens_per_s

@@ -69,7 +69,7 @@ def test_scenario_3_one_4090_runs_8b_of_the_younger_generation():
     choice = answer("general", "rtx4090", aim="balanced")
     assert choice.best.model.name == "Qwen3-VL-8B-Instruct"
     assert choice.best.expected > find(choice, "Qwen2.5-VL-7B-Instruct").expected + 4
-    assert choice.best.evaluation.fits
+    assert choice.best.plan.fits
     assert choice.decisive().startswith("memory decides")
 
 
@@ -88,10 +88,10 @@ def test_scenario_4_without_business_the_younger_4b_still_expects_more():
 
 def test_the_real_planner_answers_what_the_fake_one_is_made_after():
     best = answer("documents", "rtx4090").best
-    assert best.limits.max_concurrency >= 1
-    assert best.limits.max_context >= best.evaluation.prompt_tokens
-    assert 0 < best.evaluation.first_token_s < best.evaluation.answer_s
-    assert best.evaluation.per_gpu_bytes <= best.evaluation.usable_bytes
+    assert best.as_asked.max_concurrency >= 1
+    assert best.as_asked.max_context >= best.plan.setup.prompt_tokens
+    assert 0 < best.plan.speed.ttft_s < best.plan.answer_s
+    assert best.plan.busiest_bytes <= best.hardware.device.usable_bytes
 
 
 def test_the_docs_tell_what_is_computed(best_quality):
@@ -118,4 +118,4 @@ def test_the_docs_tell_what_is_computed(best_quality):
     assert f"${best_quality.ranked[1].cost_per_1000:.2f}" in rows["1"]
     assert f"${best_quality.best.cost_per_1000:.2f}" in rows["1"]
     for row in ("3", "4"):
-        assert f"{expected[row][0].evaluation.per_gpu_bytes / 2**30:.1f} GiB" in rows[row]
+        assert f"{expected[row][0].plan.busiest_bytes / 2**30:.1f} GiB" in rows[row]

@@ -7,10 +7,10 @@ from itertools import combinations
 import pytest
 
 from qvl.errors import PlanError
-from qvl.plan.choose import choose, deployment
-from qvl.plan.choose.candidate import Ask
-from qvl.plan.choose.deployment import Remembered, evaluate
+from qvl.plan import evaluate as room
+from qvl.plan.choose import choose, deployments
 from qvl.plan.choose.relax import _droppable, _other_engine, with_ways_out
+from qvl.plan.evaluate import CachedPlanner, evaluate
 from test_plan_choose import BOOK, FakePlanner, pick
 
 
@@ -30,7 +30,8 @@ def test_the_one_requirement_in_the_way_is_named():
     assert choice.decisive() == "--min-quality 99 decides: all else can be met"
 
 
-def test_two_requirements_that_contradict_each_other_are_both_named():
+def test_two_requirements_that_contradict_each_other_are_both_named(monkeypatch):
+    monkeypatch.setattr(deployments, "least_seconds", lambda *_: 0.0)  # the planner is a fake
     choice = stuck(gpu="rtx3060", latency_s=0.02, private=True)
     assert changes_of(choice) == ["without --latency 0.02s"]
     choice = stuck(needs=("thinking",), where=("rent",), latency_s=0.1)
@@ -90,7 +91,7 @@ def test_the_words_of_a_way_out_hold_model_place_and_numbers():
 def test_clips_are_no_work_for_llama_cpp():
     choice = pick("video", gpu="m2-ultra")
     assert choice.best is None
-    assert any("llama.cpp's server takes pictures, no clips" in r.reason for r in choice.ruled_out)
+    assert any("llama.cpp's server takes images, no videos" in r.reason for r in choice.ruled_out)
     needs = pick(gpu="rtx4090", engine="llama.cpp", needs=("video",))
     assert needs.best is None
 
@@ -116,7 +117,7 @@ WISHES = [
 @pytest.mark.parametrize("wish", WISHES)
 def test_the_ways_out_are_those_that_a_search_without_short_cuts_finds(wish):
     """Every change, then every pair, each tried on all models: what with_ways_out did before it left most out."""
-    planner = Remembered()
+    planner = CachedPlanner()
     choice = with_ways_out(pick(planner=planner, book=BOOK, **wish), planner, BOOK)
     assert choice.best is None
 
@@ -138,8 +139,8 @@ def test_the_ways_out_are_those_that_a_search_without_short_cuts_finds(wish):
 def test_an_unmet_choice_plans_few_machines(monkeypatch, wish):
     """It planned 7,000 deployments for the second of these; what isn't planned takes no time."""
     asked = []
-    monkeypatch.setattr(deployment, "evaluate", lambda ask: (asked.append(ask), evaluate(ask))[1])
-    planner = Remembered()
+    monkeypatch.setattr(room, "evaluate", lambda request: (asked.append(request), evaluate(request))[1])
+    planner = CachedPlanner()
     choice = pick(planner=planner, book=BOOK, **wish)
     with_ways_out(choice, planner, BOOK)
     assert not choice.ranked
@@ -147,12 +148,12 @@ def test_an_unmet_choice_plans_few_machines(monkeypatch, wish):
 
 
 def test_a_remembered_plan_is_the_plan_itself():
-    planner = Remembered()
-    c = pick(gpu="rtx4090").best
-    ask = Ask(c.model, "bf16", "vllm", c.hardware, pick(gpu="rtx4090").requirement.workload)
-    assert planner.evaluate(ask) == evaluate(ask)
-    assert planner.evaluate(ask) is planner.evaluate(ask)
-    wrong = Ask(c.model, "bf16", "no such engine", c.hardware, ask.workload)
+    planner = CachedPlanner()
+    c = pick(planner=evaluate, gpu="rtx4090").best
+    request = c.plan.setup.request
+    assert planner(request) == evaluate(request)
+    assert planner(request) is planner(request)
+    wrong = replace(request, engine="no such engine")
     for _ in range(2):
         with pytest.raises(PlanError, match="no engine"):
-            planner.evaluate(wrong)
+            planner(wrong)

@@ -27,9 +27,9 @@ def choice() -> Choice:
 
 def variant(candidate, quality, memory, cost):
     q = replace(candidate.quality[0], value=quality)
-    ev = replace(candidate.evaluation, total_bytes=memory)
+    plan = replace(candidate.plan, total_bytes=memory)
     none = replace(candidate.loss, points=0.0)
-    return replace(candidate, quality=(q,), loss=none, evaluation=ev, num_servers=1, cost_per_1000=cost)
+    return replace(candidate, quality=(q,), loss=none, plan=plan, num_servers=1, cost_per_1000=cost)
 
 
 def test_a_point_beaten_on_every_axis_is_not_on_the_front(choice):
@@ -214,7 +214,7 @@ def test_requirements_are_told_as_a_person_would():
     words = requirement_words(req)
     assert "hardware: 2 x NVIDIA L40S" in words
     assert "2.0 M requests a month" in words
-    assert any("in house" in w for w in words)
+    assert any("on your premises" in w for w in words)
 
 
 def test_the_page_has_a_column_of_bills_only_where_there_are_any(choice):

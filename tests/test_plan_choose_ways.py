@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import ABILITIES, find_model, models
 from qvl.errors import PlanError
-from qvl.plan.choose import deployment
-from qvl.plan.choose import deployments as ways
-from qvl.plan.choose.candidate import Ask, Candidate, bill
-from qvl.plan.choose.deployments import LADDER_COUNTS, UTILISATION
+from qvl.plan.choose import deployments
+from qvl.plan.choose.candidate import Candidate, bill
+from qvl.plan.choose.deployments import UTILISATION
+from qvl.plan.choose.machines import GPU_COUNTS, CandidateMachine, least_seconds
 from qvl.plan.choose.quality import NO_LOSS
 from qvl.plan.choose.requirement import SECONDS_PER_MONTH
 from qvl.plan.cost import Traffic, api_bill
+from qvl.plan.evaluate import evaluate
 from test_plan_choose import BOOK, FakePlanner, names, pick, reason
 
 MONTH_HOURS = SECONDS_PER_MONTH / 3600
@@ -67,8 +69,9 @@ def test_a_cpu_is_tried_with_both_engines_that_run_there():
 
 def test_a_dropped_generation_is_planned_with_the_last_version_that_serves_it():
     class Short(FakePlanner):  # its context is 2,048 tokens
-        def evaluate(self, ask):
-            return replace(super().evaluate(ask), prompt_tokens=300)
+        def __call__(self, request):
+            setup = SimpleNamespace(prompt_tokens=300, problems=(), notes=())
+            return replace(super().__call__(request), setup=setup)
 
     choice = pick("charts", planner=Short(), gpu="a100")
     places = {c.model.name: c.engine for c in (*choice.ranked, *choice.unranked)}
@@ -92,8 +95,10 @@ def test_engines_that_quantise_by_themselves_start_from_the_original_weights():
 
 def test_hardware_that_cannot_do_a_format_is_no_want_of_memory():
     class NoFormat(FakePlanner):
-        def evaluate(self, ask):
-            return replace(super().evaluate(ask), fits=False, impossible=True, why_not="no such arithmetic")
+        def __call__(self, request):
+            why = ("no such arithmetic",)
+            setup = SimpleNamespace(prompt_tokens=300, problems=why, notes=())
+            return replace(super().__call__(request), setup=setup, reasons=why)
 
     r = reason(pick(gpu="h100", planner=NoFormat()), "Qwen2.5-VL-7B-Instruct")
     assert r.requirement == "engine"
@@ -102,8 +107,8 @@ def test_hardware_that_cannot_do_a_format_is_no_want_of_memory():
 
 def test_unknown_speed_is_no_promise_of_a_latency():
     class Silent(FakePlanner):
-        def evaluate(self, ask):
-            return replace(super().evaluate(ask), answer_s=None, first_token_s=None, requests_per_s=None)
+        def __call__(self, request):
+            return replace(super().__call__(request), answer_s=None, speed=None, requests_per_s=None)
 
     assert pick(gpu="h100", planner=Silent()).ranked, (
         "without such a requirement an unknown speed is no obstacle"
@@ -130,7 +135,7 @@ def test_rented_machines_are_tried_from_the_cheapest_on():
 
 def test_every_rented_machine_has_a_count_from_the_ladder():
     choice = pick(book=BOOK, where=("rent",))
-    assert {c.hardware.count for c in choice.ranked} <= set(LADDER_COUNTS)
+    assert {c.hardware.count for c in choice.ranked} <= set(GPU_COUNTS)
 
 
 def test_a_month_of_rent_is_hours_times_gpus_times_servers():
@@ -145,7 +150,7 @@ def test_a_month_of_rent_is_hours_times_gpus_times_servers():
 def test_without_a_volume_a_request_costs_what_it_does_on_a_busy_server():
     choice = pick(book=BOOK, where=("rent",))
     c = find(choice, "Qwen3-VL-8B-Instruct")
-    single = c.evaluation.requests_per_s
+    single = c.plan.requests_per_s
     hour = c.cost_per_month / MONTH_HOURS
     alone = hour / (single * UTILISATION * 3600) * 1000
     assert c.cost_per_1000 < alone, "batching must make a request cheaper"
@@ -160,8 +165,8 @@ def test_without_prices_machines_are_ordered_by_memory_and_money_is_not_mentione
 
 def test_more_than_a_machine_of_eight_is_told():
     class Huge(FakePlanner):
-        def evaluate(self, ask):
-            return replace(super().evaluate(ask), fits=False, why_not="needs too much")
+        def __call__(self, request):
+            return replace(super().__call__(request), reasons=("needs too much",))
 
     choice = pick(book=BOOK, where=("rent",), planner=Huge())
     assert not choice.ranked
@@ -180,17 +185,19 @@ def test_more_than_a_machine_of_eight_is_told():
 def test_what_is_not_planned_changes_neither_the_choice_nor_a_reason(monkeypatch, changes):
     """Machines that can't come further than one before them are skipped; here they are planned all the same."""
     asked = []
-    evaluate = deployment.evaluate
-    monkeypatch.setattr(deployment, "evaluate", lambda ask: (asked.append(ask), evaluate(ask))[1])
+
+    def planner(request):
+        asked.append(request)
+        return evaluate(request)
 
     def told():
-        choice = pick(planner=deployment, book=BOOK, where=("rent",), **changes)
+        choice = pick(planner=planner, book=BOOK, where=("rent",), **changes)
         return choice.ranked, [(r.model.name, r.requirement, r.reason) for r in choice.ruled_out], len(asked)
 
     *short, few = told()
-    monkeypatch.setattr(ways, "_sure_to_fail", lambda *_: None)
-    monkeypatch.setattr(ways, "_too_many", lambda *_: None)
-    monkeypatch.setattr(deployment, "least_seconds", lambda _: 0.0)
+    monkeypatch.setattr(deployments, "_sure_to_fail", lambda *_: None)
+    monkeypatch.setattr(deployments, "_too_many", lambda *_: None)
+    monkeypatch.setattr(deployments, "least_seconds", lambda *_: 0.0)
     *whole, both = told()
     assert short == whole
     assert few < (both - few) / 2
@@ -203,20 +210,23 @@ def test_reading_the_weights_never_takes_longer_than_the_answer():
         plans = [("vllm", c.precision) for c in model.checkpoints]
         plans += [(e, p) for e in ("llama.cpp", "transformers") for p in ("bf16", "int8", "int4")]
         for (engine, precision), gpu in product(plans, ("rtx4090", "2xl40s", "8xb200", "m2-ultra", "cpu")):
-            ask = Ask(model, precision, engine, parse_hardware(gpu), WORK)
-            answer = deployment.evaluate(ask).answer_s
-            assert answer is None or deployment.least_seconds(ask) < answer
+            machine = CandidateMachine(model, parse_hardware(gpu), None, engine, precision, None)
+            plan = evaluate(machine.request(WORK))
+            answer = plan.answer_s if plan.fits else None
+            assert answer is None or least_seconds(machine, WORK) < answer
             compared += answer is not None
     assert compared > 500
 
 
-def test_a_batch_never_breaks_the_latency():
+def test_a_batch_never_breaks_the_latency(monkeypatch):
+    monkeypatch.setattr(deployments, "least_seconds", lambda *_: 0.0)  # the planner is a fake
     for limit in (0.5, 1.0, 2.0):
         choice = pick(book=BOOK, where=("rent",), requests_per_month=1e8, latency_s=limit)
-        assert all(c.evaluation.answer_s <= limit for c in choice.ranked)
+        assert all(c.plan.answer_s <= limit for c in choice.ranked)
 
 
-def test_a_longer_latency_never_needs_more_servers():
+def test_a_longer_latency_never_needs_more_servers(monkeypatch):
+    monkeypatch.setattr(deployments, "least_seconds", lambda *_: 0.0)  # the planner is a fake
     servers = []
     for limit in (0.9, 1.5, 3.0, 10.0):
         choice = pick(
@@ -309,10 +319,11 @@ def test_a_users_price_for_a_stranger_is_no_candidate():
 def make(name="Qwen3-VL-8B-Instruct", where="rent", gpu="l40s", **changes):
     model = find_model(name)
     hardware = parse_hardware(gpu) if gpu else None
-    ev = FakePlanner().evaluate(Ask(model, "bf16", "vllm", hardware, WORK)) if hardware else None
+    machine = CandidateMachine(model, hardware, None, "vllm", "bf16", None)
+    plan = FakePlanner()(machine.request(WORK)) if hardware else None
     return Candidate(
         model=model, where=where, precision="bf16", engine="vllm", hardware=hardware, checkpoint=None, quality=(),
-        loss=NO_LOSS, evaluation=ev, **changes,
+        loss=NO_LOSS, plan=plan, **changes,
     )  # fmt: skip
 
 
@@ -367,11 +378,11 @@ def test_whatever_is_asked_what_is_offered_meets_it(
         assert all(c.model.ability(need) == "yes" for need in choice.requirement.all_needs)
         known = c.model.languages.value
         assert "*" in known or set(languages) <= set(known)
-        assert c.evaluation.fits
+        assert c.plan.fits
         if latency is not None:
-            assert c.evaluation.answer_s <= latency
+            assert c.plan.answer_s <= latency
         if volume is not None:
-            assert c.evaluation.requests_per_s * UTILISATION * SECONDS_PER_MONTH >= volume * 0.999
+            assert c.plan.requests_per_s * UTILISATION * SECONDS_PER_MONTH >= volume * 0.999
     assert all(c.why for c in choice.ranked)
     assert bool(choice.ranked) or bool(choice.decisive())
     everyone = names(choice.ranked) + names(choice.unranked) + [r.model.name for r in choice.ruled_out]

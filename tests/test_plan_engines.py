@@ -9,19 +9,20 @@ from hypothesis import strategies as st
 from plan_shapes import MODELS
 from qvl.catalog.devices import parse_hardware
 from qvl.errors import PlanError
-from qvl.plan.engines import (
-    CUDA_GRAPHS,
+from qvl.plan.engines import ENGINES
+from qvl.plan.engines.training import lora_parameters
+from qvl.plan.engines.transformers import logits_bytes_per_token
+from qvl.plan.engines.vllm import CUDA_GRAPHS, worst_item_tokens
+from qvl.plan.memory import kv_bytes_per_token, state_bytes, weight_bytes
+from qvl.plan.parameters import parameter_counts
+from qvl.plan.request import FitRequest, Training
+from qvl.plan.resolve import parse_engine, planned_engines, resolve
+from qvl.plan.terms import (
     encoder_bytes_per_token,
-    logits_bytes_per_token,
     memory_terms,
     prefill_activation_bytes,
     vision_activation_bytes,
-    worst_item_tokens,
 )
-from qvl.plan.memory import kv_bytes_per_token, state_bytes, weight_bytes
-from qvl.plan.parameters import parameter_counts
-from qvl.plan.request import ENGINES, STORED_AS, FitRequest, Training, parse_engine, resolve
-from qvl.plan.training import lora_parameters
 from qvl.plan.workload import Image, Video, Workload
 from qvl.units import GiB
 
@@ -63,10 +64,10 @@ def total(**fields):
     return sum(terms(**fields).values())
 
 
-ANY_ENGINE = st.sampled_from(ENGINES)
+ANY_ENGINE = st.sampled_from(planned_engines())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", planned_engines())
 def test_every_term_has_bytes_and_a_formula(engine):
     request = FitRequest(
         config=SEVEN_B, engine=engine, hardware=parse_hardware("a100"), workload=Workload(images=(PAGE,))
@@ -127,9 +128,8 @@ def test_a_cache_that_the_engine_cannot_keep_is_refused_with_what_it_takes(engin
 
 def test_our_engine_plans_the_caches_that_it_allocates():
     from qvl.engine.engine import KV_TORCH_DTYPES
-    from qvl.plan.request import KV_TAKEN
 
-    assert set(KV_TAKEN["qvl"]) == set(KV_TORCH_DTYPES)
+    assert set(ENGINES["qvl"].kv_dtypes) == set(KV_TORCH_DTYPES)
 
 
 def test_eight_bit_kv_is_half():
@@ -332,8 +332,8 @@ def test_checkpointing_and_fused_loss_save_what_they_say():
 
 
 def test_engine_versions_are_read():
-    assert parse_engine("vllm@0.8.1") == ("vllm", (0, 8, 1))
-    assert parse_engine("llama.cpp") == ("llama.cpp", ())
+    assert parse_engine("vllm@0.8.1") == (ENGINES["vllm"], (0, 8, 1))
+    assert parse_engine("llama.cpp") == (ENGINES["llama.cpp"], ())
 
 
 @pytest.mark.parametrize("text", ["vlm", "vllm@", "vllm@new", ""])
@@ -349,9 +349,9 @@ def test_an_engine_that_lacks_a_precision_lists_what_it_has():
         resolve(FitRequest(config=SEVEN_B, precision="int3"))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", planned_engines())
 def test_every_precision_an_engine_takes_can_be_planned(engine):
-    for precision in STORED_AS[engine]:
+    for precision in ENGINES[engine].precisions():
         assert total(engine=engine, precision=precision) > 3 * GiB
 
 
@@ -403,16 +403,16 @@ def test_impossible_rank_is_refused():
 
 def test_clips_are_planned_by_every_engine():
     work = Workload(videos=(Video(30, 2.0),))
-    for engine in ENGINES:
+    for engine in planned_engines():
         assert total(engine=engine, workload=work) > total(engine=engine, workload=Workload())
 
 
-def test_clips_for_llama_cpp_are_said_to_be_pictures():
+def test_clips_for_llama_cpp_are_said_to_be_images():
     for engine, said in (("llama.cpp", True), ("vllm", False)):
         notes = resolve(
             FitRequest(config=SEVEN_B, engine=engine, workload=Workload(videos=(Video(30, 2.0),)))
         ).notes
-        assert any("takes pictures, no clips" in n for n in notes) is said
+        assert any("takes images, no videos" in n for n in notes) is said
 
 
 # versions

@@ -10,7 +10,8 @@ from plan_shapes import MODELS
 from qvl.catalog.devices import parse_hardware
 from qvl.errors import CatalogError, PlanError
 from qvl.plan.fit import fit, fits, max_concurrency, max_context
-from qvl.plan.request import ENGINES, FitRequest, Training, request_for, resolve, with_workload
+from qvl.plan.request import FitRequest, Training, with_workload
+from qvl.plan.resolve import planned_engines, request_for, resolve
 from qvl.plan.workload import Image, Video, Workload
 from qvl.units import GiB
 
@@ -25,14 +26,14 @@ def ask(name="Qwen2.5-VL-7B", gpu="rtx4090", **fields):
 @settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(sorted(MODELS)),
-    st.sampled_from(ENGINES),
+    st.sampled_from(planned_engines()),
     st.sampled_from(["a100", "2xa100", "4xh100"]),
     st.integers(1, 8),
 )
 def test_terms_add_up_to_the_total_and_gpus_do_too(name, engine, gpu, batch):
     gpu = "a100" if engine == "qvl" else gpu  # runs on one device
     work = Workload(images=(PAGE,), concurrency=batch)
-    result = fit(ask(name, gpu, engine=engine, workload=work), changes=False)
+    result = fit(ask(name, gpu, engine=engine, workload=work))
     assert sum(result.terms.values()) == result.total_bytes == sum(result.per_gpu_bytes)
     assert len(result.per_gpu_bytes) == parse_hardware(gpu).count
 

@@ -4,11 +4,11 @@ import pytest
 
 from qvl.catalog.prices import price_book
 from qvl.cli.main import main
-from qvl.plan.choose.deployment import Remembered
 from qvl.plan.choose.report import launch_command
+from qvl.plan.evaluate import CachedPlanner
 from test_plan_choose import pick
 
-REAL = Remembered()
+REAL = CachedPlanner()
 
 
 def commands(*args, **changes):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.engines import engines, find_engine, parse_version
 from qvl.catalog.models import config_of, models, resolve
+from qvl.catalog.precisions import PRECISIONS
 from qvl.errors import CapacityError, CatalogError, PlanError
 from qvl.plan.fit import fit
 from qvl.plan.launch import NO_HOST, WRITERS, LaunchRequest, plan_launch
-from qvl.plan.memory import PRECISIONS
 from qvl.plan.request import FitRequest
 from qvl.plan.workload import Image, Video, Workload
 
@@ -118,8 +118,7 @@ def test_the_plan_behind_the_command_is_the_one_fit_makes():
             hardware=parse_hardware("4xh100"),
             workload=plan.workload,
             max_num_seqs=value(plan, "--max-num-seqs"),
-        ),
-        changes=False,
+        )
     )
     assert again.fits
     assert again.setup.max_num_batched_tokens == value(plan, "--max-num-batched-tokens")

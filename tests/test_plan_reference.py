@@ -9,8 +9,8 @@ from plan_shapes import MODELS
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="4.57")
 
-from qvl.plan.engines import prefill_activation_bytes, vision_activation_bytes  # noqa: E402
-from qvl.plan.training import layer_activation_bytes, tower_activation_bytes  # noqa: E402
+from qvl.plan.engines.training import layer_activation_bytes, tower_activation_bytes  # noqa: E402
+from qvl.plan.terms import prefill_activation_bytes, vision_activation_bytes  # noqa: E402
 
 W, SIDE = 256, 16  # width of the tower, patches a side
 

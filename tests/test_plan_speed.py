@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from plan_shapes import MODELS
 from qvl.catalog.devices import devices, parse_hardware
 from qvl.plan.memory import kv_bytes_per_token, weight_bytes
-from qvl.plan.request import FitRequest, resolve
+from qvl.plan.request import FitRequest
+from qvl.plan.resolve import resolve
 from qvl.plan.speed import (
     BANDWIDTH_SHARE,
     compute_rate,

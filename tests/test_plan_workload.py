@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from plan_shapes import MODELS
 from qvl.errors import PlanError
-from qvl.plan.request import FitRequest, resolve
+from qvl.plan.request import FitRequest
+from qvl.plan.resolve import resolve
 from qvl.plan.workload import (
     Image,
     Media,

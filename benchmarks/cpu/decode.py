@@ -164,8 +164,9 @@ def planned_terms(
 ) -> dict[str, int]:
     """What `qvl fit` says of this work on a CPU, by term."""
     from qvl.catalog.devices import parse_hardware
-    from qvl.plan.engines import memory_terms
-    from qvl.plan.request import FitRequest, resolve
+    from qvl.plan.request import FitRequest
+    from qvl.plan.resolve import resolve
+    from qvl.plan.terms import memory_terms
     from qvl.plan.workload import Image, Workload
 
     width, height = map(int, args.size.split("x"))

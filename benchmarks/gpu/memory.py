@@ -15,7 +15,7 @@ import torch
 from clients import own
 from common import arguments, device_of, generate, goal, make_engine, make_inputs, random_model, report, shape
 
-from qvl.plan.engines import encoder_bytes_per_token, prefill_activation_bytes
+from qvl.plan.terms import encoder_bytes_per_token, prefill_activation_bytes
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from qvl import moved
 from qvl.catalog.figures import Figure, Source, figure, read_json, sources
 from qvl.errors import CatalogError, nearest
 
 Commercial = Literal["yes", "with limits", "no"]
 Ability = Literal["boxes", "points", "html", "video", "agent", "thinking"]
 ABILITIES: tuple[Ability, ...] = ("boxes", "points", "html", "video", "agent", "thinking")
-PRECISIONS = ("bf16", "fp8", "int8", "int4", "awq", "gptq-int8", "gptq-int4", "nvfp4")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,17 @@ class Regression:
     source: Source
     note: str
 
+    def is_of(self, version: str) -> bool:
+        """Whether the version is among those named; words about builds name none that could be compared."""
+        from qvl.catalog.engines import parse_version
 
-@dataclass(frozen=True, kw_only=True)
+        named = self.versions.replace(",", " ").split()
+        if not all(re.fullmatch(r"\d+(\.\d+)*", v) for v in named):
+            return False
+        return parse_version(version) in map(parse_version, named)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # one object each, so that it can be a key
 class Model:
     name: str
     title: str
@@ -136,6 +145,10 @@ def regressions() -> tuple[Regression, ...]:
         )
         for raw in _raw()["regressions"]
     )
+
+
+def regressions_of(engine: str, family: str) -> list[Regression]:
+    return [r for r in regressions() if r.engine == engine and family in r.families]
 
 
 @cache
@@ -290,3 +303,6 @@ def _shapes() -> Mapping[str, Any]:
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+
+
+__getattr__ = moved.names(__name__)

@@ -82,7 +82,6 @@ def run(
         private, commercial = bool(answers["private"]), bool(answers["commercial"])
 
     from qvl.plan.choose import choose
-    from qvl.plan.choose.deployment import Remembered
     from qvl.plan.choose.relax import with_ways_out
     from qvl.plan.choose.requirement import (
         THINKING_FACTOR,
@@ -93,6 +92,7 @@ def run(
         parse_volume,
         usual_workload,
     )
+    from qvl.plan.evaluate import CachedPlanner
 
     tasks = parse_tasks(task or "general")
     workload, assumed = usual_workload(
@@ -125,7 +125,7 @@ def run(
         thinking_factor=THINKING_FACTOR if thinking_factor is None else thinking_factor,
     )
     book, stale = _usable_prices(requirement, prices, max_age, allow_stale)
-    planner = Remembered()
+    planner = CachedPlanner()
     choice = choose(requirement, planner, book, detailed=top if as_json else 1)
     choice = with_ways_out(choice, planner, book)
     nothing = ("there is nothing to plot: no picture is written",) if plot and not choice.ranked else ()
@@ -335,15 +335,15 @@ def _print_ranking(choice: Choice, top: int) -> None:
 
     rows = []
     for i, c in enumerate(choice.ranked[:top], 1):
-        ev = c.evaluation
+        plan = c.plan
         rows.append(
             (
                 str(i),
                 c.model.name,
                 c.place,
                 f"{c.expected:.1f}",
-                format_bytes(c.memory_bytes) if ev else "-",
-                format_seconds(ev.answer_s) if ev and ev.answer_s else "-",
+                format_bytes(c.memory_bytes) if plan else "-",
+                format_seconds(plan.answer_s) if plan and plan.answer_s else "-",
                 _money(c),
             )
         )

@@ -178,7 +178,7 @@ def capacity_of(
         return {"requests_per_s": rate, "source": "measured, --rate", "gpu": hardware.name}
     from qvl.catalog.models import find_model
     from qvl.plan.capacity import best_capacity
-    from qvl.plan.request import request_for
+    from qvl.plan.resolve import request_for
     from qvl.plan.workload import Workload
 
     note = ""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from qvl.plan.engines import GpuTerms
     from qvl.plan.fit import FitResult
+    from qvl.plan.setup import GpuTerms
 
 
 def run(
@@ -70,7 +70,8 @@ def run(
     from qvl.catalog.devices import parse_hardware
     from qvl.errors import PlanError
     from qvl.plan.fit import fit
-    from qvl.plan.request import FitRequest, Sharding, Training, request_for
+    from qvl.plan.request import FitRequest, Sharding, Training
+    from qvl.plan.resolve import request_for
     from qvl.plan.workload import Workload, parse_image, parse_videos
 
     if bool(model) == bool(config):

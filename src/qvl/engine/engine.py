@@ -31,7 +31,7 @@ from qvl.engine.static_decode import static_decode
 from qvl.engine.stopping import StopText
 from qvl.errors import CapacityError, QvlError
 from qvl.inputs.sampling import SamplingParams
-from qvl.plan.engines import encoder_bytes_per_token
+from qvl.plan.terms import encoder_bytes_per_token
 
 if TYPE_CHECKING:
     from qvl.inputs.processor import ModelInputs

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qvl import moved
+from qvl.catalog.precisions import PRECISIONS
 from qvl.checkpoint.compare import SINGLE, expert_shapes
 from qvl.checkpoint.quantization import in_decoder
 from qvl.errors import CheckpointError, nearest
@@ -28,7 +29,7 @@ from qvl.plan.memory import rest_in_8_bits
 if TYPE_CHECKING:
     from qvl.models.base import VisionLanguageModel
 
-BITS = {"int8": 8, "int4": 4}
+BITS = {p.name: int(p.bits) for p in PRECISIONS.values() if p.rounded_on_load}
 
 
 class Receiver(Protocol):
@@ -53,7 +54,7 @@ def coded_layers(model: VisionLanguageModel, weights: str, on_cpu: bool) -> dict
         outputs, inputs = shape
         return QuantizedLinear.empty(inputs, outputs, bits, GROUP if bits == 4 else inputs)
 
-    rest = rest_in_8_bits(model.config, weights, on_cpu)  # type: ignore[arg-type]
+    rest = rest_in_8_bits(model.config, weights, on_cpu)
     tower = rest and model.config.family != "qwen_vl"
     layers: dict[str, QuantizedLinear] = {}
     for name, module in model.named_modules():

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from qvl.catalog.devices import Hardware
 from qvl.errors import CapacityError, PlanError
-from qvl.plan.fit import fit, fits, max_concurrency
-from qvl.plan.memory import check_precision, stored_precision
-from qvl.plan.request import STORED_AS, FitRequest, resolve, with_workload
-from qvl.plan.speed import speed
+from qvl.plan.evaluate import evaluate, fits, max_concurrency
+from qvl.plan.fit import fit
+from qvl.plan.request import FitRequest, with_workload
+from qvl.plan.resolve import resolve
 from qvl.plan.split import best_split
 
 MOST_AT_ONCE = 256  # requests in one batch: more gains little and no engine seats them by default
@@ -35,7 +35,7 @@ def capacity_of_copies(one: FitRequest, copies: int) -> Capacity | None:
     if one.hardware is None or not fits(one):
         return None
     at_once = min(MOST_AT_ONCE, max_concurrency(one))
-    pace = speed(resolve(with_workload(one, concurrency=at_once)))
+    pace = evaluate(with_workload(one, concurrency=at_once)).speed
     if pace is None:
         return None
     return Capacity(pace.requests_per_s * copies, at_once, one.hardware.count, copies, pace.limit)
@@ -46,9 +46,7 @@ def best_capacity(request: FitRequest) -> Capacity:
     hardware = request.hardware
     if hardware is None:
         raise PlanError("capacity needs hardware: give --gpu")
-    asked = request.precision or stored_precision(request.config)
-    engine = resolve(with_workload(replace(request, hardware=None), concurrency=1)).engine
-    precision = check_precision(STORED_AS[engine].get(asked, asked))
+    precision = resolve(with_workload(replace(request, hardware=None), concurrency=1)).precision
     best: Capacity | None = None
     for gpus in (n for n in range(1, hardware.count + 1) if hardware.count % n == 0):
         cut = best_split(request.config, precision, gpus)

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qvl import moved
 from qvl.catalog.devices import Device, Hardware, find_device
 from qvl.catalog.figures import Figure, Source
+from qvl.catalog.precisions import by_loss
 from qvl.errors import CatalogError, PlanError
 from qvl.units import GiB, MiB, format_bytes
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from qvl.catalog.models import Checkpoint, Model
     from qvl.plan.workload import Workload
 
-# qvl's engine picks nothing by itself, so these are in the order of what they lose
-PRECISIONS = ("bf16", "fp8", "int8", "gptq-int8", "awq", "gptq-int4")
 SMI_SECONDS = 1.0  # a driver that has to wake up takes longer; a list is not worth the wait
 _SMI = ("nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits")
 _HERE = Source("here", "read on this machine", "", "measured")
@@ -208,36 +208,34 @@ def runs_on(model: Model, machine: Machine, workload: Workload | None = None) ->
     if not model.shape:
         return []
     from qvl.catalog.models import config_of
-    from qvl.plan.engines import gpu_bytes, memory_terms
-    from qvl.plan.fit import shortfalls
-    from qvl.plan.request import FitRequest, resolve
-    from qvl.plan.speed import speed
+    from qvl.plan.evaluate import evaluate
+    from qvl.plan.request import FitRequest
 
     found = []
-    readable = [c for c in model.checkpoints if c.precision in PRECISIONS]
-    for checkpoint in sorted(readable, key=lambda c: PRECISIONS.index(c.precision)):
-        setup = resolve(
+    order = by_loss(read_by_qvl=True)  # qvl's engine doesn't choose a precision
+    readable = [c for c in model.checkpoints if c.precision in order]
+    for checkpoint in sorted(readable, key=lambda c: order.index(c.precision)):
+        result = evaluate(
             FitRequest(
                 config=config_of(model),
                 workload=workload or usual_workload(),
+                model=model,
                 name=model.name,
                 engine="qvl",
                 precision=checkpoint.precision,
                 hardware=machine.hardware,
             )
         )
-        terms = memory_terms(setup)
-        missing = shortfalls(setup, terms)
-        pace = speed(setup) if machine.speed_as and not missing else None
+        pace = result.speed if machine.speed_as and result.fits else None
         found.append(
             Run(
                 checkpoint=checkpoint,
-                fits=not missing,
-                total_bytes=sum(gpu_bytes(terms)),
+                fits=bool(result.fits),
+                total_bytes=result.total_bytes,
                 tokens_per_s=pace.tokens_per_s if pace else None,
                 # without an arithmetic rate the bytes alone would promise too much
                 first_token_s=pace.ttft_s if pace and not pace.note else None,
-                why_not="; ".join(missing),
+                why_not="; ".join(result.reasons),
             )
         )
     return found
@@ -246,3 +244,6 @@ def runs_on(model: Model, machine: Machine, workload: Workload | None = None) ->
 def best_run(runs: Sequence[Run]) -> Run | None:
     """The least quantised that fits."""
     return next((run for run in runs if run.fits), None)
+
+
+__getattr__ = moved.names(__name__)

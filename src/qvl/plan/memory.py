@@ -2,20 +2,20 @@
 
 Everything is per GPU: `Shards` says how a model is cut. What an engine adds around them (activations,
 reserves, graphs) is in `engines.py`; whether all of it fits is in `fit.py`.
-Source: safetensors layouts of the published checkpoints (AWQ gemm, GPTQ with act-order index, FP8 blocks),
-GGUF block formats, bitsandbytes NF4 with double quantisation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
 from typing import Any, Literal, get_args
 
+from qvl import moved
+from qvl.catalog import precisions
 from qvl.catalog.config import ModelConfig
-from qvl.errors import ConfigError, PlanError, nearest
+from qvl.catalog.precisions import PRECISIONS, find_precision
+from qvl.errors import PlanError
 from qvl.plan.parameters import (
     LinearShape,
     delta_net_dims,
@@ -25,30 +25,9 @@ from qvl.plan.parameters import (
     vision_linears,
 )
 
-# `int8`: one 16-bit scale per output row. `int4`: symmetric groups of 128 with a 16-bit scale. The rest are
-# published layouts; `nf4` is QLoRA's, `q8_0` and `q4_k_m` are llama.cpp's.
-Precision = Literal[
-    "fp32",
-    "fp16",
-    "bf16",
-    "fp8",
-    "int8",
-    "int4",
-    "awq",
-    "gptq-int8",
-    "gptq-int4",
-    "nvfp4",
-    "nf4",
-    "q8_0",
-    "q4_k_m",
-]
+Precision = str  # a name of catalog.precisions
 KvDtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "q8_0"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 KV_DTYPES: tuple[str, ...] = get_args(KvDtype)
-
-GROUP = 128  # inputs that share a scale in int4, AWQ and GPTQ as published
-FP8_BLOCK = 128  # side of the square that shares a scale
-NF4_BLOCK, NF4_SCALES_BLOCK = 64, 256
 
 
 @dataclass(frozen=True)
@@ -93,9 +72,7 @@ class WeightBytes:
 
 
 def check_precision(name: str) -> Precision:
-    if name not in PRECISIONS:
-        raise PlanError(f"no precision {name!r}; known: {', '.join(PRECISIONS)}")
-    return name  # type: ignore[return-value]
+    return find_precision(name).name
 
 
 def check_kv_dtype(name: str) -> KvDtype:
@@ -106,39 +83,12 @@ def check_kv_dtype(name: str) -> KvDtype:
 
 def stored_precision(config: ModelConfig) -> Precision:
     """The precision a checkpoint is published in, from its quantization_config and dtype."""
-    q: Mapping[str, Any] | None = config.quantization
-    if q is None:
-        short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-        if config.dtype not in short:
-            raise ConfigError(f"dtype {config.dtype!r} is not known; {nearest(config.dtype, list(short))}")
-        return short[config.dtype]  # type: ignore[return-value]
-    method, bits = str(q.get("quant_method", "")), q.get("bits", q.get("w_bit", 4))
-    if method == "awq" and bits == 4:
-        return "awq"
-    if method == "gptq" and bits in (4, 8):
-        return "gptq-int4" if bits == 4 else "gptq-int8"
-    if method == "fp8":
-        return "fp8"
-    if method == "compressed-tensors":
-        groups: Mapping[str, Any] = q.get("config_groups") or {}
-        first: Mapping[str, Any] = next(iter(groups.values()), {})
-        weights: Mapping[str, Any] = first.get("weights") or {}
-        kind = (weights.get("type", "int"), weights.get("num_bits"))
-        known: dict[tuple[Any, Any], Precision] = {
-            ("int", 4): "int4",
-            ("int", 8): "int8",
-            ("float", 8): "fp8",
-        }
-        if kind in known:
-            return known[kind]
-    raise ConfigError(
-        f"quant_method {method!r} with {bits} bits is not known; known: awq, gptq, fp8, compressed-tensors"
-    )
+    return precisions.stored_precision(config.dtype, config.quantization)
 
 
 def bytes_per_value(precision: str) -> int:
     """Of what stays unquantised: 4 in fp32, else 2."""
-    return 4 if precision == "fp32" else 2
+    return PRECISIONS[precision].value_bytes
 
 
 # Weights
@@ -146,15 +96,14 @@ def bytes_per_value(precision: str) -> int:
 
 def least_bytes(num_parameters: int, precision: str) -> float:
     """Fewer than any engine needs for so many parameters in what people call a precision: no need to plan the rest."""
-    bytes_each = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "gptq-int8": 1.0}.get(precision, 0.5)
-    return num_parameters * bytes_each * 0.9
+    return num_parameters * PRECISIONS[precision].bits / 8 * 0.9
 
 
 def rest_in_8_bits(config: ModelConfig, precision: Precision, on_cpu: bool) -> bool:
     """Whether our engine also holds the token table, the head and the tower's linears in 8 bits, one scale a row: on a
     CPU, of weights that it rounds itself (`--weights int8` or `int4`). There the head is up to a third of what a token
     reads and the tower half of the work before the first one. (The first generation's tower stays as it is.)"""
-    return on_cpu and precision in ("int8", "int4") and config.quantization is None
+    return on_cpu and PRECISIONS[precision].rounded_on_load and config.quantization is None
 
 
 @cache  # choose asks for the same few hundreds of times
@@ -178,11 +127,9 @@ def weight_bytes(
     table = ceil(counts.embeddings / tp)
     head = ceil(counts.head / tp)
     embeddings_bytes, head_bytes = table * value, head * value
-    if precision == "q8_0":
-        embeddings_bytes, head_bytes = _gguf(table, "q8_0"), _gguf(head, "q8_0")
-    elif precision == "q4_k_m":  # the matrix that makes the logits gets 6 bits, tied or not
-        embeddings_bytes = _gguf(table, "q4_k" if counts.head else "q6_k")
-        head_bytes = _gguf(head, "q6_k")
+    record = PRECISIONS[precision]
+    if record.table and record.head:
+        embeddings_bytes, head_bytes = record.table(table, not counts.head), record.head(head)
     elif small_rest:
         rows = ceil(text.vocab_size / tp)
         embeddings_bytes = _rounded_bytes(text.hidden_size, rows)
@@ -218,43 +165,7 @@ def local_shape(config: ModelConfig, shape: LinearShape, shards: Shards) -> tupl
 
 def matrix_bytes(name: str, in_features: int, out_features: int, precision: Precision) -> tuple[int, int]:
     """(weights, scales and zero points) of one quantised matrix of out x in."""
-    n, groups = in_features * out_features, ceil(in_features / GROUP)
-    if precision == "fp32":
-        return 4 * n, 0
-    if precision in ("bf16", "fp16"):
-        return 2 * n, 0
-    if precision == "fp8":
-        return n, 4 * ceil(in_features / FP8_BLOCK) * ceil(out_features / FP8_BLOCK)
-    if precision == "int8":
-        return n, 2 * out_features
-    if precision == "int4":
-        return ceil(n / 2), 2 * groups * out_features
-    if precision == "awq":  # 16-bit scales and 4-bit zero points
-        return ceil(n / 2), groups * out_features * 2 + ceil(groups * out_features / 2)
-    if precision in ("gptq-int4", "gptq-int8"):  # as AWQ, and an int32 group index for each input
-        bits = 4 if precision == "gptq-int4" else 8
-        return ceil(n * bits / 8), groups * out_features * 2 + ceil(
-            groups * out_features * bits / 8
-        ) + 4 * in_features
-    if precision == "nvfp4":  # an FP8 scale every 16 values, one fp32 scale for the matrix
-        return ceil(n / 2), ceil(n / 16) + 4
-    if precision == "nf4":
-        blocks = ceil(n / NF4_BLOCK)
-        return ceil(n / 2), blocks + 4 * ceil(blocks / NF4_SCALES_BLOCK)
-    if precision == "q8_0":
-        return _gguf(n, "q8_0"), 0
-    assert precision == "q4_k_m"
-    # llama.cpp gives half of the value and down projections 6 bits (first and last eighth of the layers,
-    # every third between): 1/8 + 1/8 + 3/4 / 3 = 1/2
-    if name.endswith(("v_proj", "down_proj")):
-        return (_gguf(n, "q6_k") + _gguf(n, "q4_k")) // 2, 0
-    return _gguf(n, "q4_k"), 0
-
-
-def _gguf(n: int, kind: Literal["q8_0", "q4_k", "q6_k"]) -> int:
-    """GGUF blocks: 32 values in 34 bytes, 256 in 144, 256 in 210."""
-    values, size = {"q8_0": (32, 34), "q4_k": (256, 144), "q6_k": (256, 210)}[kind]
-    return ceil(n / values) * size
+    return PRECISIONS[precision].layout(name, in_features, out_features)
 
 
 def _rounded_bytes(in_features: int, out_features: int) -> int:
@@ -329,3 +240,6 @@ def num_kv_blocks(free_bytes: int, block_size: int, kv_token_bytes: int) -> int:
     if block_size < 1:
         raise PlanError(f"block_size {block_size}: must be at least 1")
     return max(0, free_bytes) // (block_size * kv_token_bytes)
+
+
+__getattr__ = moved.names(__name__)

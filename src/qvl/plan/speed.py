@@ -17,7 +17,7 @@ from qvl.plan.parameters import (
     linear_attention_layers,
     parameter_counts,
 )
-from qvl.plan.request import Setup
+from qvl.plan.setup import Setup
 
 # Share of the peak bandwidth that kernels reach, and the fixed cost of one; both from NVIDIA AIConfigurator's
 # system data. The same share is taken for arithmetic, where large matrix products on data-centre cards are
@@ -171,7 +171,7 @@ def prefill_phase(setup: Setup) -> Phase:
     head = 2.0 * text.vocab_size * text.hidden_size
     flops = language_flops(setup, tokens, tokens / 2) + head
     w = setup.weights
-    chunks = ceil(tokens / setup.max_num_batched_tokens) if setup.engine in ("vllm", "qvl") else 1
+    chunks = ceil(tokens / setup.max_num_batched_tokens) if setup.engine.chunked_prefill else 1
     size = chunks * (w.linears + w.scales + w.norms) + (w.head or w.embeddings)
     messages = 2.0 * text.num_hidden_layers * tokens * text.hidden_size * 2
     return _bound(

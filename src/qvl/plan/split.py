@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from functools import cache
 
+from qvl import moved
 from qvl.catalog.config import ModelConfig
+from qvl.catalog.precisions import PRECISIONS
 from qvl.errors import PlanError
-from qvl.plan.memory import FP8_BLOCK, GROUP, Precision, Shards
+from qvl.plan.memory import Precision, Shards
 from qvl.plan.parameters import language_linears, vision_linears
 
 MAX_GPUS = 64
-GROUPED = ("int4", "awq", "gptq-int4", "gptq-int8")
-PACK = 8  # 4-bit outputs in one 32-bit word of AWQ
 
 
 @cache  # choose asks for the same few hundreds of times
@@ -66,7 +66,7 @@ def _vision_problems(config: ModelConfig, tp: int) -> list[str]:
 
 
 def _matrix_problems(config: ModelConfig, precision: Precision, shards: Shards) -> list[str]:
-    tp, found = shards.tensor, []
+    tp, found, record = shards.tensor, [], PRECISIONS[precision]
     for s in language_linears(config.text):
         if s.split == "replicated" or (s.expert and shards.expert_parallel):
             continue
@@ -78,15 +78,18 @@ def _matrix_problems(config: ModelConfig, precision: Precision, shards: Shards) 
             continue
         if not s.quantized:
             continue
-        if precision in GROUPED and s.split == "row" and size % (GROUP * tp):
+        if record.group and s.split == "row" and size % (record.group * tp):
+            whole = size % record.group == 0
             groups = (
-                f"{size // GROUP} groups of {GROUP}" if size % GROUP == 0 else f"not whole groups of {GROUP}"
+                f"{size // record.group} groups of {record.group}"
+                if whole
+                else f"not whole groups of {record.group}"
             )
             found.append(f"{s.name}'s {size} inputs are {groups}, which do not divide by {tp}")
-        if precision in ("awq", "int4") and s.split == "column" and size % (PACK * tp):
-            found.append(f"{s.name}'s {size} outputs are packed by {PACK} and do not divide by {tp}")
-        if precision == "fp8" and size % (FP8_BLOCK * tp):
-            blocks = f"{size / FP8_BLOCK:g} blocks of {FP8_BLOCK}"
+        if record.pack and s.split == "column" and size % (record.pack * tp):
+            found.append(f"{s.name}'s {size} outputs are packed by {record.pack} and do not divide by {tp}")
+        if record.block and size % (record.block * tp):
+            blocks = f"{size / record.block:g} blocks of {record.block}"
             found.append(f"{s.name}'s {size} {_side(s.split)} are {blocks}, which do not divide by {tp}")
     return found
 
@@ -127,3 +130,6 @@ def nearest_split(config: ModelConfig, precision: Precision, gpus: int) -> Shard
     """The legal cut whose number of GPUs is nearest, the smaller of two equally near."""
     legal = legal_splits(config, precision, min(MAX_GPUS, 2 * gpus))
     return min(legal, key=lambda s: (abs(s.tensor - gpus), s.tensor))
+
+
+__getattr__ = moved.names(__name__)

@@ -1,60 +1,23 @@
-"""One way to run one model, what a planner said of it, and why it failed: the words that choose is made of."""
+"""One way to run one model, how it is planned, or why it fails."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from qvl.catalog.models import Checkpoint, Model
 from qvl.plan.choose.quality import Loss, Quality
 from qvl.plan.choose.requirement import Where
+from qvl.plan.evaluate import FitResult
+from qvl.plan.request import FitRequest
 from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from qvl.catalog.devices import Hardware
-    from qvl.plan.workload import Workload
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What plan.fit says of one deployment at one load. Times are bounds: no real server is faster."""
-
-    fits: bool
-    total_bytes: int
-    per_gpu_bytes: int  # the fullest one
-    usable_bytes: int  # of each GPU, less what the system keeps
-    prompt_tokens: int  # pictures included
-    first_token_s: float | None = None
-    answer_s: float | None = None  # first token included
-    requests_per_s: float | None = None
-    limited_by: str = ""
-    why_not: str = ""  # when it doesn't fit
-    impossible: bool = False  # not for want of memory: the hardware or the engine can't do it at all
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ask:
-    model: Model
-    precision: str
-    engine: str
-    hardware: Hardware
-    workload: Workload
-
-
-@dataclass(frozen=True)
-class Limits:
-    max_context: int  # tokens of one request
-    max_concurrency: int  # such requests at once
-
-
-class Planner(Protocol):
-    """What choose needs of plan.fit; `plan.deployment` is it."""
-
-    def evaluate(self, ask: Ask) -> Evaluation: ...
-    def least_seconds(self, ask: Ask) -> float: ...
-    def limits(self, ask: Ask) -> Limits: ...
+Planner = Callable[[FitRequest], FitResult]  # plan.evaluate.evaluate, or one that remembers
 
 
 @dataclass(frozen=True)
@@ -76,9 +39,10 @@ class Candidate:
     engine: str
     hardware: Hardware | None
     checkpoint: Checkpoint | None
-    quality: tuple[Quality, ...]  # one a task; empty when nobody printed a score
+    quality: tuple[Quality, ...]  # one a task; empty without a published score
     loss: Loss
-    evaluation: Evaluation | None  # None for an API
+    plan: FitResult | None  # None for an API
+    as_asked: FitResult | None = None  # before its batch grew to serve a volume
     num_servers: int = 1
     cost_per_month: float | None = None
     cost_per_1000: float | None = None
@@ -86,8 +50,8 @@ class Candidate:
     why: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     also: tuple[str, ...] = ()  # other deployments of the model that also meet everything
-    limits: Limits | None = None  # for the first of a ranking
-    concurrency: int = 1  # requests at once that the evaluation is for
+    detailed: bool = False  # its longest context and largest batch are told
+    concurrency: int = 1  # requests at once that the plan is for
 
     @property
     def expected(self) -> float | None:
@@ -96,7 +60,7 @@ class Candidate:
     @property
     def memory_bytes(self) -> int:
         """Over all GPUs of all servers; an API takes none of ours."""
-        return self.evaluation.total_bytes * self.num_servers if self.evaluation else 0
+        return self.plan.total_bytes * self.num_servers if self.plan else 0
 
     @property
     def place(self) -> str:
@@ -109,7 +73,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class WayOut:
+class Relaxation:
     """What could be given up, in the words of the command line, and the best that it makes possible."""
 
     change: str  # `without --latency 2s`, `with --engine llama.cpp`
@@ -117,12 +81,12 @@ class WayOut:
     candidate: Candidate
 
     def describe(self) -> str:
-        c, ev = self.candidate, self.candidate.evaluation
+        c, plan = self.candidate, self.candidate.plan
         parts = [f"{c.expected or 0.0:.1f} expected"]
-        if ev and c.hardware:
-            parts.append(format_bytes(ev.per_gpu_bytes) + " on each GPU" * (c.hardware.count > 1))
-        if ev and ev.answer_s:
-            parts.append(f"an answer in {format_seconds(ev.answer_s)} at best")
+        if plan and c.hardware:
+            parts.append(format_bytes(plan.busiest_bytes) + " on each GPU" * (c.hardware.count > 1))
+        if plan and plan.answer_s:
+            parts.append(f"an answer in {format_seconds(plan.answer_s)} at best")
         if c.cost_per_month or c.cost_per_1000:
             month = f"${c.cost_per_month:,.0f} a month" if c.cost_per_month else ""
             parts.append(month or f"${c.cost_per_1000:,.2f} per 1,000 requests")
@@ -160,8 +124,8 @@ def bill(found: Sequence[Candidate]) -> Callable[[Candidate], float]:
 
     Whoever owns the hardware has paid for it: there an answer costs the time that it takes.
     """
-    if all(c.where == "own" and c.evaluation and c.evaluation.answer_s for c in found):
-        return lambda c: (c.evaluation.answer_s if c.evaluation else None) or 1.0
+    if all(c.where == "own" and c.plan and c.plan.answer_s for c in found):
+        return lambda c: (c.plan.answer_s if c.plan else None) or 1.0
     for name in ("cost_per_month", "cost_per_1000"):
         if all(getattr(c, name) for c in found):
             return lambda c: float(getattr(c, name))

@@ -1,4 +1,4 @@
-"""Which candidates no other beats on quality, bill and memory at once; as words and as a picture."""
+"""Which candidates no other beats on quality, bill and memory at once; as words and as a plot."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from qvl.units import format_bytes
 
 @dataclass(frozen=True)
 class Point:
-    """One candidate on the three axes. `cost` is dollars per 1,000 requests; None where nobody knows."""
+    """One candidate on the three axes. `cost` is dollars per 1,000 requests; None where it is not known."""
 
     candidate: Candidate
     quality: float
     cost: float | None
     memory: int  # bytes over all GPUs; 0 for an API, which takes none of ours
-    front: bool  # nobody is at least as good on every axis and better on one
+    front: bool  # no other is at least as good on every axis and better on one
 
     @property
     def label(self) -> str:
@@ -130,7 +130,7 @@ def _draw(ax: object, points: Sequence[Point], values: Sequence[float]) -> None:
         frameon=False,
         fontsize=8,
         handlelength=0,
-        title="nobody better for less",
+        title="none better for less",
     )
     positive = [v for v in values if v > 0]
     if len(positive) == len(values) and max(positive) / min(positive) > 8:

@@ -14,6 +14,7 @@ from functools import cache
 from math import sqrt
 
 from qvl.catalog.models import Model, find_model, models
+from qvl.catalog.precisions import PRECISIONS
 from qvl.catalog.scores import Benchmark, Score, Task, used
 
 # The mean that Qwen3-VL's report prints for RefCOCO, +, g: earlier reports print the eight parts.
@@ -72,7 +73,7 @@ def _published() -> Mapping[tuple[str, Benchmark], Score]:
 
 
 def published_percent(model: str, benchmark: Benchmark) -> tuple[float, str] | None:
-    """(score on a 0-100 scale, its source), or None when nobody printed one."""
+    """(score on a 0-100 scale, its source), or None when none is published."""
     found = _published().get((model, benchmark))
     if found is not None:
         return found.percent, _cite(found)
@@ -188,7 +189,7 @@ class Loss:
 
     def describe(self) -> str:
         if not self.count:
-            return "not measured by anyone we know: test it on your own pictures"
+            return "no measurement is known: test it on your own images"
         where = "measured" if self.own else f"not measured on this model; on {', '.join(self.on)}"
         lost = f"{self.points:.1f} points lost" if self.points > 0 else f"{-self.points:.1f} points gained"
         runs = "1 score" if self.count == 1 else f"{self.count} scores"
@@ -212,10 +213,6 @@ def _paired_losses() -> tuple[tuple[str, str, Score, float], ...]:
     )
 
 
-# GGUF, bitsandbytes and NVFP4 have no paired run here; AWQ and GPTQ are the nearest relatives with one.
-_STANDS_FOR = {"int4": ("gptq-int4", "awq"), "nvfp4": ("gptq-int4", "awq"), "int8": ("int8", "gptq-int8")}
-
-
 def quantisation_loss(model: Model | str, precision: str) -> Loss:
     """Mean, least and most loss that was printed for this precision: on this model, else on the nearest sizes."""
     return _loss(model if isinstance(model, str) else model.name, precision)
@@ -224,9 +221,9 @@ def quantisation_loss(model: Model | str, precision: str) -> Loss:
 @cache
 def _loss(name: str, precision: str) -> Loss:
     model = find_model(name)
-    if precision in ("bf16", "fp16", "fp32"):
+    if PRECISIONS[precision].is_plain:
         return NO_LOSS
-    alike = _STANDS_FOR.get(precision, (precision,))
+    alike = PRECISIONS[precision].measured_as or (precision,)
     pairs = [p for p in _paired_losses() if p[1] in alike]
     own = [p for p in pairs if p[0] == model.name]
     taken = own or _nearest_size(model, pairs)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from math import log2
 from typing import TYPE_CHECKING
 
-from qvl.catalog.models import Model, models, regressions
+from qvl.catalog.models import Model, models, regressions_of
 from qvl.errors import PlanError
-from qvl.plan.choose.candidate import STAGES, Ask, Candidate, Failure, Planner, WayOut, bill
-from qvl.plan.choose.deployments import UTILISATION, deployments, workload_of
+from qvl.plan.choose.candidate import STAGES, Candidate, Failure, Planner, Relaxation, bill
+from qvl.plan.choose.deployments import UTILISATION, deployments
 from qvl.plan.choose.quality import combined_quality
 from qvl.plan.choose.requirement import DOUBLING, Requirement
+from qvl.plan.evaluate import evaluate
 from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ class RuledOut:
 class Choice:
     requirement: Requirement
     ranked: tuple[Candidate, ...]
-    unranked: tuple[Candidate, ...]  # meet everything known, but nobody printed a score for the task
+    unranked: tuple[Candidate, ...]  # meet everything known, but no score is published for the task
     ruled_out: tuple[RuledOut, ...]
     warnings: tuple[str, ...]
-    ways_out: tuple[WayOut, ...] = ()  # filled in by plan.relax
+    ways_out: tuple[Relaxation, ...] = ()  # filled in by plan.relax
 
     @property
     def best(self) -> Candidate | None:
@@ -69,7 +70,7 @@ class Choice:
 
 
 def choose(
-    req: Requirement, planner: Planner | None = None, book: PriceBook | None = None, detailed: int = 1,
+    req: Requirement, planner: Planner = evaluate, book: PriceBook | None = None, detailed: int = 1,
     among: Collection[str] | None = None,
 ) -> Choice:  # fmt: skip
     """All models that meet `req`, best first, and the others with what rules each out.
@@ -79,10 +80,6 @@ def choose(
     models, and any reason will do for what rules one out.
     Raises: PlanError when a budget is asked for and there are no prices to keep it by.
     """
-    if planner is None:
-        from qvl.plan.choose import deployment
-
-        planner = deployment
     if req.budget_per_month is not None and book is None:
         raise PlanError("a budget needs prices: give --prices FILE or --allow-stale")
     if req.budget_per_month is not None and req.requests_per_month is None and "api" in req.where:
@@ -109,7 +106,7 @@ def choose(
             stages = frozenset(f.stage for f in (nearest, *failures))
             ruled_out.append(RuledOut(model, nearest.stage, nearest.reason, worth, stages))
     ranked = _rank(req, [c for c in candidates if c.expected is not None])
-    ranked[:detailed] = [_with_limits(req, c, planner) for c in ranked[:detailed]]
+    ranked[:detailed] = [replace(c, detailed=True) for c in ranked[:detailed]]
     ruled_out.sort(key=lambda r: -(r.expected or -1.0))
     return Choice(
         requirement=req,
@@ -117,14 +114,6 @@ def choose(
         unranked=tuple(replace(c, why=_why(req, c)) for c in candidates if c.expected is None),
         ruled_out=tuple(ruled_out),
         warnings=_general_warnings(req, book),
-    )
-
-
-def _with_limits(req: Requirement, c: Candidate, planner: Planner) -> Candidate:
-    if c.hardware is None:
-        return c
-    return replace(
-        c, limits=planner.limits(Ask(c.model, c.precision, c.engine, c.hardware, workload_of(req, c.model)))
     )
 
 
@@ -140,7 +129,7 @@ def _furthest(failures: Sequence[Failure]) -> Failure:
 
 def _fails_hard(req: Requirement, model: Model) -> Failure | None:
     if model.hosted and req.private:
-        return Failure("privacy", "hosted only: pictures would leave the house")
+        return Failure("privacy", "hosted only: the images would leave your premises")
     if model.hosted and not req.may_use_api:
         return Failure("place", "hosted only, and an API is not asked for")
     if req.commercial and model.licence.commercial == "no":
@@ -157,7 +146,7 @@ def _fails_hard(req: Requirement, model: Model) -> Failure | None:
         said = f"{', '.join(missing)} not among {' '.join(known)}"
         return Failure("languages", f"{said} ({model.languages.source.title})")
     if model.family == "qwen_vl" and req.workload.videos:
-        return Failure("abilities", "takes pictures only, no clips")
+        return Failure("abilities", "takes images only, no videos")
     return None
 
 
@@ -186,7 +175,7 @@ def _rank(req: Requirement, found: Sequence[Candidate]) -> list[Candidate]:
 # Words
 
 
-def _stands_in_the_way(ways_out: Sequence[WayOut]) -> str:
+def _stands_in_the_way(ways_out: Sequence[Relaxation]) -> str:
     """Requirements that each open a way when given up can't all be met, though any of them alone can."""
     given_up = [w.gives_up[0] for w in ways_out if len(w.gives_up) == 1]
     if not given_up:
@@ -210,19 +199,19 @@ def _why(req: Requirement, c: Candidate) -> tuple[str, ...]:
     if c.precision and c.precision != "bf16":
         said = f"; {'; '.join(c.loss.sources)}" if c.loss.sources else ""
         lines.append(f"{c.precision}: {c.loss.describe()}{said}")
-    ev = c.evaluation
-    if ev and c.hardware:
+    plan = c.plan
+    if plan and c.as_asked and c.hardware:
         each = " on each GPU" if c.hardware.count > 1 else ""
         lines.append(
-            f"needs {format_bytes(ev.per_gpu_bytes)} of {format_bytes(ev.usable_bytes)}{each}"
+            f"needs {format_bytes(plan.busiest_bytes)} of {format_bytes(c.hardware.device.usable_bytes)}{each}"
             + (f" for {c.concurrency} requests at once" if c.concurrency > 1 else "")
-            + (f"; up to {c.limits.max_context:,} tokens of context" if c.limits else "")
-            + (f" or {c.limits.max_concurrency:,} such requests at once" if c.limits else "")
+            + (f"; up to {c.as_asked.max_context:,} tokens of context" if c.detailed else "")
+            + (f" or {c.as_asked.max_concurrency:,} such requests at once" if c.detailed else "")
         )
-        if ev.answer_s is not None and ev.first_token_s is not None:
+        if plan.speed and plan.answer_s:
             lines.append(
-                f"first token in {format_seconds(ev.first_token_s)}, answer in {format_seconds(ev.answer_s)} at best; "
-                f"limited by {ev.limited_by}"
+                f"first token in {format_seconds(plan.speed.ttft_s)}, "
+                f"answer in {format_seconds(plan.answer_s)} at best; limited by {plan.speed.limit}"
             )
     by = f"; {c.priced_by}" if c.priced_by else ""
     if c.cost_per_month:
@@ -235,11 +224,11 @@ def _why(req: Requirement, c: Candidate) -> tuple[str, ...]:
 
 def _warnings(req: Requirement, c: Candidate) -> Iterator[str]:
     if c.checkpoint and not c.checkpoint.verified:
-        yield f"check that {c.checkpoint.hub_id} exists: we know of it by hearsay"
+        yield f"check that {c.checkpoint.hub_id} exists: unverified here"
     if c.checkpoint and not c.checkpoint.official:
         yield f"{c.checkpoint.hub_id} is made by a third party"
     if not c.model.licence_figure.verified:
-        yield f"its licence is {c.model.licence.title} by hearsay: read the LICENSE file"
+        yield f"its licence, {c.model.licence.title}, is unverified: read the LICENSE file"
     if req.commercial and c.model.licence.commercial == "with limits":
         yield "commercial use is limited by the number of users"
     unlisted = [code for code in req.languages if code not in c.model.languages.value]
@@ -248,15 +237,14 @@ def _warnings(req: Requirement, c: Candidate) -> Iterator[str]:
     if c.engine == "llama.cpp":  # its builds have no versions to compare
         yield from (
             f"llama.cpp {r.versions}: {r.what}; {r.escape} ({r.note})"
-            for r in regressions()
-            if r.engine == "llama.cpp" and c.model.family in r.families
+            for r in regressions_of(c.engine, c.model.family)
         )
     if c.where == "api" and req.latency_s is not None:
-        yield "nobody promises the latency of an API: measure it"
+        yield "no provider promises the latency of an API: measure it"
     if c.where == "api" and c.model.hosted:
         yield "the name stands for changing snapshots; published scores are of old ones"
-    if c.evaluation:
-        yield from c.evaluation.notes
+    if c.plan:
+        yield from c.plan.setup.notes
 
 
 def _general_warnings(req: Requirement, book: PriceBook | None) -> tuple[str, ...]:

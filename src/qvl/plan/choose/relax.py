@@ -1,6 +1,6 @@
 """What to give up: which requirement, or which two, stand in the way when nothing meets them all.
 
-Also looks at the engine that nobody named: what llama.cpp would hold where vLLM can't.
+Also looks at the engine that was not named: what llama.cpp would hold where vLLM can't.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from qvl.errors import PlanError
-from qvl.plan.choose.candidate import STAGES, Candidate, Planner, WayOut
+from qvl.plan.choose.candidate import STAGES, Candidate, Planner, Relaxation
 from qvl.plan.choose.ranking import Choice, choose
 from qvl.plan.choose.requirement import Requirement
+from qvl.plan.evaluate import evaluate
 from qvl.units import format_count
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ ON_HARDWARE = frozenset(("engine", "memory", "latency", "volume", "budget", "qua
 Failed = Mapping[str, frozenset[str]]  # model → the stages at which some way to run it fails
 
 
-def with_ways_out(choice: Choice, planner: Planner | None = None, book: PriceBook | None = None) -> Choice:
+def with_ways_out(choice: Choice, planner: Planner = evaluate, book: PriceBook | None = None) -> Choice:
     """The choice with what each single change would make possible; with pairs of changes if no single one does.
 
     Where something meets every requirement, only a better model on the other engine is looked for.
@@ -45,7 +46,7 @@ def with_ways_out(choice: Choice, planner: Planner | None = None, book: PriceBoo
         floor = choice.best.expected or 0.0
         wanted = {r.model.name for r in choice.ruled_out if (r.expected or 0.0) > floor}
         better = (
-            WayOut(change.words, (), c)
+            Relaxation(change.words, (), c)
             for change in _other_engine(req)
             for c in tried(change, wanted)[0]
             if (c.expected or 0.0) > floor
@@ -54,7 +55,7 @@ def with_ways_out(choice: Choice, planner: Planner | None = None, book: PriceBoo
 
     # a change helps only a model that fails at what it changes, a second one only if that is what fails next
     alone = [(c, *tried(c, _helped(c, failed))) for c in [*_droppable(req), *_other_engine(req)]]
-    ways = [WayOut(c.words, c.gives_up, ranked[0]) for c, ranked, _ in alone if ranked]
+    ways = [Relaxation(c.words, c.gives_up, ranked[0]) for c, ranked, _ in alone if ranked]
     if not ways:
         pairs = (
             (one + two, _helped(two, after_one) | _helped(one, after_two))
@@ -62,7 +63,7 @@ def with_ways_out(choice: Choice, planner: Planner | None = None, book: PriceBoo
             if not one.fields.keys() & two.fields.keys()
         )
         both = ((c, tried(c, among)[0]) for c, among in pairs)
-        ways = [WayOut(c.words, c.gives_up, ranked[0]) for c, ranked in both if ranked]
+        ways = [Relaxation(c.words, c.gives_up, ranked[0]) for c, ranked in both if ranked]
     return replace(choice, ways_out=tuple(ways))
 
 

@@ -12,9 +12,8 @@ from qvl.plan.choose.pareto import Point, pareto
 from qvl.plan.choose.quality import combined_quality
 from qvl.plan.choose.ranking import Choice, RuledOut
 from qvl.plan.choose.requirement import Requirement
+from qvl.plan.resolve import parse_engine
 from qvl.units import format_bytes, format_count, format_seconds
-
-STARTED = ("vllm", "llama.cpp", "qvl")  # engines that launch writes commands for, of those that choose plans
 
 
 def requirement_dict(req: Requirement) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def requirement_dict(req: Requirement) -> dict[str, Any]:
 
 
 def candidate_dict(req: Requirement, c: Candidate) -> dict[str, Any]:
-    ev = c.evaluation
+    plan = c.plan
     return {
         "model": c.model.name,
         "hub_id": c.checkpoint.hub_id if c.checkpoint else None,
@@ -69,22 +68,22 @@ def candidate_dict(req: Requirement, c: Candidate) -> dict[str, Any]:
             "sources": list(c.loss.sources),
         },
         "memory": None
-        if ev is None
+        if plan is None or c.as_asked is None or c.hardware is None
         else {
-            "total_bytes": ev.total_bytes,
-            "per_gpu_bytes": ev.per_gpu_bytes,
-            "usable_bytes_per_gpu": ev.usable_bytes,
-            "max_context": c.limits.max_context if c.limits else None,
-            "max_concurrency": c.limits.max_concurrency if c.limits else None,
+            "total_bytes": plan.total_bytes,
+            "per_gpu_bytes": plan.busiest_bytes,
+            "usable_bytes_per_gpu": c.hardware.device.usable_bytes,
+            "max_context": c.as_asked.max_context if c.detailed else None,
+            "max_concurrency": c.as_asked.max_concurrency if c.detailed else None,
         },
         "speed": None
-        if ev is None or ev.answer_s is None
+        if plan is None or plan.speed is None
         else {
             "concurrency": c.concurrency,
-            "first_token_s": ev.first_token_s,
-            "answer_s": ev.answer_s,
-            "requests_per_s": ev.requests_per_s,
-            "limited_by": ev.limited_by,
+            "first_token_s": plan.speed.ttft_s,
+            "answer_s": plan.answer_s,
+            "requests_per_s": plan.requests_per_s,
+            "limited_by": plan.speed.limit,
             "is": "a bound: no real server is faster",
         },
         "cost": {
@@ -135,8 +134,8 @@ def choice_dict(choice: Choice) -> dict[str, Any]:
 
 
 def launch_command(req: Requirement, c: Candidate) -> str:
-    """The whole command, with the work it was chosen for; empty for an API, and for engines that serve nobody."""
-    if c.hardware is None or c.engine.partition("@")[0] not in STARTED:
+    """The whole command, with the work it was chosen for; empty for an API, and for engines that don't serve."""
+    if c.hardware is None or not parse_engine(c.engine)[0].flags:
         return ""
     work = workload_of(req, c.model)
     words = ["qvl launch", c.model.name.lower(), "--engine", c.engine, "--precision", c.precision]
@@ -202,7 +201,7 @@ def html_report(choice: Choice, made_on: str) -> str:
             parts.append(f"<p class=soft>And, in this order: {escape(names)}.</p>")
         parts += _figures(pareto(choice.ranked))
     if choice.unranked:
-        parts += ["<h2>Would do, but nobody printed a score for the task</h2>"]
+        parts += ["<h2>Would do, but no score is published for the task</h2>"]
         parts.append(_list(f"{c.model.name}: {c.place}" for c in choice.unranked))
     parts += ["<h2>What was ruled out, and by what</h2>", _ruled_out(choice.ruled_out)]
     if choice.warnings:
@@ -212,7 +211,7 @@ def html_report(choice: Choice, made_on: str) -> str:
         _list(_sources(choice)),
         "<p class=soft>Quality is the mean of the published scores on the task's benchmarks; where a model has "
         "none on one of them, what its other scores let expect. Times are bounds from arithmetic and bandwidth: "
-        "no real server is faster. Test on your own pictures before you decide.</p>",
+        "no real server is faster. Test on your own images before you decide.</p>",
     ]
     return "\n".join(parts) + "\n"
 
@@ -240,7 +239,7 @@ def requirement_words(req: Requirement) -> list[str]:
     words = [f"tasks: {', '.join(t.name for t in req.tasks)}"]
     if req.hardware:
         words.append(f"hardware: {req.hardware.count} x {req.hardware.device.title}")
-    words += ["the pictures stay in house"] * req.private
+    words += ["the images stay on your premises"] * req.private
     words += ["commercial use"] * req.commercial
     if req.all_needs:
         words.append(f"abilities: {', '.join(req.all_needs)}")
@@ -262,16 +261,16 @@ def _list(items: Iterable[str]) -> str:
 
 def _ranking(ranked: Sequence[Candidate]) -> str:
     rows = []
-    priced = any(c.cost_per_1000 for c in ranked)  # on hardware of one's own nobody is
+    priced = any(c.cost_per_1000 for c in ranked)  # not on the user's own hardware
     for i, c in enumerate(ranked, 1):
-        ev = c.evaluation
+        plan = c.plan
         cells = [
             (str(i), "n"),
             (c.model.name, ""),
             (c.place, ""),
             (f"{c.expected:.1f}" if c.expected is not None else "-", "n"),
-            (format_bytes(c.memory_bytes) if ev else "none", "n"),
-            (format_seconds(ev.answer_s) if ev and ev.answer_s else "-", "n"),
+            (format_bytes(c.memory_bytes) if plan else "none", "n"),
+            (format_seconds(plan.answer_s) if plan and plan.answer_s else "-", "n"),
             *[(f"${c.cost_per_1000:,.2f}" if c.cost_per_1000 else "-", "n")] * priced,
             (c.model.licence.title, ""),
         ]
@@ -300,7 +299,7 @@ def _figures(points: Sequence[Point]) -> list[str]:
         found.append("<h2>Quality against the bill of 1,000 requests</h2>")
         found.append(_figure(points, [p.cost or 1.0 for p in points], "${:g}"))
     less = "less memory and a smaller bill" if all(p.cost is not None for p in points) else "less memory"
-    return [*found, f"<p class=soft>Filled: nobody has more quality for {less} at once.</p>"]
+    return [*found, f"<p class=soft>Filled: no other has more quality for {less} at once.</p>"]
 
 
 def _figure(placed: Sequence[Point], values: Sequence[float], tick: str) -> str:

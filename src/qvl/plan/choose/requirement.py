@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from qvl.catalog.models import ABILITIES, PRECISIONS
+from qvl.catalog.models import ABILITIES
+from qvl.catalog.precisions import published_precisions
 from qvl.catalog.scores import Task, find_task
 from qvl.errors import PlanError, nearest
-from qvl.plan.request import parse_engine
+from qvl.plan.resolve import parse_engine
 from qvl.plan.workload import Workload, parse_image, parse_video
 
 if TYPE_CHECKING:
@@ -78,16 +79,16 @@ class Requirement:
             if name not in ABILITIES:
                 raise PlanError(f"no ability {name!r}; {nearest(name, list(ABILITIES))}")
         for name in self.precisions:
-            if name not in PRECISIONS:
-                raise PlanError(f"no precision {name!r}; {nearest(name, list(PRECISIONS))}")
+            if name not in published_precisions():
+                raise PlanError(f"no precision {name!r}; {nearest(name, published_precisions())}")
         parse_languages(",".join(self.languages))
         if self.aim not in AIMS:
             raise PlanError(f"quality {self.aim!r}; known: {', '.join(AIMS)}")
         for place in self.where:
             if place not in WHERE:
                 raise PlanError(f"--where {place!r}; known: {', '.join(WHERE)}")
-        if self.engine and (name := parse_engine(self.engine)[0]).startswith("train-"):
-            raise PlanError(f"--engine {name} trains; choose plans serving")
+        if self.engine and (engine := parse_engine(self.engine)[0]).trains:
+            raise PlanError(f"--engine {engine.name} trains; choose plans serving")
         self._check_numbers()
         self._check_contradictions()
 
@@ -108,7 +109,7 @@ class Requirement:
             return PlanError(f"{first} and {second} contradict each other: {why}")
 
         if self.private and self.where == ("api",):
-            raise both("--private", "--where api", "a hosted API sees the pictures; drop one of the two")
+            raise both("--private", "--where api", "a hosted API sees the images; drop one of the two")
         if self.where == ("api",) and self.hardware:
             raise both("--gpu", "--where api", "an API runs on its provider's hardware")
         if self.where == ("api",) and self.engine:
@@ -150,9 +151,7 @@ def usual_workload(
         images = (work["image"],) if "image" in work else ()
         videos = (work["video"],) if "video" in work else ()
         what = (
-            f"one picture of {work['image']}"
-            if images
-            else f"one clip of {work.get('video')} frames a second"
+            f"one image of {work['image']}" if images else f"one video of {work.get('video')} frames a second"
         )
         assumed.append(f"{what} in a request, as usual for {tasks[0].name} (--image, --video)")
     if answer_tokens is None:

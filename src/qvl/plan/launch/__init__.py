@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from qvl.catalog.engines import find_engine
+from qvl.plan.engines import ENGINES
 from qvl.plan.launch.place import place
 from qvl.plan.launch.request import Flag, Launch, LaunchRequest, Variable
 from qvl.plan.launch.weights import check_version, regression_warnings, weights_for
@@ -19,12 +20,7 @@ from qvl.plan.memory import weight_bytes
 __all__ = ["NO_HOST", "WRITERS", "Flag", "Launch", "LaunchRequest", "Variable", "plan_launch"]
 
 # engine → who writes its flags; only the one in use is imported
-WRITERS = {
-    "vllm": "qvl.plan.launch.vllm:VllmFlags",
-    "sglang": "qvl.plan.launch.sglang:SglangFlags",
-    "llama.cpp": "qvl.plan.launch.llama_cpp:LlamaCppFlags",
-    "qvl": "qvl.plan.launch.qvl:QvlFlags",
-}
+WRITERS = {e.name: e.flags for e in ENGINES.values() if e.flags}
 
 
 def plan_launch(request: LaunchRequest) -> Launch:
@@ -39,7 +35,7 @@ def plan_launch(request: LaunchRequest) -> Launch:
     warnings = regression_warnings(request, engine, version, weights.checkpoint) if version else ()
     fit, replicas = place(request, engine, version, weights.precision)
     setup = fit.setup
-    module, _, name = WRITERS[engine.name].partition(":")
+    module, _, name = ENGINES[engine.name].flags.partition(":")
     writer: FlagWriter = getattr(import_module(module), name)(
         request, engine, version, setup, replicas, weights
     )

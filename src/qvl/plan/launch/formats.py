@@ -15,6 +15,7 @@ from math import ceil
 
 from qvl.catalog.devices import Device
 from qvl.errors import PlanError
+from qvl.plan.engines import ENGINES
 from qvl.plan.launch import Flag, Launch
 from qvl.units import GiB
 
@@ -171,7 +172,7 @@ def to_ray(launch: Launch) -> str:
 
     Raises: PlanError for engines that Ray Serve does not run.
     """
-    if launch.engine.name != "vllm":
+    if not ENGINES[launch.engine.name].ray:
         raise PlanError(
             f"Ray Serve runs vLLM here, not {launch.engine.name}: --engine vllm, or another --format"
         )

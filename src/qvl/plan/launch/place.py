@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from qvl.catalog.engines import Engine
 from qvl.errors import CapacityError, PlanError
+from qvl.plan.engines import ENGINES
 from qvl.plan.launch.request import LaunchRequest
 from qvl.plan.memory import Precision, Shards, check_precision, stored_precision
 from qvl.plan.request import FitRequest
 from qvl.plan.split import best_split, legal_splits, split_problems
 
 if TYPE_CHECKING:
-    from qvl.plan.fit import FitResult
+    from qvl.plan.evaluate import FitResult
 
 # Share of the best bound that a narrower cut must reach to be preferred. vLLM's recipes run 7B as four copies
 # on four A100 and 72B cut over four; both follow from any share between 0.1 and 0.9.
@@ -33,11 +34,13 @@ def _fit_request(
     from qvl.catalog.devices import Hardware
 
     at_once = ceil(request.workload.concurrency / replicas)
-    planned = engine.name if engine.name != "sglang" else "vllm"
-    if planned == "vllm" and engine.name == "vllm" and version:
+    record = ENGINES[engine.name]
+    planned = record.planned_as or engine.name
+    if record.tensor_parallel and version:
         planned += f"@{version}"
     return FitRequest(
         config=request.config,
+        model=request.model,
         name=request.model.name if request.model else "",
         workload=replace(request.workload, concurrency=at_once),
         engine=planned,
@@ -59,7 +62,7 @@ def place(request: LaunchRequest, engine: Engine, version: str, precision: str) 
     bound is kind to wide cuts (links at their peak, no waiting), so a wider one must promise a good deal more.
     """
     from qvl.plan.capacity import Capacity, capacity_of_copies
-    from qvl.plan.fit import fit
+    from qvl.plan.evaluate import evaluate
 
     count, forced = request.hardware.count, request.tensor_parallel_size
 
@@ -67,19 +70,20 @@ def place(request: LaunchRequest, engine: Engine, version: str, precision: str) 
         return _fit_request(request, engine, version, precision, shards, gpus, replicas)
 
     def accept(asked: FitRequest) -> FitResult:
-        result = fit(asked, changes=False)
+        result = evaluate(asked)
         if result.setup.problems:
             raise PlanError("; ".join(result.setup.problems))
         if not result.fits:
             raise CapacityError(_too_large(request, asked))
         return result
 
-    if engine.name in ("llama.cpp", "qvl"):
+    record = ENGINES[engine.name]
+    if not ENGINES[record.planned_as or record.name].tensor_parallel:
         if forced and forced > 1:
             raise PlanError(f"{engine.name} has no tensor parallelism as planned here: use vllm or sglang")
-        return accept(planned(Shards(), count if engine.name == "llama.cpp" else 1, 1)), 1
+        return accept(planned(Shards(), 1 if record.one_device else count, 1)), 1
     legal_as = check_precision(precision) if precision else stored_precision(request.config)
-    may_copy = engine.name != "vllm" or engine.has("--mm-encoder-tp-mode", version)
+    may_copy = "--mm-encoder-tp-mode" not in engine.features or engine.has("--mm-encoder-tp-mode", version)
     if forced:
         shards = _forced_split(request, legal_as, forced, may_copy)
         if count % forced:
@@ -93,7 +97,7 @@ def place(request: LaunchRequest, engine: Engine, version: str, precision: str) 
         if cut is None:
             continue
         last = planned(cut, gpus, count // gpus)
-        result = fit(last, changes=False)
+        result = evaluate(last)
         if result.setup.problems:
             return accept(last), count // gpus
         if result.fits:

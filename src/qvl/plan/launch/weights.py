@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from qvl.catalog.engines import Engine, parse_version
-from qvl.catalog.models import Checkpoint, first_version
+from qvl.catalog.models import Checkpoint, first_version, regressions_of
+from qvl.catalog.precisions import PRECISIONS
 from qvl.errors import PlanError
+from qvl.plan.engines import ENGINES
 from qvl.plan.launch.request import LaunchRequest
-from qvl.plan.memory import PRECISIONS
 
-# what people call a precision → published precisions that are it, best liked by the engines first
-_ALSO = {"int4": ("awq", "gptq-int4"), "int8": ("int8", "gptq-int8"), "fp16": ("bf16",)}
-_GGUF = {"bf16": "BF16", "fp16": "F16", "int8": "Q8_0", "int4": "Q4_K_M"}
 # regressions that only touch some checkpoints, or that a warning is enough for, by their thread
 _WARN_ONLY = ("vllm 38459",)
 _ONLY_COMPRESSOR = ("vllm 23645",)
@@ -56,16 +53,9 @@ def regression_warnings(
     request: LaunchRequest, engine: Engine, version: str, checkpoint: Checkpoint | None
 ) -> tuple[str, ...]:
     """Warnings; refuses versions that are known to be wrong for this generation or these weights."""
-    from qvl.catalog.models import regressions
-
     warnings = []
-    for r in regressions():
-        if r.engine != engine.name or request.config.family not in r.families:
-            continue
-        named = r.versions.replace(",", " ").split()
-        if not all(re.fullmatch(r"\d+(\.\d+)*", v) for v in named):
-            continue  # a span of builds, not a version that can be compared
-        if parse_version(version) not in [parse_version(v) for v in named]:
+    for r in regressions_of(engine.name, request.config.family):
+        if not r.is_of(version):
             continue
         if r.note.startswith(_ONLY_COMPRESSOR) and (checkpoint is None or checkpoint.official):
             continue
@@ -82,19 +72,20 @@ def weights_for(request: LaunchRequest, engine: Engine) -> Weights:
     Raises: PlanError for a precision that nobody published, or that contradicts the checkpoint named.
     """
     asked = request.precision
-    if engine.name == "llama.cpp":
+    record = ENGINES[engine.name]
+    if record.converts:
         asked = asked or "int4"
-        if asked not in _GGUF:
-            raise PlanError(f"llama.cpp does not take {asked}; it takes {', '.join(_GGUF)}")
+        if asked not in record.converts:
+            raise PlanError(f"{engine.name} does not take {asked}; it takes {', '.join(record.converts)}")
         if request.checkpoint and request.checkpoint.precision != "bf16":
             raise PlanError(
-                f"llama.cpp reads GGUF files, {request.checkpoint.hub_id} is {request.checkpoint.precision}: "
+                f"{engine.name} reads GGUF files, {request.checkpoint.hub_id} is {request.checkpoint.precision}: "
                 "name the model itself, --precision int4 or int8 says which file"
             )
         if request.source.endswith(".gguf"):
             return Weights(request.source, asked)
         base = request.source or (request.model.name if request.model else "model")
-        return Weights(f"{base}-{_GGUF[asked]}.gguf", asked)
+        return Weights(f"{base}-{record.converts[asked]}.gguf", asked)
     if request.source:
         return Weights(request.source, asked)
     assert request.model is not None, "a config without a model needs a source"
@@ -108,13 +99,13 @@ def weights_for(request: LaunchRequest, engine: Engine) -> Weights:
             f"{request.checkpoint.hub_id} is {request.checkpoint.precision}, --precision says {asked}: drop one"
         )
     else:
-        wanted = (asked or "bf16", *_ALSO.get(asked, ()))
+        wanted = (asked or "bf16", *(PRECISIONS[asked].published_as if asked in PRECISIONS else ()))
         found = [c for p in wanted for c in model.checkpoints if c.precision == p]
-        if not found and asked == "fp8" and engine.name == "vllm":
+        if not found and asked in record.quantizes_on_load:
             note = "no FP8 weights are published: vLLM quantises the 16-bit ones while loading"
             return Weights(model.hub_id, "fp8", in_flight=True, notes=(note,))
         if not found:
-            if asked not in PRECISIONS and asked not in ("nvfp4",):
+            if asked not in PRECISIONS:
                 raise PlanError(f"no precision {asked!r}; known: {', '.join(PRECISIONS)}")
             known = ", ".join(dict.fromkeys(c.precision for c in model.checkpoints))
             raise PlanError(

@@ -12,7 +12,7 @@ from qvl.errors import CapacityError, PlanError
 from qvl.geometry import smart_resize
 from qvl.plan.launch.request import Flag, LaunchRequest, Variable
 from qvl.plan.launch.weights import Weights
-from qvl.plan.request import Setup
+from qvl.plan.setup import Setup
 from qvl.plan.workload import Image, image_limits
 
 # A host name that can't exist (RFC 2606). An empty list would allow every host: the engines skip the check then.

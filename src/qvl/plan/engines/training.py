@@ -1,7 +1,7 @@
 """What a fine-tuning run needs on each GPU: full, LoRA or QLoRA, under each way of sharing it out.
 
 States follow from the optimizer (AdamW in mixed precision), activations from what the reference layers keep
-for the backward pass. Loss, fragmentation and process are as in engines.py.
+for the backward pass. Loss, fragmentation and process are as in plan.terms.
 """
 
 from __future__ import annotations
@@ -9,17 +9,11 @@ from __future__ import annotations
 from math import ceil
 
 from qvl.catalog.config import ModelConfig
-from qvl.plan.engines import (
-    FRAGMENTATION,
-    NCCL_PER_RANK,
-    GpuTerms,
-    Term,
-    process_terms,
-    vision_activation_bytes,
-)
+from qvl.catalog.precisions import PRECISIONS
 from qvl.plan.memory import WeightBytes, matrix_bytes, weight_bytes
 from qvl.plan.parameters import language_linears, parameter_counts
-from qvl.plan.request import Setup
+from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Term
+from qvl.plan.terms import FRAGMENTATION, NCCL_PER_RANK, process_terms, vision_activation_bytes
 
 # DeepSpeed ZeRO 3 defaults of common configs: gathered parameters kept alive, and the optimizer's sub-group
 ZERO3_LIVE = 1_000_000_000
@@ -70,7 +64,7 @@ def tower_activation_bytes(config: ModelConfig) -> int:
 def training_terms(setup: Setup) -> tuple[GpuTerms, ...]:
     config, how = setup.config, setup.request.training
     counts, text = parameter_counts(config), config.text
-    full = setup.engine == "train-full"
+    full = not setup.engine.adapters
     n = setup.gpus
     trained = (counts.language + counts.head if full else 0) + (counts.vision if how.train_vision else 0)
     adapters = 0 if full else lora_parameters(config, how.lora_rank, experts=how.expert_adapters)
@@ -176,7 +170,7 @@ def _activations(setup: Setup) -> list[Term]:
             config, patches, setup.media.largest_segment, flash=setup.flash_attention, fused_rotary=False
         )
         terms.append(Term("vision_activations", size, f"{patches:,} patches through the frozen tower"))
-    if setup.precision not in ("bf16", "fp16", "fp32"):
+    if not PRECISIONS[setup.precision].is_plain:
         largest = max(language_linears(text), key=lambda s: s.in_features * s.out_features)
         size, _ = matrix_bytes(largest.name, largest.in_features, largest.out_features, "bf16")
         terms.append(Term("dequantised", size, f"{largest.name} in 16 bits while it is used"))
@@ -194,3 +188,16 @@ def _share(size: int, share: int) -> int:
 
 def _over(share: int) -> str:
     return f" / {share} GPUs" if share > 1 else ""
+
+
+_BF16: dict[str, str] = {"bf16": "bf16"}
+ENGINES = (
+    EngineRecord(name="train-full", memory=training_terms, stores=_BF16, trains=True),
+    EngineRecord(
+        name="train-lora", memory=training_terms, trains=True, adapters=True,
+        stores={**_BF16, "awq": "awq", "gptq-int4": "gptq-int4", "gptq-int8": "gptq-int8"},
+    ),
+    EngineRecord(
+        name="train-qlora", memory=training_terms, trains=True, adapters=True, stores={"bf16": "nf4", "int4": "nf4"}
+    ),
+)  # fmt: skip
