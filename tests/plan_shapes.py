@@ -121,6 +121,7 @@ FIRST = model(
         temporal_patch_size=1,
         image_size=448,
         num_queries=256,
+        num_position_embeddings=256,
     ),
 )
 

@@ -54,7 +54,7 @@ def test_an_odd_layer_holds_what_a_layer_of_whole_tiles_does(precision, inputs, 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_published_layer_is_whole_tiles_so_nothing_is_padded(shape):
     config = config_of(next(m for m in models() if m.shape == shape))
-    for linear in language_linears(config.text):
+    for linear in language_linears(config):
         if linear.quantized:
             assert (linear.in_features % STEP, linear.out_features % TILE) == (0, 0), linear
 

@@ -73,7 +73,7 @@ def test_every_known_model_is_checked():
 
 
 def test_explicit_head_dim_widens_q_and_o_only():
-    shapes = {s.name: s for s in language_linears(TINY.text)}
+    shapes = {s.name: s for s in language_linears(TINY)}
     assert shapes["q_proj"].out_features == 4 * 128 != TINY.text.hidden_size
     assert shapes["o_proj"].in_features == 4 * 128
     assert shapes["k_proj"].out_features == 2 * 128
@@ -81,7 +81,7 @@ def test_explicit_head_dim_widens_q_and_o_only():
 
 
 def test_hybrid_layers_share_the_depth_between_two_kinds_of_attention():
-    shapes = {s.name: s for s in language_linears(MODELS["Qwen3.5-9B"].text)}
+    shapes = {s.name: s for s in language_linears(MODELS["Qwen3.5-9B"])}
     assert (shapes["q_proj"].count, shapes["in_proj_qkv"].count) == (8, 24)
     assert shapes["down_proj"].count == 32
 

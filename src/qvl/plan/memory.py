@@ -116,7 +116,7 @@ def weight_bytes(
     counts = parameter_counts(config)
     text, tp = config.text, shards.tensor
     plain = scales = 0
-    for shape in language_linears(text):
+    for shape in language_linears(config):
         out, inn, count = local_shape(config, shape, shards)
         payload, extra = matrix_bytes(shape.name if shape.quantized else "", inn, out, precision)
         if not shape.quantized:

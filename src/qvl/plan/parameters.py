@@ -1,20 +1,22 @@
-"""Exact parameter counts from a `ModelConfig`: every linear by shape, everything else by number.
+"""Exact parameter counts from the table of a model's tensors: every linear by shape, everything else by number.
 
-What is quantised, split over GPUs or read for a token is decided by shape, so the linears are listed
-one kind a line (`LinearShape`) and the rest (norms, tables, convolutions) as plain counts. Nothing is
-estimated: the sums equal the element counts of the published checkpoints. MTP weights, which
-transformers ignores, are not counted.
-Source: reference modules of transformers 4.57.6 / 5.23; generation 1 from its remote code.
+What is quantised, split over GPUs or read for a token is decided by shape, so the linears are gathered by kind
+(`LinearShape`) and the rest (norms, tables, convolutions) counted. Nothing is estimated: the sums equal the element
+counts of the published checkpoints. MTP weights, which transformers ignores, are not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from math import prod
+from typing import Literal, NamedTuple
 
-from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
+from qvl.catalog.config import ModelConfig, TextConfig
+from qvl.catalog.tensors import TensorTable, tensor_table
 
 # How tensor parallelism cuts a linear: by its outputs, by its inputs, by neither.
 Split = Literal["column", "row", "replicated"]
@@ -89,34 +91,27 @@ class ParameterCounts:
 def parameter_counts(config: ModelConfig) -> ParameterCounts:
     """By part. Remembered: a plan asks some dozens of times for one model."""
     text = config.text
-    table = text.vocab_size * text.hidden_size
-    linears = language_linears(text)
+    totals: Counter[str] = Counter()
+    for name, shape in tensor_table(config).shapes.items():
+        totals[_TABLES.get(name) or _part(name)] += prod(shape)
+    linears = language_linears(config)
+    counted = sum(s.num_parameters for s in linears)
     experts = sum(s.num_parameters for s in linears if s.expert)
     idle = experts // text.num_experts * (text.num_experts - text.num_experts_per_tok) if experts else 0
-    shapes: dict[Part, tuple[LinearShape, ...]] = {p: vision_linears(config, p) for p in VISION_PARTS}
-    vision = {part: _total(found) for part, found in shapes.items()}
-    weights = {part: sum(s.num_weights for s in found) for part, found in shapes.items()}
-    extras = _vision_extras(config)
+    weights = {part: sum(s.num_weights for s in vision_linears(config, part)) for part in VISION_PARTS}
     return ParameterCounts(
-        tower=vision["tower"] + extras["tower"],
-        merger=vision["merger"] + extras["merger"],
-        deepstack=vision["deepstack"] + extras["deepstack"],
-        embeddings=table,
-        head=0 if text.tie_word_embeddings else table,
-        linears=_total(linears),
-        norms=_language_extras(text),
+        tower=totals["tower"],
+        merger=totals["merger"],
+        deepstack=totals["deepstack"],
+        embeddings=totals["embeddings"],
+        head=totals["head"],
+        linears=counted,
+        norms=totals["language"] - counted,
         idle_experts=idle,
         linear_weights=sum(s.num_weights for s in linears),
         tower_weights=weights["tower"],
         merger_weights=weights["merger"] + weights["deepstack"],
     )
-
-
-def _total(linears: Iterable[LinearShape]) -> int:
-    return sum(s.num_parameters for s in linears)
-
-
-# Language model
 
 
 def linear_attention_layers(text: TextConfig) -> int:
@@ -132,150 +127,129 @@ def delta_net_dims(text: TextConfig) -> tuple[int, int]:
     )
 
 
-@cache
-def language_linears(text: TextConfig) -> tuple[LinearShape, ...]:
+def language_linears(config: ModelConfig) -> tuple[LinearShape, ...]:
     """Every linear of the decoder layers; the head is not among them."""
-    d, layers = text.hidden_size, text.num_hidden_layers
-    full, linear = len(text.full_attention_layers), linear_attention_layers(text)
-    q_width = text.num_attention_heads * text.head_dim
-    kv_width = text.num_key_value_heads * text.head_dim
-    # Qwen3.5's q_proj also emits the gate of the attention output
-    q_out = q_width * (2 if text.attn_output_gate else 1)
-    bias = text.attention_bias
-    shapes = [
-        LinearShape("q_proj", d, q_out, full, bias),
-        LinearShape("k_proj", d, kv_width, full, bias),
-        LinearShape("v_proj", d, kv_width, full, bias),
-        LinearShape("o_proj", q_width, d, full, split="row"),
-    ]
-    if linear:
-        key, value = delta_net_dims(text)
-        heads = text.linear_num_value_heads
-        shapes += [
-            LinearShape("in_proj_qkv", d, 2 * key + value, linear),
-            LinearShape("in_proj_z", d, value, linear),
-            LinearShape("in_proj_b", d, heads, linear, quantized=False),
-            LinearShape("in_proj_a", d, heads, linear, quantized=False),
-            LinearShape("out_proj", value, d, linear, split="row"),
-        ]
-    if text.num_experts:
-        shapes.append(LinearShape("router", d, text.num_experts, layers, split="replicated", quantized=False))
-        shapes += _mlp(d, text.moe_intermediate_size, layers * text.num_experts, "experts.", expert=True)
-        if text.shared_expert_intermediate_size:
-            shapes += _mlp(d, text.shared_expert_intermediate_size, layers, "shared_expert.")
-            shapes.append(
-                LinearShape("shared_expert_gate", d, 1, layers, split="replicated", quantized=False)
-            )
-    else:
-        shapes += _mlp(d, text.intermediate_size, layers, "")
-    return tuple(s for s in shapes if s.count)
+    return _linears(config)["language"]
 
 
-def _mlp(hidden: int, inner: int, count: int, prefix: str, expert: bool = False) -> list[LinearShape]:
-    return [
-        LinearShape(f"{prefix}gate_proj", hidden, inner, count, expert=expert),
-        LinearShape(f"{prefix}up_proj", hidden, inner, count, expert=expert),
-        LinearShape(f"{prefix}down_proj", inner, hidden, count, split="row", expert=expert),
-    ]
-
-
-def _language_extras(text: TextConfig) -> int:
-    full, linear = len(text.full_attention_layers), linear_attention_layers(text)
-    count = (2 * text.num_hidden_layers + 1) * text.hidden_size
-    if text.qk_norm:
-        count += full * 2 * text.head_dim
-    if linear:
-        key, value = delta_net_dims(text)
-        conv = (2 * key + value) * text.linear_conv_kernel_dim
-        # A_log and dt_bias are one number a value head; the gated norm is shared by the heads
-        count += linear * (conv + 2 * text.linear_num_value_heads + text.linear_value_head_dim)
-    return count
-
-
-# Vision
-
-
-@cache
 def vision_linears(config: ModelConfig, part: Part = "tower") -> tuple[LinearShape, ...]:
     """Linears of the tower, its merger or its DeepStack mergers; never quantised by published checkpoints.
 
     The patch embedding is a convolution with kernel = stride, that is a linear over flattened patches.
     """
-    v = config.vision
-    if config.family == "qwen_vl":
-        return _vision_linears_first_generation(v, part)
-    w, out, wide = v.hidden_size, v.out_hidden_size, v.hidden_size * v.spatial_merge_size**2
-    merger = (
-        LinearShape("linear_fc1", wide, wide, 1, True, quantized=False),
-        LinearShape("linear_fc2", wide, out, 1, True, "row", quantized=False),
+    return _linears(config).get(part, ())
+
+
+# --- names of tensors → kinds
+
+_TABLES = {
+    "model.embed_tokens.weight": "embeddings",
+    "model.wte.weight": "embeddings",
+    "lm_head.weight": "head",
+}
+# what joins the tower to the language model; the first generation's is a resampler and the projection after it
+_MERGERS = ("visual.merger.", "visual.attn_pool.", "visual.ln_post.", "visual.proj")
+# matrices that no linear layer holds → (kind, its bias)
+_MATRICES = {
+    "visual.patch_embed.proj.weight": ("patch_embed", "visual.patch_embed.proj.bias"),
+    "visual.conv1.weight": ("conv1", ""),
+    "visual.attn_pool.attn.in_proj_weight": ("in_proj", "visual.attn_pool.attn.in_proj_bias"),
+    "visual.proj": ("proj", ""),
+}
+_LAYER = re.compile(r"^.*?\.\d+\.")
+# modules, within their layer, of a kind that isn't the last part of their name
+_KINDS = {
+    "mlp.gate": "router",
+    "visual.merger.mlp.0": "linear_fc1",
+    "visual.merger.mlp.2": "linear_fc2",
+    # the first generation's; w2 is its gate
+    "attn.in_proj": "qkv",
+    "attn.out_proj": "proj",
+    "attn.c_attn": "q_proj k_proj v_proj",
+    "attn.c_proj": "o_proj",
+    "mlp.w2": "gate_proj",
+    "mlp.w1": "up_proj",
+    "mlp.c_proj": "down_proj",
+}
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_BY_INPUTS = ("o_proj", "out_proj", "down_proj", "proj", "fc2", "linear_fc2")
+_WHOLE = ("router", "shared_expert_gate")
+_NARROW = (*_WHOLE, "in_proj_b", "in_proj_a")  # stay in 16 bits
+
+
+def _part(tensor: str) -> Part:
+    if not tensor.startswith("visual."):
+        return "language"
+    if tensor.startswith("visual.deepstack"):
+        return "deepstack"
+    return "merger" if tensor.startswith(_MERGERS) else "tower"
+
+
+class _Kind(NamedTuple):
+    """What the matrices of one kind have in common."""
+
+    part: Part
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool = False
+    whole: bool = False  # not cut over GPUs
+    expert: bool = False
+
+
+@cache
+def _linears(config: ModelConfig) -> Mapping[Part, tuple[LinearShape, ...]]:
+    counts = Counter[_Kind]()
+    for kind, count in _matrices(config, tensor_table(config)):
+        counts[kind] += count
+    found: dict[Part, list[LinearShape]] = {"language": []}
+    for kind in sorted(counts, key=_order):
+        part, name, inputs, outputs, bias, whole, expert = kind
+        whole = whole or name in _WHOLE
+        split: Split = "replicated" if whole else "row" if name.rpartition(".")[2] in _BY_INPUTS else "column"
+        quantized = part == "language" and name not in _NARROW
+        shape = LinearShape(name, inputs, outputs, counts[kind], bias, split, quantized, expert)
+        found.setdefault(part, []).append(shape)
+    return {part: tuple(shapes) for part, shapes in found.items()}
+
+
+def _order(kind: _Kind) -> int:
+    """Attention of all models, that of hybrids and routers, experts, what all tokens share, a dense MLP."""
+    if kind.name in _ATTENTION:
+        return 0
+    if kind.expert or kind.name.startswith("shared_expert"):
+        return 2 if kind.expert else 3
+    return 4 + _MLP.index(kind.name) if kind.name in _MLP else 1
+
+
+def _matrices(config: ModelConfig, table: TensorTable) -> Iterator[tuple[_Kind, int]]:
+    """(kind, how many) of every matrix of the table; the head is left out."""
+    for module, (outputs, inputs) in table.linears.items():
+        if module == "lm_head":
+            continue
+        kinds = _kinds(_LAYER.sub("", module))
+        whole, bias = module.startswith("visual.attn_pool."), f"{module}.bias" in table.shapes
+        for name in kinds:
+            yield _Kind(_part(module), name, inputs, outputs // len(kinds), bias, whole), 1
+    for tensor, (name, bias_name) in _MATRICES.items():
+        if tensor in table.shapes:
+            outputs, *others = table.shapes[tensor]
+            yield _Kind(_part(tensor), name, prod(others), outputs, bias_name in table.shapes, True), 1
+    width, inner = config.text.hidden_size, config.text.moe_intermediate_size
+    for tensor, shape in table.shapes.items():
+        if tensor.endswith(".experts.down_proj"):
+            yield _Kind("language", "experts.gate_proj", width, inner, expert=True), shape[0]
+            yield _Kind("language", "experts.up_proj", width, inner, expert=True), shape[0]
+            yield _Kind("language", "experts.down_proj", inner, width, expert=True), shape[0]
+
+
+@cache
+def _kinds(module: str) -> tuple[str, ...]:
+    """The kinds of a module, which is named within its layer: three where q, k and v are one matrix."""
+    kinds = _KINDS.get(module, module.removeprefix("mlp."))
+    return (
+        tuple(kinds.split())
+        if kinds.startswith("shared_expert.")
+        else tuple(kinds.rpartition(".")[2].split())
     )
-    if part == "merger":
-        return merger
-    if part == "deepstack":
-        levels = len(v.deepstack_visual_indexes)
-        return tuple(
-            LinearShape(s.name, s.in_features, s.out_features, levels, s.bias, s.split, s.quantized)
-            for s in merger
-            if levels
-        )
-    if part != "tower":
-        return ()
-    patch_bias = config.family not in ("qwen2_vl", "qwen2_5_vl")
-    shapes = [LinearShape("patch_embed", v.patch_dim, w, 1, patch_bias, "replicated", quantized=False)]
-    shapes += _vision_attention(w, v.depth)
-    inner = v.intermediate_size
-    if config.family == "qwen2_5_vl":
-        shapes.append(LinearShape("gate_proj", w, inner, v.depth, True, quantized=False))
-        shapes.append(LinearShape("up_proj", w, inner, v.depth, True, quantized=False))
-        shapes.append(LinearShape("down_proj", inner, w, v.depth, True, "row", quantized=False))
-    else:
-        shapes.append(LinearShape("fc1", w, inner, v.depth, True, quantized=False))
-        shapes.append(LinearShape("fc2", inner, w, v.depth, True, "row", quantized=False))
-    return tuple(shapes)
-
-
-def _vision_attention(width: int, depth: int) -> list[LinearShape]:
-    return [
-        LinearShape("qkv", width, 3 * width, depth, True, quantized=False),
-        LinearShape("proj", width, width, depth, True, "row", quantized=False),
-    ]
-
-
-def _vision_linears_first_generation(v: VisionConfig, part: Part) -> tuple[LinearShape, ...]:
-    w, out, inner = v.hidden_size, v.out_hidden_size, v.intermediate_size
-    if part == "tower":
-        return (
-            LinearShape("conv1", v.in_channels * v.patch_size**2, w, 1, split="replicated", quantized=False),
-            *_vision_attention(w, v.depth),
-            LinearShape("c_fc", w, inner, v.depth, True, quantized=False),
-            LinearShape("c_proj", inner, w, v.depth, True, "row", quantized=False),
-        )
-    if part == "merger":  # the resampler with the projection that follows it
-        return (
-            LinearShape("kv_proj", w, out, 1, split="replicated", quantized=False),
-            LinearShape("in_proj", out, 3 * out, 1, True, "replicated", quantized=False),
-            LinearShape("out_proj", out, out, 1, True, "replicated", quantized=False),
-            LinearShape("proj", out, out, 1, split="replicated", quantized=False),
-        )
-    return ()
-
-
-def _vision_extras(config: ModelConfig) -> dict[str, int]:
-    """Norms and position tables by part."""
-    v = config.vision
-    w, out = v.hidden_size, v.out_hidden_size
-    if config.family == "qwen_vl":
-        # The position table is stored for a 16 x 16 grid, as many rows as there are queries; the
-        # resampler keeps learned queries, a fixed table of the same size and three norms.
-        return {
-            "tower": v.num_queries * w + 2 * w + v.depth * 4 * w,
-            "merger": 2 * v.num_queries * out + 3 * 2 * out,
-            "deepstack": 0,
-        }
-    norm = 1 if config.family == "qwen2_5_vl" else 2  # RMSNorm has no bias
-    wide = w * v.spatial_merge_size**2
-    return {
-        "tower": v.depth * 2 * norm * w + v.num_position_embeddings * w,
-        "merger": norm * w,
-        "deepstack": len(v.deepstack_visual_indexes) * norm * wide,
-    }

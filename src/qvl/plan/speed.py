@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil
 
-from qvl.catalog.config import TextConfig
+from qvl.catalog.config import ModelConfig
 from qvl.plan.memory import kv_bytes_per_token, state_bytes
 from qvl.plan.parameters import (
     delta_net_dims,
@@ -179,17 +179,17 @@ def prefill_phase(setup: Setup) -> Phase:
         setup,
         flops,
         size,
-        chunks * kernels(text),
+        chunks * kernels(setup.config),
         messages,
         f"{tokens:,} tokens, {flops / 1e12:.2f} TFLOP",
     )
 
 
 @cache
-def kernels(text: TextConfig) -> int:
+def kernels(config: ModelConfig) -> int:
     """Kernels of one pass: each layer's linears, its attention and two norms."""
-    linears = sum(s.count for s in language_linears(text) if not s.expert)
-    return linears + (3 + (2 if text.num_experts else 0)) * text.num_hidden_layers
+    linears = sum(s.count for s in language_linears(config) if not s.expert)
+    return linears + (3 + (2 if config.text.num_experts else 0)) * config.text.num_hidden_layers
 
 
 def decode_bytes(setup: Setup, batch: int, context: float) -> float:
@@ -217,4 +217,4 @@ def decode_phase(setup: Setup, batch: int) -> Phase:
     flops = language_flops(setup, batch, context) + 2.0 * batch * text.vocab_size * text.hidden_size
     messages = 2.0 * text.num_hidden_layers * batch * text.hidden_size * 2
     words = f"{size / 1e9:.2f} GB read for {batch} tokens"
-    return _bound("decode", setup, flops, size, kernels(text), messages, words)
+    return _bound("decode", setup, flops, size, kernels(setup.config), messages, words)

@@ -67,7 +67,7 @@ def _vision_problems(config: ModelConfig, tp: int) -> list[str]:
 
 def _matrix_problems(config: ModelConfig, precision: Precision, shards: Shards) -> list[str]:
     tp, found, record = shards.tensor, [], PRECISIONS[precision]
-    for s in language_linears(config.text):
+    for s in language_linears(config):
         if s.split == "replicated" or (s.expert and shards.expert_parallel):
             continue
         if s.name in ("k_proj", "v_proj"):  # whole heads, checked above

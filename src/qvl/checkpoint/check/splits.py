@@ -68,7 +68,7 @@ def _quantised_problems(checkpoint: Checkpoint, size: int) -> list[tuple[str, st
     if checkpoint.quantization is None or size == 1:
         return []
     found = []
-    for shape in language_linears(checkpoint.config.text):
+    for shape in language_linears(checkpoint.config):
         scheme = checkpoint.quantization.scheme_of(_module(checkpoint, shape))
         # KV heads are whole where heads are, and a GPU may keep one whole
         if scheme is None or shape.split == "replicated" or shape.name in ("k_proj", "v_proj"):

@@ -143,5 +143,5 @@ def least_seconds(machine: CandidateMachine, workload: Workload) -> float:
     # dealt layers take turns
     ranks = machine.hardware.count if parse_engine(machine.engine)[0].tensor_parallel else 1
     size = least_bytes(machine.model.num_active_parameters or 0, machine.precision)
-    start = kernels(config_of(machine.model).text) * SECONDS_PER_KERNEL if device.kind == "gpu" else 0.0
+    start = kernels(config_of(machine.model)) * SECONDS_PER_KERNEL if device.kind == "gpu" else 0.0
     return workload.answer_tokens * (size / device.bandwidth_bytes_per_s / ranks + start)

@@ -24,7 +24,7 @@ def lora_parameters(config: ModelConfig, rank: int, *, experts: bool = False) ->
     """Adapters on all language linears: rank x (in + out) each; routers and, unless asked for, experts left out."""
     return sum(
         s.count * rank * (s.in_features + s.out_features)
-        for s in language_linears(config.text)
+        for s in language_linears(config)
         if s.quantized and (experts or not s.expert)
     )
 
@@ -171,7 +171,7 @@ def _activations(setup: Setup) -> list[Term]:
         )
         terms.append(Term("vision_activations", size, f"{patches:,} patches through the frozen tower"))
     if not PRECISIONS[setup.precision].is_plain:
-        largest = max(language_linears(text), key=lambda s: s.in_features * s.out_features)
+        largest = max(language_linears(config), key=lambda s: s.in_features * s.out_features)
         size, _ = matrix_bytes(largest.name, largest.in_features, largest.out_features, "bf16")
         terms.append(Term("dequantised", size, f"{largest.name} in 16 bits while it is used"))
     return terms
