@@ -1,7 +1,7 @@
 """Draws docs/images and writes docs/outputs.md's account of them: python docs/make_pictures.py [--model mini]
 
 The verbs are run as a person would run them, on files of examples/, and what they say is set beside the truth that
-synth knows, right or wrong. The other pictures are drawn from known places, with no model.
+synth knows, right or wrong. The other images are drawn from known places, with no model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from qvl.synth import TEST_SEEDS, Sample, make
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- pictures -->", "<!-- /pictures -->"
 LANDS = 0.5  # intersection over union from which detection tests count a box as found
-SCALE = 3  # synth's pictures are small; labels are drawn on enlarged ones, to be read here
+SCALE = 3  # synth's images are small; labels are drawn on enlarged ones, to be read here
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def enlarged(sample: Sample) -> Image.Image:
 
 
 def places(sample: Sample, labels: Sequence[str] | None = None) -> list[Box]:
-    """The sample's own boxes on the enlarged picture."""
+    """The sample's own boxes on the enlarged image."""
     names = labels or [b.label for b in sample.boxes]
     found = []
     for box, name in zip(sample.boxes, names, strict=True):
@@ -210,7 +210,7 @@ KNOWN = {
         korean_and_chinese,
         "Labels in Korean and Chinese, drawn by `draw_places` from the true boxes",
     ),
-    "dark.png": (on_dark, "A dark picture, drawn by `draw_places` from the true boxes"),
+    "dark.png": (on_dark, "A dark image, drawn by `draw_places` from the true boxes"),
     "dry_run.png": (
         dry_run,
         "Four actions of a reply, shown by the dry-run executor `DryRun`; nothing was done",
@@ -219,7 +219,7 @@ KNOWN = {
 
 
 def known(folder: Path) -> list[Picture]:
-    """Drawn without a model. Where a font is missing the older picture stays, and the words say so."""
+    """Drawn without a model. Where a font is missing the older image stays, and the words say so."""
     found = []
     for name, (draw, title) in KNOWN.items():
         drawing = draw()
@@ -244,7 +244,7 @@ def fingerprint(model: str) -> str:
 
 
 def account(folder: Path, model: str) -> str:
-    """The part of the page between the marks. Pictures on which nothing was found are not kept."""
+    """The part of the page between the marks. Images on which nothing was found are not kept."""
     asked = [make_one(folder, model) for make_one in (boxes, document, actions, moment)]
     shown = {file for picture in asked for file in picture.files}
     for name in ("boxes.png", "document.png", "action.png"):

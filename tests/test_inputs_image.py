@@ -184,8 +184,8 @@ def test_a_truncated_file_is_named(tmp_path):
         (b"", "is empty"),
         (b"hello, I am text", "starts with 'hello, I am text'"),
         (b"\x00\x01\x02", "starts with 00 01 02"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
-        (b"\x89PNG\r\n\x1a\n", "is not a picture|can't be opened"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
+        (b"\x89PNG\r\n\x1a\n", "is not an image|can't be opened"),
     ],
 )
 def test_a_file_that_is_no_picture_is_named_with_the_reason(tmp_path, content, reason):
@@ -238,7 +238,7 @@ def test_sources_that_lead_nowhere_are_refused(source, reason):
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(MediaError, match="is a folder, not a picture"):
+    with pytest.raises(MediaError, match="is a folder, not an image"):
         load_image(tmp_path)
 
 

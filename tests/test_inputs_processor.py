@@ -270,7 +270,7 @@ def test_a_template_that_hides_a_picture_is_refused(folder, processor):
 
     blind = dataclasses.replace(processor, template=ChatTemplate("{{ messages[0].role }}", "blind"))
     with pytest.raises(
-        PromptError, match="blind: shows no picture or video where the conversation holds image"
+        PromptError, match="blind: shows no image or video where the conversation holds image"
     ):
         blind(user(image(noise(60, 60))))
 

@@ -164,7 +164,7 @@ def test_a_prompt_with_clips_is_the_reference_s(folder, processor, clips, name):
 
 @pytest.mark.parametrize("frames", [FRAMES[:1], np.repeat(FRAMES[:1], 2, 0)])
 def test_a_single_frame_is_shown_twice_at_its_time(processor, frames):
-    """The reference refuses a clip of one frame; two equal ones at rest say the same."""
+    """The reference refuses a video of one frame; two equal ones at rest say the same."""
     got = processor(user({"type": "video", "video": frames, "sample_fps": 1000.0}))
     (span,) = got.media
     assert "<0.0 seconds>" in processor.tokenizer.decode(got.input_ids, keep_control=True)

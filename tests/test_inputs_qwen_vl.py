@@ -190,7 +190,7 @@ def test_a_picture_is_squashed_to_the_square_and_normalised(chat: Processor) -> 
 def test_limits_that_the_square_breaks_are_refused_with_the_numbers(
     settings: dict[str, int], chat: Processor
 ) -> None:
-    with pytest.raises(MediaError, match="sees every picture at 112x112 = 12,544 pixels, which min_pixels"):
+    with pytest.raises(MediaError, match="sees every image at 112x112 = 12,544 pixels, which min_pixels"):
         chat([user(image(), "?")], **settings)
 
 
@@ -207,7 +207,7 @@ def test_tokens_are_known_before_a_picture_is_read(chat: Processor) -> None:
 
 def test_clips_are_refused(chat: Processor) -> None:
     clip = {"type": "video", "video": np.zeros((4, 28, 28, 3), np.uint8)}
-    with pytest.raises(PromptError, match="takes pictures only; videos need Qwen2-VL or later"):
+    with pytest.raises(PromptError, match="takes images only; videos need Qwen2-VL or later"):
         chat([user(clip, "?")])
 
 

@@ -306,7 +306,7 @@ def test_the_gate_is_w2() -> None:
 def test_another_grid_than_the_squares_is_refused(grid: tuple[int, int, int], tiny: Case) -> None:
     patches = torch.zeros(math.prod(grid), 588)
     with pytest.raises(
-        MediaError, match=r"takes pictures of 1x8x8 patches \(112 pixels square\) and no videos"
+        MediaError, match=r"takes images of 1x8x8 patches \(112 pixels square\) and no videos"
     ):
         tiny.model.encode_media(patches, [grid])
 
@@ -326,7 +326,7 @@ def test_another_number_of_placeholders_than_features_is_refused(tiny: Case) -> 
 @pytest.mark.parametrize(
     ("visual", "match"),
     [
-        (dict(n_queries=15), "15 queries of a picture are no square"),
+        (dict(n_queries=15), "15 queries of an image are no square"),
         (dict(output_dim=192), "192 is no multiple of 128"),
     ],
 )

@@ -323,11 +323,11 @@ def test_a_box_outside_is_left_out_and_said():
     result = parse('[{"bbox_2d": [1100, 10, 1200, 70], "label": "x"}]', "qwen2_5_vl")
     assert len(result) == 0
     assert "outside" in result.warnings[-1]
-    assert result.reason == "all places lie outside the picture"
+    assert result.reason == "all places lie outside the image"
 
 
 def test_a_point_outside_is_left_out():
-    assert parse('[{"point_2d": [1100, 10]}]').reason == "all places lie outside the picture"
+    assert parse('[{"point_2d": [1100, 10]}]').reason == "all places lie outside the image"
 
 
 def test_a_box_inside_is_never_clamped():

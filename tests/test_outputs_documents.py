@@ -441,7 +441,7 @@ def test_a_table_comment_without_a_table_keeps_its_place_and_is_said():
 
 
 def test_markdown_boxes_without_a_picture_are_an_error():
-    with pytest.raises(OutputError, match="picture's size"):
+    with pytest.raises(OutputError, match="image's size"):
         parse_document("<!-- Image (1,2,3,4) -->", "qwen3_vl", None)
 
 

@@ -143,8 +143,8 @@ def test_an_end_after_the_clip_is_clamped_and_said():
 def test_an_event_after_the_clip_is_left_out_and_said():
     result = parse_events("05:00 - 06:00", CLIP)
     assert len(result) == 0
-    assert "after the clip's end" in result.warnings[0]
-    assert result.reason == "all times lie after the clip's end"
+    assert "after the video's end" in result.warnings[0]
+    assert result.reason == "all times lie after the video's end"
 
 
 def test_an_end_before_the_start_is_swapped_and_said():

@@ -34,7 +34,7 @@ def test_events_name_what_is_sought():
         ("points", "qwen2_vl", "x", "ask for boxes"),
         ("document", "qwen2_vl", "", "Qwen2.5-VL or Qwen3-VL"),
         ("markdown", "qwen2_5_vl", "", "HTML only"),
-        ("events", "qwen_vl", "x", "pictures only"),
+        ("events", "qwen_vl", "x", "images only"),
         ("poem", "qwen3_vl", "x", "known: boxes"),
         ("boxes", "gpt", "x", "gpt"),
     ],

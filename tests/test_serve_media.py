@@ -53,7 +53,7 @@ def read(url, resolved=None, **policy):
             raise OSError(-2, "Name or service not known")
         return resolved
 
-    return asyncio.run(MediaReader(MediaPolicy(**policy), resolve).read(url, "picture"))
+    return asyncio.run(MediaReader(MediaPolicy(**policy), resolve).read(url, "image"))
 
 
 def refused(words, url, *args, **policy):
@@ -148,7 +148,7 @@ def test_an_address_in_disguise_is_refused(host, web):
     url = f"http://{host}:{web.server_port}/a.png"
     reader = MediaReader(MediaPolicy(hosts=(f"{host}:{web.server_port}",)))
     with pytest.raises(MediaError, match=r"private|resolved"):
-        asyncio.run(reader.read(url, "picture"))
+        asyncio.run(reader.read(url, "image"))
     assert web.asked == []
 
 

@@ -118,7 +118,7 @@ def test_times_are_checked_against_the_clips_length(server, says):
     parsed = ask(server, item, qvl_parse="events").json()["choices"][0]["qvl_parsed"]
     [event] = parsed["items"]
     assert (event["start"], event["end"], event["clamped"]) == (0.5, 6.0, True)  # seconds of the clip
-    assert "clamped to the clip's end" in parsed["warnings"][0]
+    assert "clamped to the video's end" in parsed["warnings"][0]
 
 
 def test_the_embedded_models_place_on_a_screen_is_read_as_a_click(server, says, monkeypatch):

@@ -137,7 +137,7 @@ def test_pictures_that_cannot_fit_are_refused_before_they_are_unpacked(server):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("data:image/png;base64,AAAA", "is not a picture"),
+        ("data:image/png;base64,AAAA", "is not an image"),
         ("data:image/png;base64,%%%", "base64"),
         ("data:image/png;base64,", "empty"),
         ("data:image/png", "no comma"),
@@ -157,7 +157,7 @@ def test_a_picture_that_cannot_be_read_is_told_why(server, url, words):
 
 def test_too_many_media_are_refused_with_both_numbers(server):
     answer = server.chat(messages=asking("x", *[picture("data:,x")] * 65))
-    refused(answer, 400, "messages", "65 pictures and videos")
+    refused(answer, 400, "messages", "65 images and videos")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def _image_url(source: Any, image: Image.Image) -> str:
     Turned, transparent, 16-bit and animated pictures are read differently from server to server.
     """
     if isinstance(source, (str, Path, bytes, bytearray, memoryview)):
-        where, _ = read_source(source, "picture", DEFAULT_LIMITS.max_bytes)
+        where, _ = read_source(source, "image", DEFAULT_LIMITS.max_bytes)
         data = where if isinstance(where, bytes) else where.read_bytes()
         with Image.open(BytesIO(data), formats=FORMATS) as file:
             plain = (

@@ -79,7 +79,7 @@ def list_pages(paths: Sequence[str], dpi: float = DEFAULT_DPI, wanted: str | Non
 
 
 def _is_pdf(path: str) -> bool:
-    where, name = read_source(path, "picture", DEFAULT_LIMITS.max_bytes)
+    where, name = read_source(path, "image", DEFAULT_LIMITS.max_bytes)
     try:
         with open(where, "rb") as file:
             # readers accept a little junk before the mark
@@ -95,7 +95,7 @@ def _open_pdf(path: str) -> Any:
         raise MediaError(
             f"{path}: PDFs are drawn by pypdfium2, which isn't here: pip install 'qvl[pdf]'"
         ) from e
-    where, name = read_source(path, "picture", DEFAULT_LIMITS.max_bytes)
+    where, name = read_source(path, "image", DEFAULT_LIMITS.max_bytes)
     size = Path(str(where)).stat().st_size
     if size > MAX_PDF_BYTES:
         raise MediaError(f"{name}: takes {format_bytes(size)}, the limit is {format_bytes(MAX_PDF_BYTES)}")

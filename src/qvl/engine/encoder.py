@@ -1,4 +1,4 @@
-"""Pictures through the vision tower beside the steps, so that a large one doesn't stall everybody's tokens.
+"""Images through the vision tower beside the steps, so that a large one doesn't stall everybody's tokens.
 
     engine's thread   step · step · step · step · step            decoding reads weights: bound by memory
     encoder's thread  ├── tower, block by block ──┤ features      encoding multiplies:   bound by arithmetic

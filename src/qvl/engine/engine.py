@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FEATURES_WAIT_S = 0.02  # how late a newcomer may be seen while there is nothing but a picture to encode
+FEATURES_WAIT_S = 0.02  # how late a newcomer may be seen while there is nothing but an image to encode
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 NO_PREFIX_REUSE = (
@@ -59,14 +59,14 @@ KV_TORCH_DTYPES = {
 class EngineOptions:
     """How much runs at once. Larger steps prefill faster and delay running answers longer.
 
-    interleave: pictures are encoded beside the steps, and prompts prefilled in chunks that slow running answers to
+    interleave: images are encoded beside the steps, and prompts prefilled in chunks that slow running answers to
     about half their speed. Without it each step first encodes what it needs and takes all tokens that it may.
     static_decode: decoding steps run in fixed buffers, on a GPU as graphs; None: where our kernel can run.
     """
 
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 2048
-    max_encoded_tokens: int = 4096  # visual tokens encoded in one pass; a larger picture goes alone
+    max_encoded_tokens: int = 4096  # visual tokens encoded in one pass; a larger image goes alone
     prefix_caching: bool = True
     interleave: bool = True
     static_decode: bool | None = None
@@ -285,7 +285,7 @@ class Engine:
             raise CapacityError("the prompt has 0 tokens; give at least 1")
         needed = num_prompt + (asked or 1)
         if needed > limit:
-            advice = "use smaller pictures (max_pixels) or less text"
+            advice = "use smaller images (max_pixels) or less text"
             if num_prompt < limit:
                 advice = f"ask for at most {limit - num_prompt}"
             raise CapacityError(
@@ -309,7 +309,7 @@ class Engine:
     def step(self) -> list[Event]:
         """Runs one step. A failure on the device ends the requests in it, and nobody else's.
 
-        When all wait for features of pictures it waits for them a moment, and may come back with nothing.
+        When all wait for features of images it waits for them a moment, and may come back with nothing.
         """
         events, self._pending = self._pending, []
         events += self._take_features()
@@ -384,7 +384,7 @@ class Engine:
         except Abandoned:
             return []
         except (RuntimeError, MemoryError, QvlError) as e:
-            log.exception("encoding %d pictures or clips failed", len(job.names))
+            log.exception("encoding %d images or videos failed", len(job.names))
             waiting = [r for r in self._requests.values() if not r.features.isdisjoint(job.names)]
             return [self._end(request, "error", error=_reason(e)) for request in waiting]
         self.stats.num_encoded_visuals += len(features)

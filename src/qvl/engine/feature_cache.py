@@ -1,4 +1,4 @@
-"""Vision features by content, within a byte budget: a picture asked about twice is encoded once.
+"""Vision features by content, within a byte budget: an image asked about twice is encoded once.
 
 Holds values without looking at them (tensors in the engine, anything in tests). One entry is
 

@@ -1,7 +1,7 @@
 """Names for the content of KV blocks, so that a prompt's beginning is computed once. Bytes and integers only.
 
-The KV of a token depends on every token before it and, at placeholders, on the picture behind them. All pictures
-have the same placeholder token, so a name made of token ids alone would give one picture's KV to another's question.
+The KV of a token depends on every token before it and, at placeholders, on the image behind them. All images
+have the same placeholder token, so a name made of token ids alone would give one image's KV to another's question.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Visual:
-    """Where one picture or clip lies in a prompt.
+    """Where one image or video lies in a prompt.
 
     `features` names the tower's output (pixels and grid); `identity` names all that changes the KV behind it, which
-    for a clip includes its timing: equal frames at another rate have equal features but other positions.
+    for a video includes its timing: equal frames at another rate have equal features but other positions.
     """
 
     start: int  # index of its first placeholder token

@@ -84,7 +84,7 @@ class StaticDecode:
         return len(self._graphs)
 
     def takes(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether all of them decode; a prompt's last token may be a picture's, and is left to ordinary steps."""
+        """Whether all of them decode; a prompt's last token may be an image's, and is left to ordinary steps."""
         return 0 < len(chunks) <= self.max_num_seqs and all(
             chunk.samples and chunk.count == 1 and chunk.start >= chunk.sequence.num_prompt_tokens
             for chunk in chunks

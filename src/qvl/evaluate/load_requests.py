@@ -1,4 +1,4 @@
-"""The requests of a load test: drawn pictures of given sizes and words, all from one seed. Sends nothing."""
+"""The requests of a load test: drawn images of given sizes and words, all from one seed. Sends nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qvl.geometry import Size
 if TYPE_CHECKING:
     from PIL import Image
 
-BASES = 8  # drawn pictures a size; each request's own has a number on top
+BASES = 8  # drawn images a size; each request's own has a number on top
 BASE_KINDS = ("page", "chart", "field", "screen")
 LARGEST_SIDE = 16384
 JPEG_QUALITY = 90
@@ -38,11 +38,11 @@ class Workload:
     """
 
     num_requests: int
-    images: tuple[Size, ...] = ()  # one picture a request, its size drawn from these; none: text alone
+    images: tuple[Size, ...] = ()  # one image a request, its size drawn from these; none: text alone
     prompt_tokens: int = 32
     answer_tokens: int = 64
     ignore_eos: bool = False
-    repeat_pictures: bool = False  # one picture a size, so that a server may keep what it saw
+    repeat_pictures: bool = False  # one image a size, so that a server may keep what it saw
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ def parse_size(text: str) -> Size:
 
 
 def request_bodies(workload: Workload, model: str) -> Iterator[bytes]:
-    """The JSON of each request, in order. No two have the same text, nor the same picture unless that was asked."""
+    """The JSON of each request, in order. No two have the same text, nor the same image unless that was asked."""
     rng = random.Random(workload.seed)
     bases: dict[tuple[Size, int], Image.Image] = {}
     kept: dict[Size, str] = {}
@@ -93,7 +93,7 @@ def request_bodies(workload: Workload, model: str) -> Iterator[bytes]:
 
 
 def _picture(size: Size, number: int, seed: int, bases: dict[tuple[Size, int], Image.Image]) -> Image.Image:
-    """One of a few drawn pictures, stretched to the size, with the request's number over a corner."""
+    """One of a few drawn images, stretched to the size, with the request's number over a corner."""
     from PIL import Image, ImageDraw
 
     from qvl.synth import make
@@ -106,7 +106,7 @@ def _picture(size: Size, number: int, seed: int, bases: dict[tuple[Size, int], I
         base = bases[size, which] = drawn.convert("RGB").resize((size.width, size.height))
     picture = base.copy()
     draw = ImageDraw.Draw(picture)
-    # 24 bits as black and white squares: told apart however small the picture is, and whatever JPEG does to it
+    # 24 bits as black and white squares: told apart however small the image is, and whatever JPEG does to it
     side = max(1, min(size.width // 8, size.height // 4))
     for bit in range(24):
         x, y = bit % 8 * side, bit // 8 * side

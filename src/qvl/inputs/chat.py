@@ -1,4 +1,4 @@
-r"""A conversation → token ids, with one placeholder for each picture or video.
+r"""A conversation → token ids, with one placeholder for each image or video.
 
 The template's special tokens are real, those written in anybody's words are words. Before rendering,
 every character of `<`, `>` and `|` that comes from a message is replaced by an unguessable mark; the rendered text is
@@ -44,7 +44,7 @@ _SOURCE_KEYS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class MediaItem:
-    """One picture or video of a conversation, not yet read. `settings` are the limits written beside it."""
+    """One image or video of a conversation, not yet read. `settings` are the limits written beside it."""
 
     kind: Kind
     source: Any
@@ -306,7 +306,7 @@ class ChatTemplate:
         add_vision_id: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> list[tuple[str, bool]]:
-        """Parts for Tokenizer.encode_parts of messages from read_messages, one placeholder a picture or video.
+        """Parts for Tokenizer.encode_parts of messages from read_messages, one placeholder an image or video.
 
         A part is (text, whether special tokens in it count). variables: further ones of this template, such as
         enable_thinking.

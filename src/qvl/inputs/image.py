@@ -1,6 +1,6 @@
-"""Any picture a person may hand over → an RGB picture, upright, on white, of bounded size.
+"""Any image a person may hand over → an RGB image, upright, on white, of bounded size.
 
-Reads files, bytes, data URLs, PIL pictures and arrays; never the network. Resizing for the model is
+Reads files, bytes, data URLs, PIL images and arrays; never the network. Resizing for the model is
 patches.py's.
 """
 
@@ -43,10 +43,13 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
+A = {"image": "an image", "video": "a video"}  # for messages
+
+
 def read_source(source: Any, what: str, max_bytes: int) -> tuple[bytes | Path, str]:
     """(bytes or the path of an existing file, how to name it in errors) of a path, file URL, data URL or bytes.
 
-    what: "picture" or "video", for messages. Files are not measured here: a video may be large.
+    what: "image" or "video", for messages. Files are not measured here: a video may be large.
     Raises: MediaError for anything else, http included: this room reads no network.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -55,7 +58,7 @@ def read_source(source: Any, what: str, max_bytes: int) -> tuple[bytes | Path, s
         return data, name
     if not isinstance(source, (str, Path)):
         raise MediaError(
-            f"a {what} can't be read from a {type(source).__name__}; give a path, bytes or a data URL"
+            f"{A[what]} can't be read from a {type(source).__name__}; give a path, bytes or a data URL"
         )
     text = str(source)
     if isinstance(source, str):
@@ -63,15 +66,13 @@ def read_source(source: Any, what: str, max_bytes: int) -> tuple[bytes | Path, s
             name = f"data URL {text[:32]!r}"
             return _read_data_url(text, name, max_bytes), name
         if re.match(r"https?:", text, re.IGNORECASE):
-            raise MediaError(
-                f"{text}: pictures and videos are not fetched from the network; download it first"
-            )
+            raise MediaError(f"{text}: images and videos are not fetched from the network; download it first")
         if text[:7].lower() == "file://":
             text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
     path, name = Path(text), text if len(text) <= 200 else text[:197] + "…"
     try:
         if path.is_dir():
-            raise MediaError(f"{name}: is a folder, not a {what}")
+            raise MediaError(f"{name}: is a folder, not {A[what]}")
         if not path.exists():
             raise MediaError(f"{name}: no such file")
         with path.open("rb") as file:
@@ -120,7 +121,7 @@ def check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
 
 
 def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """An RGB picture from a path, file URL, data URL, bytes, PIL picture or array.
+    """An RGB image from a path, file URL, data URL, bytes, PIL image or array.
 
     EXIF orientation is applied, transparency laid over white, 16 bits scaled to 8, and of an animation the
     first frame is taken. Arrays: (H, W), (H, W, 1 | 3 | 4); uint8, uint16 (scaled by 257), bool or float 0–1.
@@ -129,9 +130,9 @@ def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image
     if isinstance(source, np.ndarray):
         return _from_array(source, limits)
     if isinstance(source, Image.Image):
-        check_pixels(*source.size, "picture", limits.max_pixels)
-        return _decode(source, "picture")
-    where, name = read_source(source, "picture", limits.max_bytes)
+        check_pixels(*source.size, "image", limits.max_pixels)
+        return _decode(source, "image")
+    where, name = read_source(source, "image", limits.max_bytes)
     if isinstance(where, Path):
         try:
             _check_bytes(where.stat().st_size, name, limits.max_bytes)
@@ -145,20 +146,20 @@ def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as e:
-        raise MediaError(f"{name}: {_not_a_picture(data)}") from e
+        raise MediaError(f"{name}: {_not_an_image(data)}") from e
     except Image.DecompressionBombError as e:
         raise MediaError(f"{name}: has more pixels than the limit of {limits.max_pixels:,}") from e
     except Exception as e:  # decoders of broken files raise anything: struct.error, SyntaxError, KeyError …
-        raise MediaError(f"{name}: can't be opened as a picture ({e})") from e
+        raise MediaError(f"{name}: can't be opened as an image ({e})") from e
     with image:
         check_pixels(*image.size, name, limits.max_pixels)
         return _decode(image, name)
 
 
-def _not_a_picture(data: bytes) -> str:
+def _not_an_image(data: bytes) -> str:
     head = data[:16]
     shown = repr(head.decode()) if head.isascii() and head.decode().isprintable() else head.hex(" ")
-    return f"is not a picture qvl reads; it starts with {shown}; known: {', '.join(FORMATS)}"
+    return f"is not an image qvl reads; it starts with {shown}; known: {', '.join(FORMATS)}"
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:

@@ -4,7 +4,7 @@
     text    every axis counts up from next
     visual  token (t, y, x) gets (next + tau(t), next + y, next + x)
 
-tau(t) is t for Qwen2-VL, the elapsed time in units of 1 / tokens_per_second for Qwen2.5-VL, 0 for pictures.
+tau(t) is t for Qwen2-VL, the elapsed time in units of 1 / tokens_per_second for Qwen2.5-VL, 0 for images.
 A Qwen3-VL video is handed over as one block per temporal patch (grid.t == 1), its time being text.
 
 Source: rope2d.py of the QwenLM/Qwen3-VL fine-tuning code. transformers 4.52–5.16 truncates seconds_per_grid to
@@ -23,11 +23,11 @@ from qvl.geometry import Grid, visual_token_count
 
 
 class VisualBlock(NamedTuple):
-    """Where one picture or video lies among the tokens. `start` is its first placeholder."""
+    """Where one image or video lies among the tokens. `start` is its first placeholder."""
 
     start: int
     grid: Grid
-    seconds_per_grid: float | None = None  # None: a picture
+    seconds_per_grid: float | None = None  # None: an image
 
 
 def ntk_alpha(num_tokens: int, seq_length: int) -> int:

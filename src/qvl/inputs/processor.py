@@ -1,4 +1,4 @@
-"""A conversation with its pictures and videos → `ModelInputs`, the only thing the engine takes.
+"""A conversation with its images and videos → `ModelInputs`, the only thing the engine takes.
 
 Joins the other files of this room; the arithmetic, decoding and templates are theirs.
 """
@@ -42,7 +42,7 @@ from qvl.inputs.video import load_video
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MediaSpan:
-    """One picture, one video, or (from Qwen3-VL on) one moment of a video, and its place in the prompt."""
+    """One image, one video, or (from Qwen3-VL on) one moment of a video, and its place in the prompt."""
 
     kind: Kind
     patches: np.ndarray  # float32 (P, patch_dim), merge-block order
@@ -55,7 +55,7 @@ class MediaSpan:
     seconds_per_grid: float | None = None  # videos only
     timestamps: tuple[float, ...] = ()  # seconds of every temporal patch; videos only
     clip_seconds: float | None = None  # how long the whole video lasts; videos only
-    item: int = 0  # which picture or video of the conversation this is, from 0
+    item: int = 0  # which image or video of the conversation this is, from 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +79,7 @@ class ModelInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaSettings:
-    """Limits of one call or one item; None leaves the checkpoint's. Pixel limits hold for pictures and frames."""
+    """Limits of one call or one item; None leaves the checkpoint's. Pixel limits hold for images and frames."""
 
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -171,7 +171,7 @@ class Processor:
     tokens_per_second: float = 0.0
     read_limits: ImageLimits = DEFAULT_LIMITS
     # first generation only
-    num_queries: int = 0  # visual tokens of every picture, whatever its grid
+    num_queries: int = 0  # visual tokens of every image, whatever its grid
     ntk_length: int = 0  # prompts longer than this have another rotary base
 
     def __post_init__(self) -> None:
@@ -219,7 +219,7 @@ class Processor:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is Qwen-VL, to which every picture is one square of 256 tokens."""
+        """Whether this is Qwen-VL, to which every image is one square of 256 tokens."""
         return self.family == "qwen_vl"
 
     @property
@@ -245,7 +245,7 @@ class Processor:
     ) -> ModelInputs:
         """The prompt of a conversation. Limits given here hold for every item that brings none of its own.
 
-        Raises: PromptError for the conversation, MediaError for a picture or video.
+        Raises: PromptError for the conversation, MediaError for an image or video.
         """
         call = MediaSettings(
             min_pixels=min_pixels,
@@ -345,20 +345,20 @@ class Processor:
     # ---------------------------------------------------------------------------------------------- media
 
     def seen_size(self, original: Size, settings: MediaSettings = MediaSettings()) -> Size:
-        """The size at which a picture is shown to the model. Raises: MediaError for limits it can't be held to."""
+        """The size at which an image is shown to the model. Raises: MediaError for limits it can't be held to."""
         if not self.is_first:
             return smart_resize(*original, settings.image_limits(self.image_limits))
         side = math.isqrt(self.image_limits.max_pixels)
         low, high = settings.min_pixels or 0, settings.max_pixels or side * side
         if not low <= side * side <= high:
             raise MediaError(
-                f"Qwen-VL sees every picture at {side}x{side} = {side * side:,} pixels, which min_pixels {low:,} and "
+                f"Qwen-VL sees every image at {side}x{side} = {side * side:,} pixels, which min_pixels {low:,} and "
                 f"max_pixels {high:,} leave out: leave the limits away, or take Qwen2-VL or later"
             )
         return Size(side, side)
 
     def picture_tokens(self, original: Size, settings: MediaSettings = MediaSettings()) -> int:
-        """Visual tokens of a picture, before it is read. Raises: MediaError as seen_size."""
+        """Visual tokens of an image, before it is read. Raises: MediaError as seen_size."""
         seen, factor = self.seen_size(original, settings), self.image_limits.factor
         return self.num_queries or (seen.height // factor) * (seen.width // factor)
 
@@ -414,7 +414,7 @@ class Processor:
 
 
 def _count(kinds: Sequence[str]) -> str:
-    return ", ".join(kinds) if kinds else "no picture or video"
+    return ", ".join(kinds) if kinds else "no image or video"
 
 
 # just behind the header of a turn; nobody's words can write <|im_start|>
@@ -489,9 +489,7 @@ def read_preprocessor(
         raw, where, cut, (video.min_pixels, video.max_pixels), tuple(frames)
     )
     if (video_mean or mean, video_std or std) != (mean, std):
-        raise ConfigError(
-            f"{where}: mean and std differ from those of pictures, which no published model has"
-        )
+        raise ConfigError(f"{where}: mean and std differ from those of images, which no published model has")
     return image, replace(video, min_pixels=low, max_pixels=high, **frames), mean, std
 
 

@@ -75,7 +75,7 @@ def choose_frames(
     """
     total = len(times)
     rate = total / seconds if total and seconds > 0 else 1.0
-    # both ends may be rounded by a millisecond, which in a short clip is more than 0.2%
+    # both ends may be rounded by a millisecond, which in a short video is more than 0.2%
     if stated_rate and abs(total / stated_rate - seconds) <= max(0.002, 0.002 * seconds):
         rate = stated_rate
     step = 1 / rate
@@ -103,9 +103,9 @@ def load_video(
     image_limits: ImageLimits = DEFAULT_LIMITS,
     sample_fps: float | None = None,
 ) -> Video:
-    """Reads and samples a path, file URL, data URL, bytes, a list of pictures, or an array (T, H, W, 3).
+    """Reads and samples a path, file URL, data URL, bytes, a list of images, or an array (T, H, W, 3).
 
-    Animated pictures (GIF, WebP, APNG) count as videos. sample_fps: the rate at which a list's frames were
+    Animated images (GIF, WebP, APNG) count as videos. sample_fps: the rate at which a list's frames were
     taken; a list is used whole unless it exceeds max_frames.
     Raises: MediaError that names the source and the reason.
     """
@@ -120,7 +120,7 @@ def load_video(
             "sample_fps is the rate of a list of frames; a video file has its own (fps chooses how many)"
         )
     if isinstance(source, Image.Image):
-        return _from_animation(source, "picture", limits, image_limits)
+        return _from_animation(source, "image", limits, image_limits)
     where, name = read_source(source, "video", image_limits.max_bytes)
     animation = _open_animation(where, name, image_limits)
     if animation is not None:
@@ -134,7 +134,7 @@ def frames_at(
 ) -> list[Image.Image]:
     """What a video file shows at each of these times, in full size; the last frame for times after its end.
 
-    Raises: MediaError that names the source; for animated pictures and lists, whose frames are at hand already.
+    Raises: MediaError that names the source; for animated images and lists, whose frames are at hand already.
     """
     import av
 
@@ -202,16 +202,16 @@ class _Frames:
         self.filled += times
 
 
-# ------------------------------------------------------------------------------------- animated pictures
+# ------------------------------------------------------------------------------------- animated images
 
 
 def _open_animation(where: bytes | Path, name: str, image_limits: ImageLimits) -> Image.Image | None:
-    """The picture if the file is one; None leaves it to the video decoder."""
+    """The image if the file is one; None leaves it to the video decoder."""
     try:
         image = Image.open(where if isinstance(where, Path) else BytesIO(where), formats=FORMATS)
     except Image.DecompressionBombError as e:
         raise MediaError(f"{name}: has more pixels than the limit of {image_limits.max_pixels:,}") from e
-    except Exception:  # not a picture, or one so broken that the video decoder may say what it is
+    except Exception:  # not an image, or one so broken that the video decoder may say what it is
         return None
     if image.format == "TGA":  # no signature: PIL guesses it from a few bytes that a video may have too
         image.close()
@@ -247,7 +247,7 @@ def _from_animation(image: Image.Image, name: str, limits: VideoLimits, image_li
 
 @dataclass(frozen=True)
 class _Index:
-    """What a file holds, learned from its packets without decoding a picture."""
+    """What a file holds, learned from its packets without decoding an image."""
 
     pts: tuple[int, ...]  # of every frame, in order of showing
     needs: Mapping[int, tuple[int, ...]]  # pts → the runs between keyframes that its decoding needs
@@ -361,7 +361,7 @@ def _read_index(where: bytes | Path, name: str, image_limits: ImageLimits) -> _I
 
 
 def _decode(where: bytes | Path, wanted: Sequence[int], runs: set[int]) -> Iterator[tuple[int, Image.Image]]:
-    """(pts, RGB picture) of the wanted frames in order; each pts once. Decodes only the runs that are needed."""
+    """(pts, RGB image) of the wanted frames in order; each pts once. Decodes only the runs that are needed."""
     container, file = _open(where)
     with container, file:
         stream = container.streams.video[0]
@@ -401,7 +401,7 @@ _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: I
 
 
 def _upright(frame: Any) -> Image.Image:
-    """RGB picture, turned as the file's display matrix says: telephones store portrait lying down."""
+    """RGB image, turned as the file's display matrix says: telephones store portrait lying down."""
     image = frame.to_image()
     turn = _TURNS.get(round(getattr(frame, "rotation", 0)) % 360)
     turned: Image.Image = image if turn is None else image.transpose(turn)

@@ -97,7 +97,7 @@ class Segments:
     """Rows of a packed axis cut into segments, laid end to end, that attend within themselves only.
 
     The cost is the sum of length². On a CPU in bf16 it is one call of our kernel. Elsewhere segments of equal
-    length run as one batch, one call for each distinct length: the windows of a picture have at most four.
+    length run as one batch, one call for each distinct length: the windows of an image have at most four.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device | None = None):

@@ -47,7 +47,7 @@ class VisionLanguageModel(nn.Module):
         return out
 
     def encode_media(self, patches_PV: Tensor, grids: Sequence[GridTHW]) -> Tensor:
-        """Pictures and videos packed in prompt order, with their (t, h, w) in patches → features_TD.
+        """Images and videos packed in prompt order, with their (t, h, w) in patches → features_TD.
 
         Each medium gives t * h * w / merge² rows, in the first generation num_queries.
         Raises: MediaError when patches and grids don't match.

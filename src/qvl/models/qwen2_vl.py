@@ -1,6 +1,6 @@
 """Qwen2-VL: the vision tower that takes any resolution, and the whole model.
 
-Every block attends over a whole frame (temporal patch); frames and pictures never see each other.
+Every block attends over a whole frame (temporal patch); frames and images never see each other.
 Legend: P patches, V values in a patch, H head dim, W tower width, T visual tokens, D text width.
 Sources: Qwen2-VL report section 2.1; transformers 4.57.6 modeling_qwen2_vl.
 """

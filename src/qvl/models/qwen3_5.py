@@ -6,7 +6,7 @@ What is its own, and where it lies:
     quarter of each head only
     norms store their weight's distance from one                              layers.CenteredRMSNorm
     every token visits a shared expert beside its routed ones                 moe.MixtureOfExperts
-The tower is Qwen3-VL's without DeepStack, so features are as wide as the text. A clip is one block of placeholders
+The tower is Qwen3-VL's without DeepStack, so features are as wide as the text. A video is one block of placeholders
 for each moment, after its time in words, as with Qwen3-VL. Multi-token prediction weights (`mtp.*`) are skipped.
 Source: transformers 5.23 modeling_qwen3_5 and modeling_qwen3_5_moe.
 """

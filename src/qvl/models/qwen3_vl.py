@@ -31,7 +31,7 @@ from qvl.models.vision import (
 
 
 def table_taps(coordinates_P2: Tensor, sizes_P2: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Where each patch falls into a side x side table stretched over its picture, corners on corners.
+    """Where each patch falls into a side x side table stretched over its image, corners on corners.
 
     Returns: int64 index_4P into the table's rows, fp32 weight_4P: the four neighbours and their bilinear shares.
     """
@@ -112,7 +112,7 @@ class VisionTower(nn.Module):
         )
 
     def positions(self, coordinates_P2: Tensor, grids: Sequence[GridTHW]) -> Tensor:
-        """The learned table resampled to every picture's grid, (P, W).
+        """The learned table resampled to every image's grid, (P, W).
 
         Shares are in the table's dtype as in transformers 4.57, or in fp32 as in its version 5.
         """

@@ -9,7 +9,7 @@ Dynamic NTK: a prompt longer than seq_length turns slower, by an alpha that its 
 its answer keeps that alpha, as in the original, since its keys are stored turned. So alpha belongs to the request: it
 arrives with the positions, as the lead of the height axis over time, and names its KV apart in the prefix cache.
 
-Legend: T packed tokens, N heads, H head dim, S rotary slots (H / 2), D text width; B pictures, P patches, V values in
+Legend: T packed tokens, N heads, H head dim, S rotary slots (H / 2), D text width; B images, P patches, V values in
 a patch, W tower width, Q queries of the adapter.
 Sources: Qwen-VL report (arXiv 2308.12966); modeling_qwen.py and visual.py published with Qwen-VL-Chat.
 """
@@ -59,7 +59,7 @@ def stretched(table_LC: Tensor, num_rows: int) -> Tensor:
 
 
 class TowerAttention(nn.Module):
-    """Bidirectional inside each picture. A head's q, k and v lie side by side in `in_proj`, not as three thirds."""
+    """Bidirectional inside each image. A head's q, k and v lie side by side in `in_proj`, not as three thirds."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
@@ -118,7 +118,7 @@ class CrossAttention(nn.Module):
         self.out_proj = Linear(width, width)
 
     def forward(self, q_QD: Tensor, k_BPD: Tensor, v_BPD: Tensor) -> Tensor:
-        """Every picture is asked the same queries. Returns (B, Q, D)."""
+        """Every image is asked the same queries. Returns (B, Q, D)."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q_BQD = product(q_QD, weights[0], biases[0]).expand(len(k_BPD), -1, -1)
         k_BPD = product(k_BPD, weights[1], biases[1])
@@ -160,7 +160,7 @@ class VisionTower(nn.Module):
         self.side = config.image_size // config.patch_size
         for name, count in (("patches", self.side**2), ("queries", config.num_queries)):
             if math.isqrt(count) ** 2 != count or not count:
-                raise ConfigError(f"{count} {name} of a picture are no square")
+                raise ConfigError(f"{count} {name} of an image are no square")
         if config.out_hidden_size % ADAPTER_HEAD_DIM:
             raise ConfigError(
                 f"output_dim {config.out_hidden_size} is no multiple of {ADAPTER_HEAD_DIM}, the width of a head"
@@ -175,15 +175,15 @@ class VisionTower(nn.Module):
         self.proj = nn.Parameter(torch.zeros(out, out))
 
     def forward(self, patches_PV: Tensor, grids: Sequence[GridTHW]) -> Tensor:
-        """All pictures packed → features_TD in the same order, num_queries rows each.
+        """All images packed → features_TD in the same order, num_queries rows each.
 
-        Raises: MediaError when they don't match, or a picture isn't image_size pixels square.
+        Raises: MediaError when they don't match, or an image isn't image_size pixels square.
         """
         side = self.side
         for grid in grids:
             if tuple(grid) != (1, side, side):
                 raise MediaError(
-                    f"grid {'x'.join(map(str, grid))}: this model takes pictures of 1x{side}x{side} patches "
+                    f"grid {'x'.join(map(str, grid))}: this model takes images of 1x{side}x{side} patches "
                     f"({self.config.image_size} pixels square) and no videos"
                 )
         check_patches(patches_PV, grids, self.config)

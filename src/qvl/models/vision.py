@@ -28,7 +28,7 @@ def check_patches(patches_PV: Tensor, grids: Sequence[GridTHW], config: VisionCo
         if min(t, h, w) < 1 or h % merge or w % merge:
             raise MediaError(
                 f"grid {t}x{h}x{w}: height and width must be whole multiples of {merge} patches; resize the "
-                "picture with smart_resize first"
+                "image with smart_resize first"
             )
     wanted = sum(t * h * w for t, h, w in grids)
     if patches_PV.ndim != 2 or tuple(patches_PV.shape) != (wanted, config.patch_dim):

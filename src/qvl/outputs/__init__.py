@@ -1,1 +1,1 @@
-"""From text to boxes, documents, events and actions, mapped to the original picture. Calls no model."""
+"""From text to boxes, documents, events and actions, mapped to the original image. Calls no model."""

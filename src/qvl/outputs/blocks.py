@@ -25,7 +25,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """box: edges in pixels of the original page; seen: in the picture the model saw; both None where the model
+    """box: edges in pixels of the original page; seen: in the image the model saw; both None where the model
     gave none. level: of a heading. format: of a formula (latex), music (abc notation), chemistry (smile), …"""
 
     kind: Kind

@@ -1,10 +1,10 @@
-"""Boxes, points and quads out of a reply of any generation, in pixels of the user's picture; and back.
+"""Boxes, points and quads out of a reply of any generation, in pixels of the user's image; and back.
 
 | generation | how it writes | what the numbers are |
 |---|---|---|
 | Qwen-VL | `<ref>cat</ref><box>(x1,y1),(x2,y2)</box>`, `<quad>` | parts of 1000 |
 | Qwen2-VL | `<|object_ref_start|>cat<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>` | parts of 1000 |
-| Qwen2.5-VL | JSON `bbox_2d`, `point_2d`; `<points>` tags; lines `x1,y1,x2,y2 name` | pixels of the resized picture |
+| Qwen2.5-VL | JSON `bbox_2d`, `point_2d`; `<points>` tags; lines `x1,y1,x2,y2 name` | pixels of the resized image |
 | Qwen3-VL, 3.5 | JSON `bbox_2d`, `point_2d` | parts of 1000 |
 
 The family decides what the numbers mean. Where the text speaks against it, the result says so
@@ -38,7 +38,7 @@ from qvl.outputs.results import ParseResult
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """Edges in pixels of the original picture. `seen` are the same in the picture the model saw, `written`
+    """Edges in pixels of the original image. `seen` are the same in the image the model saw, `written`
     the model's own numbers; `extra` holds further keys of its JSON (colour, type, …)."""
 
     x1: float
@@ -60,7 +60,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A place in pixels of the original picture; `seen`, `written` and `extra` as for a Box."""
+    """A place in pixels of the original image; `seen`, `written` and `extra` as for a Box."""
 
     x: float
     y: float
@@ -75,7 +75,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Quad:
-    """Four corners in the order they were written, in pixels of the original picture."""
+    """Four corners in the order they were written, in pixels of the original image."""
 
     corners: tuple[tuple[float, float], ...]
     label: str = ""
@@ -311,16 +311,16 @@ def find_places(text: str) -> _Findings:
 def parse_boxes(
     text: str, family: str, picture: PictureMap | None, *, convention: Convention | None = None
 ) -> ParseResult[Place]:
-    """Every box, point and quad of a reply, in pixels of the original picture.
+    """Every box, point and quad of a reply, in pixels of the original image.
 
     picture: from `picture_map`. convention: overrules the family's own (for a model tuned to another).
-    Places that leave the picture are clamped and marked; those wholly outside are left out; both are
-    reported. Raises: OutputError without a picture size or for an unknown family, never for the text.
+    Places that leave the image are clamped and marked; those wholly outside are left out; both are
+    reported. Raises: OutputError without an image size or for an unknown family, never for the text.
     """
     known = check_family(family)
     if picture is None:
         raise OutputError(
-            "boxes can't be mapped without the picture's size: pass picture=picture_map(size, family)"
+            "boxes can't be mapped without the image's size: pass picture=picture_map(size, family)"
         )
     own = convention or CONVENTIONS[known]
     answer = answer_text(text)
@@ -332,7 +332,7 @@ def parse_boxes(
     if suspected is not None:
         warnings.append(
             f"{why}: the numbers look like {suspected.name}, and are read as {own.name} ({family}); check the model "
-            f"family, the picture's size and the server's pixel limits, or pass convention="
+            f"family, the image's size and the server's pixel limits, or pass convention="
         )
     if findings.syntax == "tokens" and own == SEEN_PIXELS:
         suspected = suspected or RELATIVE_1000
@@ -353,7 +353,7 @@ def parse_boxes(
     reason = None
     if not places:
         reason = (
-            "all places lie outside the picture" if findings.places else "no box, point or quad in the text"
+            "all places lie outside the image" if findings.places else "no box, point or quad in the text"
         )
     return ParseResult(
         items=tuple(places),
@@ -404,7 +404,7 @@ def suspect(places: Iterable[Written], own: Convention, picture: PictureMap) -> 
 def map_place(
     written: Written, convention: Convention, picture: PictureMap, number: int
 ) -> tuple[Place | None, list[str]]:
-    """One place in the original picture, and what had to be said about it."""
+    """One place in the original image, and what had to be said about it."""
     notes: list[str] = []
     what = f"place {number}" + (f" ({written.label[:40]})" if written.label else "")
     numbers = written.numbers
@@ -425,10 +425,10 @@ def map_place(
             max(inside.x1, limits.x1), max(inside.y1, limits.y1), min(inside.x2, limits.x2), min(inside.y2, limits.y2)
         )  # fmt: skip
         if inside.x2 < inside.x1 or inside.y2 < inside.y1 or (inside.area == 0 and box.area > 0):
-            return None, [f"{what}: {_round(box)} lies outside the picture of {_span(limits)}, left out"]
+            return None, [f"{what}: {_round(box)} lies outside the image of {_span(limits)}, left out"]
         clamped = _differs(inside, box)
         if clamped:
-            notes.append(f"{what}: {_round(box)} clamped to {_round(inside)}, the picture is {_span(limits)}")
+            notes.append(f"{what}: {_round(box)} clamped to {_round(inside)}, the image is {_span(limits)}")
         if inside.area == 0:
             notes.append(f"{what}: the box has no area")
         seen_box = Rect(min(seen[0][0], seen[1][0]), min(seen[0][1], seen[1][1]),
@@ -440,20 +440,18 @@ def map_place(
     clamped = any(_differs(k, c) for k, c in zip(kept, corners))
     if len(numbers) == 2:
         if clamped:
-            return None, [
-                f"{what}: {_round(corners[0])} lies outside the picture of {_span(limits)}, left out"
-            ]
+            return None, [f"{what}: {_round(corners[0])} lies outside the image of {_span(limits)}, left out"]
         (x, y), (sx, sy) = kept[0], seen[0]
         return Point(x=x, y=y, seen=(sx, sy), clamped=False, **shared), notes
     if clamped:
-        notes.append(f"{what}: corners clamped to the picture of {_span(limits)}")
+        notes.append(f"{what}: corners clamped to the image of {_span(limits)}")
         if len({x for x, _ in kept}) == 1 or len({y for _, y in kept}) == 1:
-            return None, [f"{what}: lies outside the picture of {_span(limits)}, left out"]
+            return None, [f"{what}: lies outside the image of {_span(limits)}, left out"]
     return Quad(corners=tuple(kept), seen=tuple(seen), clamped=clamped, **shared), notes
 
 
 def _sent_rect(picture: PictureMap) -> Rect:
-    """The part of the original picture that the model saw."""
+    """The part of the original image that the model saw."""
     return picture.box_to_original((0, 0, picture.seen.width, picture.seen.height))
 
 

@@ -46,10 +46,10 @@ def parse_document(
     format: Literal["auto", "html", "markdown"] = "auto",
     convention: Convention | None = None,
 ) -> Page:
-    """A reply to a document prompt, as a page whose boxes lie in the original picture.
+    """A reply to a document prompt, as a page whose boxes lie in the original image.
 
     format: "auto" takes HTML or Markdown by their marks, and finds no page in plain prose.
-    Raises: OutputError when the reply has boxes and the picture's size is missing, or for an unknown family;
+    Raises: OutputError when the reply has boxes and the image's size is missing, or for an unknown family;
     never for malformed text.
     """
     known = check_family(family)
@@ -118,12 +118,12 @@ class _Frame:
         self.written[key] = written
 
     def map_all(self) -> None:
-        """Raises: OutputError when there are boxes but no picture."""
+        """Raises: OutputError when there are boxes but no image."""
         if not self.written:
             return
         if self.picture is None:
             raise OutputError(
-                f"the page has {len(self.written)} boxes, which can't be mapped without the picture's size: "
+                f"the page has {len(self.written)} boxes, which can't be mapped without the image's size: "
                 "pass picture=picture_map(size, family)"
             )
         self.suspected, why = suspect(self.written.values(), self.convention, self.picture)

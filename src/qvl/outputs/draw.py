@@ -1,6 +1,6 @@
-"""Draws boxes, points, quads, document regions and actions onto a picture, to look at.
+"""Draws boxes, points, quads, document regions and actions onto an image, to look at.
 
-Each line has a dark and a light edge and each label its own ground, so both are readable on any picture. Labels
+Each line has a dark and a light edge and each label its own ground, so both are readable on any image. Labels
 in scripts that no font of this machine has are shown as a number, and the drawing says which label that is.
 """
 
@@ -86,14 +86,14 @@ def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def enlargement(size: tuple[int, int]) -> int:
-    """How many times as large a small picture is drawn: a label takes 11 pixels whatever the picture."""
+    """How many times as large a small image is drawn: a label takes 11 pixels whatever the image."""
     short = min(size)
     return 1 if short >= 256 or max(size) > 1024 else min(4, -(-480 // short))
 
 
 class _Canvas:
-    """One picture being drawn on: lines first, then labels, so that no label hides under a line. `point` and `rect`
-    say where a place of the given picture is on it."""
+    """One image being drawn on: lines first, then labels, so that no label hides under a line. `point` and `rect`
+    say where a place of the given image is on it."""
 
     def __init__(self, image: Image.Image, files: Sequence[str]) -> None:
         self.scale = enlargement(image.size)
@@ -206,7 +206,7 @@ def _overlap(a: Rect, b: Rect) -> bool:
 
 
 def draw_places(image: Image.Image, places: Iterable[Place], *, files: Sequence[str] = FONT_FILES) -> Drawing:
-    """Boxes, points and quads of parse_boxes with their labels, on a copy of the original picture."""
+    """Boxes, points and quads of parse_boxes with their labels, on a copy of the original image."""
     canvas = _Canvas(image, files)
     for place in places:
         label = place.label or place.text

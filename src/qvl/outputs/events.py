@@ -1,4 +1,4 @@
-"""Moments and spans of a video in a reply, in seconds, checked against the clip's length.
+"""Moments and spans of a video in a reply, in seconds, checked against the video's length.
 
 Read are `mm:ss`, `mm:ss.ff` (ff: a decimal fraction of a second), `HH:MM:SS(.ff)`, `12.5 s`, `12.5 seconds`,
 `<12.5 seconds>`, `frame 37`, and plain numbers (seconds) where JSON names them as times.
@@ -19,7 +19,7 @@ from qvl.outputs.results import ParseResult
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """From `start` to `end` seconds of the clip; both are the same for a single moment."""
+    """From `start` to `end` seconds of the video; both are the same for a single moment."""
 
     start: float
     end: float
@@ -41,7 +41,7 @@ class Clip:
         for name in ("duration", "fps"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise OutputError(f"the clip's {name} is {value}; it must be above 0")
+                raise OutputError(f"the video's {name} is {value}; it must be above 0")
 
 
 _CLOCK = r"(?:\d{1,3}[:：])?\d{1,3}[:：]\d{2}(?:[.,:：]\d{1,3})?"
@@ -111,7 +111,7 @@ def _clock(
     if mark in (":", "：") and part is not None:
         if hours is not None:  # HH:MM:SS:ff
             return _Reading(int(hours) * 3600 + int(minutes) * 60 + int(seconds) + _fraction(part))
-        # a:bb:cc is hours, minutes, seconds; whether minutes, seconds and hundredths are meant the clip decides
+        # a:bb:cc is hours, minutes, seconds; whether minutes, seconds and hundredths are meant the video decides
         short = int(minutes) * 60 + int(seconds) + _fraction(part)
         if len(part) != 2 or int(part) >= 60:
             return _Reading(short)
@@ -136,10 +136,10 @@ def _frame_seconds(number: int, clip: Clip) -> float:
     if clip.frame_times is not None:
         if number < len(clip.frame_times):
             return float(clip.frame_times[number])
-        return math.inf  # said to lie after the clip's end
+        return math.inf  # said to lie after the video's end
     if clip.fps is None:
         raise OutputError(
-            f"the reply names frame {number}: give the clip's fps or frame_times to turn frames into seconds"
+            f"the reply names frame {number}: give the video's fps or frame_times to turn frames into seconds"
         )
     return number / clip.fps
 
@@ -155,7 +155,7 @@ class _Raw:
 def parse_events(text: str, clip: Clip | None = None) -> ParseResult[Event]:
     """Every span and moment of a reply in the order it names them.
 
-    What reaches over the clip's end is clamped and marked, what lies wholly after it is left out, both are
+    What reaches over the video's end is clamped and marked, what lies wholly after it is left out, both are
     reported; without a known length nothing is checked, and the result says so.
     Raises: OutputError for frame numbers without fps, never for a malformed text.
     """
@@ -178,10 +178,10 @@ def parse_events(text: str, clip: Clip | None = None) -> ParseResult[Event]:
         if event is not None:
             events.append(event)
     if events and clip.duration is None:
-        warnings.append("the clip's length is unknown: times are not checked against it")
+        warnings.append("the video's length is unknown: times are not checked against it")
     reason = None
     if not events:
-        reason = "all times lie after the clip's end" if raw else "no time in the text"
+        reason = "all times lie after the video's end" if raw else "no time in the text"
     return ParseResult(items=tuple(events), warnings=tuple(warnings), repairs=tuple(repairs), reason=reason)
 
 
@@ -280,7 +280,7 @@ def _check(raw: _Raw, clip: Clip, number: int) -> tuple[Event | None, list[str]]
         others = [r.seconds if r.other is None else r.other for r in (raw.start, raw.end)]
         if max(others) <= length and (raw.start.other is not None or raw.end.other is not None):
             notes.append(
-                f"{what}: read as minutes, seconds and hundredths, since the clip has {length:.2f} s"
+                f"{what}: read as minutes, seconds and hundredths, since the video has {length:.2f} s"
             )
             start, end = others
     if start > end:
@@ -293,10 +293,10 @@ def _check(raw: _Raw, clip: Clip, number: int) -> tuple[Event | None, list[str]]
     if start > length or (start == length and end > length):
         return None, [
             *notes,
-            f"{what}: starts at {start:.2f} s, after the clip's end at {length:.2f} s, left out",
+            f"{what}: starts at {start:.2f} s, after the video's end at {length:.2f} s, left out",
         ]
     clamped = end > length
     if clamped:
-        notes.append(f"{what}: ends at {end:.2f} s, clamped to the clip's end at {length:.2f} s")
+        notes.append(f"{what}: ends at {end:.2f} s, clamped to the video's end at {length:.2f} s")
         end = length
     return Event(start=start, end=end, text=raw.text, written=raw.written, clamped=clamped), notes

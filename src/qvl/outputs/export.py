@@ -2,7 +2,7 @@
 original page.
 
 The text of a page is a stranger's: HTML is escaped when made and then sanitised by nh3, with no links, no
-scripts, no styles and no addresses of pictures; CSV cells can't become formulas.
+scripts, no styles and no addresses of images; CSV cells can't become formulas.
 """
 
 from __future__ import annotations

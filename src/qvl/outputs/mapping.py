@@ -1,10 +1,10 @@
-"""Which picture the model saw, and where a place in it lies in the picture that the user holds.
+"""Which image the model saw, and where a place in it lies in the image that the user holds.
 
 `seen_size` is the one source of the seen size. Coordinates are edges, not pixel centres: a box that covers
-the columns 3, 4 and 5 runs from x = 3 to x = 6, and a picture of width W from 0 to W. So mapping is a
+the columns 3, 4 and 5 runs from x = 3 to x = 6, and an image of width W from 0 to W. So mapping is a
 plain proportion, the same for a point and for the side of a box, and it has an exact inverse.
 
-The road of a picture, and the names of its stations:
+The road of an image, and the names of its stations:
 
     stored --(EXIF orientation)--> upright --(crop)--> sent --(resize)--> seen --(convention)--> written
 """
@@ -20,7 +20,7 @@ from qvl.catalog.config import Family
 from qvl.errors import OutputError, nearest
 from qvl.geometry import QWEN2_IMAGE, QWEN3_IMAGE, PixelLimits, Size, smart_resize
 
-GEN1_SIZE = Size(448, 448)  # the first generation squashes every picture into this square
+GEN1_SIZE = Size(448, 448)  # the first generation squashes every image into this square
 
 DEFAULT_LIMITS: dict[Family, PixelLimits | None] = {
     "qwen_vl": None,
@@ -73,8 +73,8 @@ class Convention:
 RELATIVE_1000 = Convention("relative 0-1000", 1000)
 RELATIVE_999 = Convention("relative 0-999", 999)  # Qwen3's phone screen
 RELATIVE_1 = Convention("relative 0-1", 1)
-SEEN_PIXELS = Convention("pixels of the resized picture")
-ORIGINAL_PIXELS = Convention("pixels of the original picture")  # only ever suspected, no generation's own
+SEEN_PIXELS = Convention("pixels of the resized image")
+ORIGINAL_PIXELS = Convention("pixels of the original image")  # only ever suspected, no generation's own
 
 # Qwen3.5's convention is taken over from Qwen3-VL; its papers and cookbooks don't state it.
 CONVENTIONS: dict[Family, Convention] = {
@@ -99,10 +99,10 @@ def check_family(family: str) -> Family:
 
 
 def seen_size(original: Size, family: str, limits: PixelLimits | None = None) -> Size:
-    """The size in pixels at which the model of this family sees a picture (after EXIF turning and cropping).
+    """The size in pixels at which the model of this family sees an image (after EXIF turning and cropping).
 
     `limits` are the pixel limits in force; None means those of the published preprocessor files.
-    Raises: MediaError for an empty picture or an impossible aspect ratio; OutputError for an unknown family.
+    Raises: MediaError for an empty image or an impossible aspect ratio; OutputError for an unknown family.
     """
     known = check_family(family)
     defaults = DEFAULT_LIMITS[known]
@@ -141,10 +141,10 @@ def upright_size(stored: Size, orientation: int = 1) -> Size:
 
 @dataclass(frozen=True)
 class PictureMap:
-    """Where places of the picture a model saw lie in the user's picture, and back.
+    """Where places of the image a model saw lie in the user's image, and back.
 
-    original: the picture that results are wanted for. With `orientation` other than 1 it's the stored,
-    unturned file, and `crop` still counts in the upright picture (which is what people crop).
+    original: the image that results are wanted for. With `orientation` other than 1 it's the stored,
+    unturned file, and `crop` still counts in the upright image (which is what people crop).
     """
 
     original: Size
@@ -166,7 +166,7 @@ class PictureMap:
             inside = 0 <= crop.x1 < crop.x2 <= upright.width and 0 <= crop.y1 < crop.y2 <= upright.height
             if not inside:
                 raise OutputError(
-                    f"the crop {tuple(crop)} doesn't lie in the picture of {upright.width}x{upright.height} pixels"
+                    f"the crop {tuple(crop)} doesn't lie in the image of {upright.width}x{upright.height} pixels"
                 )
             object.__setattr__(self, "crop", crop)
 
@@ -176,11 +176,11 @@ class PictureMap:
 
     @property
     def sent(self) -> Rect:
-        """The part of the upright picture that was sent: the crop, or all of it."""
+        """The part of the upright image that was sent: the crop, or all of it."""
         return self.crop or Rect(0.0, 0.0, float(self.upright.width), float(self.upright.height))
 
     def to_original(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the seen picture, in pixels of the original. Doesn't clamp."""
+        """A point of the seen image, in pixels of the original. Doesn't clamp."""
         part = self.sent
         u = part.x1 + x * part.width / self.seen.width
         v = part.y1 + y * part.height / self.seen.height
@@ -199,7 +199,7 @@ class PictureMap:
         return _ordered(*self.to_seen(box[0], box[1]), *self.to_seen(box[2], box[3]))
 
     def written_to_seen(self, x: float, y: float, convention: Convention) -> tuple[float, float]:
-        """Numbers as the model wrote them → pixels of the seen picture."""
+        """Numbers as the model wrote them → pixels of the seen image."""
         if convention == ORIGINAL_PIXELS:
             return self.to_seen(x, y)
         if convention.scale is None:
@@ -227,9 +227,9 @@ def picture_map(
     orientation: int = 1,
     crop: Sequence[float] | None = None,
 ) -> PictureMap:
-    """The map of a picture of this size, sent whole or as a crop to a model of this family.
+    """The map of an image of this size, sent whole or as a crop to a model of this family.
 
-    original: the size that results should refer to: upright with orientation 1 (what picture libraries show),
+    original: the size that results should refer to: upright with orientation 1 (what image libraries show),
     or as stored in the file together with its EXIF orientation.
     Raises: OutputError or MediaError for sizes, crops or orientations that can't be.
     """
@@ -246,7 +246,7 @@ def picture_map(
 
 
 def clamp_rect(box: Rect, size: Size) -> Rect:
-    """The part of a box inside a picture; of no area when they don't overlap."""
+    """The part of a box inside an image; of no area when they don't overlap."""
     return Rect(
         min(max(box.x1, 0.0), float(size.width)),
         min(max(box.y1, 0.0), float(size.height)),
@@ -256,7 +256,7 @@ def clamp_rect(box: Rect, size: Size) -> Rect:
 
 
 def tiles(upright: Size, tile: Size, overlap: int = 0) -> tuple[Rect, ...]:
-    """Crops of at most `tile` that cover the picture, row by row, spread evenly with at least `overlap` pixels
+    """Crops of at most `tile` that cover the image, row by row, spread evenly with at least `overlap` pixels
     in common between neighbours.
 
     Raises: OutputError when the overlap isn't smaller than the tile.

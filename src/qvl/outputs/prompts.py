@@ -48,7 +48,7 @@ def prompt_for(task: Task, family: str, subject: str = "") -> str:
         return "Read all the text in the image."
     if task == "events":
         if known == "qwen_vl":
-            raise OutputError("qwen_vl takes pictures only: videos need Qwen2-VL or later")
+            raise OutputError("qwen_vl takes images only: videos need Qwen2-VL or later")
         return (
             f"Give the query: '{subject}', when does the described content occur in the video? "
             "Answer with start and end as mm:ss.ff."

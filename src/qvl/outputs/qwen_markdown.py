@@ -1,4 +1,4 @@
-"""Qwen3-VL's `qwenvl markdown`: Markdown with tables in LaTeX and the boxes of tables and pictures in comments,
+"""Qwen3-VL's `qwenvl markdown`: Markdown with tables in LaTeX and the boxes of tables and images in comments,
 `<!-- Table (x1,y1,x2,y2) -->` and `<!-- Image (x1, y1, x2, y2) -->`. One pass over the lines."""
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ class RepetitionGuard:
             self._drift_keep = end
         self._step = step if moved else ()
         self._skeleton, self._numbers = skeleton, numbers
-        # the fourth equal step outside the picture is no slip of one box any more
+        # the fourth equal step outside the image is no slip of one box any more
         outside = self._size is not None and (
             max(numbers[0::2]) > self._size.width * 1.1 or max(numbers[1::2]) > self._size.height * 1.1
         )
@@ -312,7 +312,7 @@ OVERLAP = 32  # pixels that both halves show, about a line of text
 
 
 def halves(size: Size) -> tuple[Rect, ...]:
-    """The two parts of a picture across its longer side; none of a picture too small to cut."""
+    """The two parts of an image across its longer side; none of an image too small to cut."""
     if max(size) <= 2 * OVERLAP:
         return ()
     tall = size.height >= size.width

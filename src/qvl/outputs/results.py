@@ -15,7 +15,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, kw_only=True)
 class ParseResult(Generic[T]):
     """`reason` says why there are no items; `suspected` is the way of writing coordinates that would have
-    fitted the numbers better than the family's own (a sign of a wrong family, picture size or server)."""
+    fitted the numbers better than the family's own (a sign of a wrong family, image size or server)."""
 
     items: tuple[T, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -84,7 +84,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions", response_class=Response, responses=errors)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        """An answer to a conversation with pictures and videos, whole or as server-sent events."""
+        """An answer to a conversation with images and videos, whole or as server-sent events."""
         _check_model(body.model, service)
         flight = service.enter(body.n or 1)
         with contextlib.ExitStack() as held:
@@ -217,9 +217,9 @@ def _add_information(app: FastAPI, service: Service) -> None:
             "created": service.started,
             "owned_by": "qvl",
             "max_model_len": service.max_model_len,
-            # what a client needs to know at which size a picture is seen
+            # what a client needs to know at which size an image is seen
             "family": service.model.family,
-            # null where every picture has one size
+            # null where every image has one size
             "pixel_limits": None if limits is None else dataclasses.asdict(limits),
         }
 

@@ -1,4 +1,4 @@
-"""Addresses of pictures and videos in a request → their bytes, if the server may read them at all.
+"""Addresses of images and videos in a request → their bytes, if the server may read them at all.
 
 What a request names is a wish of a stranger: no file and no host is read that wasn't allowed when the server started,
 and a name that points into a private network is refused after it was resolved, at every redirect anew. The connection
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import httpx
 
 from qvl.errors import ConfigError, MediaError
-from qvl.inputs.image import read_source
+from qvl.inputs.image import A, read_source
 from qvl.serve.settings import MediaPolicy
 from qvl.units import format_bytes
 
@@ -106,7 +106,7 @@ class MediaReader:
         self._resolve = resolve
 
     async def read(self, url: str, what: str) -> bytes:
-        """what: "picture" or "video", for messages. Raises: MediaError for all that isn't allowed or fails."""
+        """what: "image" or "video", for messages. Raises: MediaError for all that isn't allowed or fails."""
         scheme = url[:10].partition(":")[0].lower()
         if scheme == "data":
             return await asyncio.to_thread(self._data, url, what)
@@ -114,7 +114,7 @@ class MediaReader:
             return await asyncio.to_thread(self._file, url, what)
         if scheme not in _DEFAULT_PORTS:
             raise MediaError(
-                f"{_short(url)}: a {what} is given as a data: URL, or as http(s):// or file:// where that is allowed"
+                f"{_short(url)}: {A[what]} is given as a data: URL, or as http(s):// or file:// where that is allowed"
             )
         try:
             async with asyncio.timeout(self.policy.fetch_timeout_s):
@@ -215,7 +215,7 @@ class MediaReader:
         except (ValueError, UnicodeError) as e:
             raise MediaError(f"{_short(url)}: is not an address ({e})") from e
         if split.scheme not in _DEFAULT_PORTS or not host or split.username is not None or "\\" in url:
-            raise MediaError(f"{_short(url)}: is not an http or https address of a {what}")
+            raise MediaError(f"{_short(url)}: is not an http or https address of {A[what]}")
         allowed = [entry for entry in self._hosts if entry.matches(host, port)]
         if not allowed:
             raise MediaError(

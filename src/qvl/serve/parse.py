@@ -26,13 +26,13 @@ def parser_of(
     """What turns an answer's text into the extra field; None when nobody asked for it. model: its own name, which
     tells the embedded one.
 
-    Raises: Problem 400 when the conversation doesn't hold exactly one picture to map to (for events: one clip).
+    Raises: Problem 400 when the conversation doesn't hold exactly one image to map to (for events: one video).
     """
     task = request.qvl_parse
     if task is None:
         return None
     wanted = "video" if task == "events" else "image"
-    kinds = {span.item: span.kind for span in inputs.media}  # a clip may be several spans
+    kinds = {span.item: span.kind for span in inputs.media}  # a video may be several spans
     if list(kinds.values()) != [wanted]:
         have = ", ".join(kinds.values()) or "none"
         raise Problem(

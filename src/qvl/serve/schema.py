@@ -186,7 +186,7 @@ class ChatRequest(Strict):
     mm_processor_kwargs: _Frames | None = None
     chat_template_kwargs: dict[str, bool] | None = None
     qvl_parse: Literal["boxes", "document", "events", "actions"] | None = Field(
-        None, description="adds qvl_parsed to each choice: what its text says, in pixels of the picture sent"
+        None, description="adds qvl_parsed to each choice: what its text says, in pixels of the image sent"
     )
 
     @model_validator(mode="before")

@@ -117,7 +117,7 @@ class Service:
             return await asyncio.wait_for(work, seconds)
         except TimeoutError as e:
             raise MediaError(
-                f"the request's pictures and videos weren't read within {seconds:g} s: send fewer or smaller ones"
+                f"the request's images and videos weren't read within {seconds:g} s: send fewer or smaller ones"
             ) from e
 
     def _check_length(self, conversation: Conversation) -> None:
@@ -135,7 +135,7 @@ class Service:
         policy = self.options.media
         if len(items) > policy.max_items or videos > policy.max_videos:
             raise MediaError(
-                f"the request has {len(items)} pictures and videos ({videos} videos); "
+                f"the request has {len(items)} images and videos ({videos} videos); "
                 f"at most {policy.max_items} ({policy.max_videos}) are read"
             )
         read: list[dict[str, Any]] = []
@@ -151,14 +151,14 @@ class Service:
                 if kind == "text":
                     parts.append(item)
                     continue
-                data = await self.media.read(item[kind], "picture" if kind == "image" else "video")
+                data = await self.media.read(item[kind], kind)
                 if kind == "image":
                     num_tokens += await asyncio.to_thread(
                         self._picture_tokens, data, item, conversation.settings
                     )
                     if num_tokens > self.max_model_len:
                         raise CapacityError(
-                            f"the pictures take at least {num_tokens} tokens; {self.max_model_len} fit "
+                            f"the images take at least {num_tokens} tokens; {self.max_model_len} fit "
                             "(max_model_len): send fewer, or lower max_pixels"
                         )
                 parts.append({**item, kind: data})
@@ -174,7 +174,7 @@ class Service:
                 size = Size(image.height, image.width)
         except Exception:  # the processor says what is wrong with it
             return 0
-        check_pixels(size.width, size.height, "a picture", self.processor.read_limits.max_pixels)
+        check_pixels(size.width, size.height, "an image", self.processor.read_limits.max_pixels)
         return self.processor.picture_tokens(size, limits)
 
     def _process(self, conversation: Conversation) -> ModelInputs:
@@ -264,7 +264,7 @@ class Flight:
         if held and num_bytes and held + num_bytes > limit:
             raise overloaded(
                 429,
-                f"pictures of waiting requests take {held:,} bytes, these {num_bytes:,}, {limit:,} are kept: "
+                f"images of waiting requests take {held:,} bytes, these {num_bytes:,}, {limit:,} are kept: "
                 "come back later",
                 service.options.retry_after_s,
             )

@@ -10,7 +10,7 @@ from qvl.units import GiB, MiB
 
 @dataclass(frozen=True, kw_only=True)
 class MediaPolicy:
-    """Where pictures and videos of a request may come from. Data URLs always; the rest only as listed.
+    """Where images and videos of a request may come from. Data URLs always; the rest only as listed.
 
     hosts: `name`, `.name` (it and what is below it), an address, each with `:port` where it isn't 80 or 443. A name
     must resolve to public addresses; an address written out here is allowed whatever it is.
@@ -19,8 +19,8 @@ class MediaPolicy:
 
     hosts: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
-    max_bytes: int = 64 * MiB  # of one picture or video
-    max_items: int = 64  # pictures and videos of one request
+    max_bytes: int = 64 * MiB  # of one image or video
+    max_items: int = 64  # images and videos of one request
     max_videos: int = 4
     fetch_timeout_s: float = 20.0  # all redirects together
     max_redirects: int = 3

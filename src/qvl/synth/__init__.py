@@ -1,4 +1,4 @@
-"""Pictures, pages, charts, screens and clips drawn from a seed, each with its known answer.
+"""Images, pages, charts, screens and videos drawn from a seed, each with its known answer.
 
 `make(kind, seed, difficulty)` draws the same sample on every machine. It feeds training, scoring and the
 golden tests; judging an answer is left to `evaluate`. Numpy and Pillow are imported when the first

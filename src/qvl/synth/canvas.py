@@ -1,4 +1,4 @@
-"""A picture that writes down what is drawn on it: every glyph, every shape, with exact boxes.
+"""An image that writes down what is drawn on it: every glyph, every shape, with exact boxes.
 
 Also the wear that comes after drawing (rotation, blur, noise), which carries the boxes along.
 """
@@ -64,7 +64,7 @@ def shape_mask(kind: str, size: int) -> Image.Image:
 
 
 class Canvas:
-    """One picture under the pen. Owns its image and the truth about it."""
+    """One image under the pen. Owns its image and the truth about it."""
 
     def __init__(self, width: int, height: int, paper: Colour, picture: int = 0) -> None:
         self.image = Image.new("RGB", (width, height), paper)
@@ -133,7 +133,7 @@ def jitter(rng: Rng, colour: Colour, amount: int) -> Colour:
 
 
 def gradient(canvas: Canvas, rng: Rng, strength: int) -> None:
-    """Shades the whole picture from one corner to the other by up to `strength` levels. Draw it first."""
+    """Shades the whole image from one corner to the other by up to `strength` levels. Draw it first."""
     across, down = rng.uniform(-1, 1), rng.uniform(-1, 1)
     x = np.linspace(-0.5, 0.5, canvas.width, dtype=np.float32) * across
     y = np.linspace(-0.5, 0.5, canvas.height, dtype=np.float32) * down
@@ -143,7 +143,7 @@ def gradient(canvas: Canvas, rng: Rng, strength: int) -> None:
 
 
 class Worn(NamedTuple):
-    """A picture after wear, with its truth moved to where the ink now is."""
+    """An image after wear, with its truth moved to where the ink now is."""
 
     image: Image.Image
     boxes: tuple[Box, ...]
@@ -162,7 +162,7 @@ def wear(
 ) -> Worn:
     """Rotates by up to `degrees` either way about the centre, blurs, and adds noise of `noise` grey levels.
 
-    A rotated box is the upright box around its four turned corners, cut to the picture.
+    A rotated box is the upright box around its four turned corners, cut to the image.
     """
     image = canvas.image
     glyphs, shapes = tuple(canvas.glyphs), tuple(canvas.shapes)

@@ -190,7 +190,7 @@ def _form_lines(rng: Rng, difficulty: int) -> tuple[str, list[Line]]:
 
 
 def _paper(rng: Rng, difficulty: int, form: bool) -> tuple[Canvas, Look]:
-    """The sheet to print on: filling the picture, or lying on a table."""
+    """The sheet to print on: filling the image, or lying on a table."""
     if difficulty == 0:
         width, height = 28 * rng.integer(6, 7), 28 * rng.integer(3, 4)
     elif difficulty == 1:

@@ -1,4 +1,4 @@
-"""Kind "pair": two pictures and a question across them."""
+"""Kind "pair": two images and a question across them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CODE = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
 def draw(rng: Rng, difficulty: int) -> Drawn:
-    """Difficulty 0: two short texts; 1: text or counting, pictures of 112-168; 2: longer and fuller; 3: also worn."""
+    """Difficulty 0: two short texts; 1: text or counting, images of 112-168; 2: longer and fuller; 3: also worn."""
     task = rng.choice(("same", "nth", "more")) if difficulty else rng.choice(("same", "nth"))
     return _count(rng, difficulty) if task == "more" else _text(rng, difficulty, task)
 
@@ -84,7 +84,7 @@ def _count(rng: Rng, difficulty: int) -> Drawn:
     kind = rng.choice(tuple(SHAPES))
     colours = ("red", "green", "blue", "purple")
     most = 5 if difficulty == 1 else 8
-    counts = rng.pick(range(most + 1), 2)  # two different counts: one picture always has more
+    counts = rng.pick(range(most + 1), 2)  # two different counts: one image always has more
     worn: list[Worn] = []
     for picture, count in enumerate(counts):
         grey = rng.integer(228, 250)

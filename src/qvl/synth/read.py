@@ -100,7 +100,7 @@ def _picture_size(rng: Rng, difficulty: int) -> tuple[int, int]:
 def _print_block(
     canvas: Canvas, rng: Rng, lines: list[str], settings: list[Setting], pitch: int, ink: tuple[int, int, int]
 ) -> tuple[Box, ...]:
-    """Prints the lines as one block, left-aligned or centred, somewhere in the picture."""
+    """Prints the lines as one block, left-aligned or centred, somewhere in the image."""
     block_width = max(s.ink[2] for s in settings)
     # The lowest pitch at which no two lines touch, whatever the letters.
     for above, below in pairwise(settings):

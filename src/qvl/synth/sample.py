@@ -1,4 +1,4 @@
-"""What a sample is made of. Coordinates are pixels of the original picture; boxes are half-open:
+"""What a sample is made of. Coordinates are pixels of the original image; boxes are half-open:
 x2 and y2 are the first column and row outside."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Box(NamedTuple):
-    """One thing in a picture that the answer speaks of. `picture` counts the sample's pictures, or a clip's frames."""
+    """One thing in an image that the answer speaks of. `picture` counts the sample's images, or a video's frames."""
 
     x1: int
     y1: int
@@ -83,7 +83,7 @@ class Sample:
 
     `boxes` are what the answer speaks of, the target first. `glyphs` and `shapes` are everything that was printed
     and drawn: the dense truth under every patch. `extra` holds what only one kind has (all fields of a receipt,
-    a clip's seconds).
+    a video's seconds).
     """
 
     kind: str
