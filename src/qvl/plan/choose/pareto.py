@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, floor, log2
 from pathlib import Path
+from typing import NamedTuple
 
 from qvl.errors import PlanError
 from qvl.plan.choose.candidate import Candidate
@@ -69,6 +71,59 @@ def pareto_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
         )
         for p in points
     ]
+
+
+class Dot(NamedTuple):
+    x: float
+    y: float
+    number: (
+        int  # in the key at the right, 0 off the front: names would lie over each other where models crowd
+    )
+    point: Point
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Where everything of a drawing stands, in pixels: values on a log scale to the right, quality upwards."""
+
+    unit: str
+    columns: tuple[tuple[float, str], ...]  # grid lines with their labels
+    rows: tuple[tuple[float, str], ...]
+    dots: tuple[Dot, ...]
+    width: int = 760
+    height: int = 380
+    left: int = 46
+    right: int = 560
+    top: int = 16
+    bottom: int = 340
+
+
+def scatter(placed: Sequence[Point], values: Sequence[float], tick: str) -> Scatter | None:
+    """None where there are too few to draw."""
+    if len(placed) < 2:
+        return None
+    blank = Scatter(tick.format(1), (), (), ())
+    xs = [log2(v) for v in values]
+    x0, x1 = min(xs) - 0.3, max(xs) + 0.3
+    y0, y1 = min(p.quality for p in placed) - 1.5, max(p.quality for p in placed) + 1.5
+
+    def column(x: float) -> int:
+        return round(blank.left + (x - x0) / (x1 - x0) * (blank.right - blank.left))
+
+    def row(y: float) -> int:
+        return round(blank.bottom - (y - y0) / (y1 - y0) * (blank.bottom - blank.top))
+
+    step = 5 if y1 - y0 > 12 else 2
+    front = [p for p in placed if p.front]
+    return replace(
+        blank,
+        columns=tuple((column(n), tick.format(2.0**n)) for n in range(ceil(x0), floor(x1) + 1)),
+        rows=tuple((row(n), str(n)) for n in range(int(y0) + 1, int(y1) + 1) if n % step == 0),
+        dots=tuple(
+            Dot(column(x), row(p.quality), front.index(p) + 1 if p.front else 0, p)
+            for p, x in zip(placed, xs, strict=True)
+        ),
+    )
 
 
 def plot(points: Sequence[Point], path: str | Path, title: str) -> None:

@@ -12,11 +12,13 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
+from typing import Any
 
-from qvl.catalog.devices import Device
 from qvl.errors import PlanError
 from qvl.plan.engines import ENGINES
 from qvl.plan.launch import Flag, Launch
+from qvl.plan.templates import render
 from qvl.units import GiB
 
 MODELS = "/models"  # where weights lie in a container; HF_HOME leads downloads there
@@ -36,135 +38,20 @@ def to_shell(launch: Launch) -> str:
 
 def to_compose(launch: Launch) -> str:
     """One service. The port is published to this machine only unless --host says otherwise."""
-    image = _image(launch)
-    lines = [*_head(launch), "services:", f"  {_label(launch)}:", f"    image: {_s(image)}"]
-    lines += ["    restart: unless-stopped", f"    entrypoint: [{', '.join(map(_s, launch.program))}]"]
-    lines += ["    command:", *_arguments(launch, _in_container(launch), "      ")]
-    lines += ["    environment:", f"      HF_HOME: {_s(MODELS)}  # downloads are kept in the volume"]
-    lines += [f"      {v.name}: {_s(v.value)}  # {v.reason}" for v in launch.environment]
-    lines.append(f"    working_dir: {_s(MODELS)}")
-    lines += ["    ports:", f"      - {_s(f'{launch.host}:{launch.port}:{launch.port}')}"]
-    lines += ["    volumes:", f"      - {_s(f'models:{MODELS}')}"]
-    if launch.media_path:
-        lines.append(f"      - {_s(f'{launch.media_path}:{launch.media_path}:ro')}")
-    lines += [
-        '    shm_size: "8gb"  # tensors pass between the processes of one copy',
-        '    security_opt: ["no-new-privileges:true"]',
-        "    healthcheck:",
-        f'      test: ["CMD", "curl", "-fsS", {_s(f"http://127.0.0.1:{launch.port}/health")}]',
-        "      interval: 30s",
-        "      timeout: 5s",
-        "      retries: 3",
-        "      start_period: 30m",
-    ]
-    if launch.hardware.device.kind == "gpu":
-        count = launch.gpus_per_replica * launch.replicas
-        lines += [
-            "    deploy:",
-            "      resources:",
-            "        reservations:",
-            "          devices:",
-            "            - driver: nvidia",
-            f"              count: {count}",
-            "              capabilities: [gpu]",
-        ]
-    lines += ["volumes:", "  models: {}"]
-    return "\n".join(lines) + "\n"
+    return _filled("compose", launch, image=_image(launch), flags=_in_container(launch))
 
 
 def to_kubernetes(launch: Launch) -> str:
     """A Deployment with one pod a copy, a Service inside the cluster, and a claim for the weights."""
-    image, name = _image(launch), _label(launch)
-    flags = [f for f in _in_container(launch) if not f.copies_only]  # copies are pods here
-    # twice the weights: a download is written beside the old revision
-    storage = max(20, ceil(2 * launch.weight_bytes / GiB / 10) * 10)
-    access = "ReadWriteOnce" if launch.replicas == 1 else "ReadWriteMany"
-    labels = f"app.kubernetes.io/name: {_s(name)}"
-    probe = [f"path: {_s('/health')}", f"port: {launch.port}"]
-    lines = [
-        *_head(launch),
-        "apiVersion: v1",
-        "kind: PersistentVolumeClaim",
-        "metadata:",
-        f"  name: {_s(f'{name}-models')}",
-        "spec:",
-        f"  accessModes: [{_s(access)}]",
-        "  resources:",
-        "    requests:",
-        f"      storage: {storage}Gi",
-        "---",
-        "apiVersion: apps/v1",
-        "kind: Deployment",
-        "metadata:",
-        f"  name: {_s(name)}",
-        f"  labels: {{{labels}}}",
-        "spec:",
-        f"  replicas: {launch.replicas}",
-        f"  selector: {{matchLabels: {{{labels}}}}}",
-        "  template:",
-        "    metadata:",
-        f"      labels: {{{labels}}}",
-        "    spec:",
-        "      automountServiceAccountToken: false  # the engine has no business with the cluster",
-        *_node_selector(launch.hardware.device),
-        "      containers:",
-        "        - name: engine",
-        f"          image: {_s(image)}",
-        f"          command: [{', '.join(map(_s, launch.program))}]",
-        "          args:",
-        *_arguments(launch, flags, "            "),
-    ]
-    lines += [
-        "          env:",
-        f"            - {{name: HF_HOME, value: {_s(MODELS)}}}  # downloads are kept in the volume",
-    ]
-    lines += [
-        f"            - {{name: {_s(v.name)}, value: {_s(v.value)}}}  # {v.reason}"
-        for v in launch.environment
-    ]
-    lines.append(f"          workingDir: {_s(MODELS)}")
-    lines += [
-        "          ports:",
-        f"            - containerPort: {launch.port}",
-        "          resources:",
-        f"            limits: {{nvidia.com/gpu: {launch.gpus_per_replica}}}",
-        "          startupProbe:",
-        "            httpGet:",
-        *(f"              {p}" for p in probe),
-        "            periodSeconds: 10",
-        "            failureThreshold: 180  # half an hour for download and start",
-        "          readinessProbe:",
-        "            httpGet:",
-        *(f"              {p}" for p in probe),
-        "          securityContext: {allowPrivilegeEscalation: false}",
-        "          volumeMounts:",
-        f"            - {{name: models, mountPath: {_s(MODELS)}}}",
-        "            - {name: shm, mountPath: /dev/shm}",
-    ]
-    if launch.media_path:
-        lines.append(f"            - {{name: media, mountPath: {_s(launch.media_path)}, readOnly: true}}")
-    lines += [
-        "      volumes:",
-        f"        - {{name: models, persistentVolumeClaim: {{claimName: {_s(f'{name}-models')}}}}}",
-        "        - {name: shm, emptyDir: {medium: Memory, sizeLimit: 8Gi}}",
-    ]
-    if launch.media_path:
-        lines.append(
-            f"        - {{name: media, hostPath: {{path: {_s(launch.media_path)}, type: Directory}}}}"
-        )
-    lines += [
-        "---",
-        "apiVersion: v1",
-        "kind: Service",
-        "metadata:",
-        f"  name: {_s(name)}",
-        "spec:",
-        "  type: ClusterIP  # reachable inside the cluster only",
-        f"  selector: {{{labels}}}",
-        "  ports:",
-        f"    - {{port: {launch.port}, targetPort: {launch.port}}}",
-    ]
-    return "\n".join(lines) + "\n"
+    return _filled(
+        "kubernetes",
+        launch,
+        image=_image(launch),
+        flags=_in_container(launch),
+        # twice the weights: a download is written beside the old revision
+        storage=max(20, ceil(2 * launch.weight_bytes / GiB / 10) * 10),
+        labels=f"app.kubernetes.io/name: {json.dumps(_label(launch))}",
+    )
 
 
 def to_ray(launch: Launch) -> str:
@@ -177,41 +64,16 @@ def to_ray(launch: Launch) -> str:
             f"Ray Serve runs vLLM here, not {launch.engine.name}: --engine vllm, or another --format"
         )
     outside = ("--host", "--port", "--allowed-media-domains")
+    # further names of the list of hosts are flags without dashes
+    named = [f for f in launch.flags if f.name.startswith("--")]
+    hosts = [f.name for f in launch.flags if not f.name.startswith("--")]
     domains = launch.flag("--allowed-media-domains")
-    lines = [
-        *_head(launch),
-        "http_options:",
-        f"  host: {_s(launch.host)}",
-        f"  port: {launch.port}",
-        "applications:",
-        f"  - name: {_s(_label(launch))}",
-        "    route_prefix: /",
-        "    import_path: ray.serve.llm:build_openai_app",
-        "    args:",
-        "      llm_configs:",
-        "        - model_loading_config:",
-        f"            model_id: {_s(launch.name)}",
-        f"            model_source: {_s(launch.model)}",
-        "          deployment_config:",
-        "            autoscaling_config:",
-        f"              min_replicas: {launch.replicas}",
-        f"              max_replicas: {launch.replicas}",
-        "          engine_kwargs:",
+    settings = [
+        (f.name[2:].replace("-", "_"), _engine_value(f), f.reason)
+        for f in named
+        if not f.copies_only and f.name not in outside
     ]
-    skip = False
-    for f in launch.flags:
-        # further names of a list are flags without dashes
-        skip = f.copies_only or f.name in outside or (skip and not f.name.startswith("--"))
-        if not skip:
-            lines.append(f"            {f.name[2:].replace('-', '_')}: {_engine_value(f)}  # {f.reason}")
-    if domains is not None:
-        names = [domains, *(f.name for f in launch.flags if not f.name.startswith("--"))]
-        listed = ", ".join(map(_s, names))
-        lines.append(f"            allowed_media_domains: [{listed}]  # which hosts a request may name")
-    if launch.environment:
-        lines += ["          runtime_env:", "            env_vars:"]
-        lines += [f"              {v.name}: {_s(v.value)}  # {v.reason}" for v in launch.environment]
-    return "\n".join(lines) + "\n"
+    return _filled("ray", launch, settings=settings, domains=[] if domains is None else [domains, *hosts])
 
 
 FORMATS: Mapping[str, Callable[[Launch], str]] = {
@@ -235,8 +97,10 @@ def format_launch(launch: Launch, name: str) -> str:
 # Parts
 
 
-def _s(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _filled(name: str, launch: Launch, **values: Any) -> str:
+    template = Path(__file__).parent / "templates" / f"{name}.jinja"
+    head = "\n".join(_head(launch))
+    return render(template, launch=launch, head=head, label=_label(launch), models=MODELS, **values)
 
 
 def _label(launch: Launch) -> str:
@@ -266,23 +130,6 @@ def _groups(launch: Launch) -> list[tuple[str, ...]]:
     return found
 
 
-def _node_selector(device: Device) -> list[str]:
-    """Which nodes the pods may run on, by the label that NVIDIA's GPU feature discovery gives them."""
-    if device.kind != "gpu":
-        return []
-    if device.gpu_product is None:
-        return [
-            f"      # The label of nodes with {device.title} is not known here: put what yours show under",
-            "      # `kubectl get nodes -L nvidia.com/gpu.product`, else the pods may land on any GPU.",
-            "      # nodeSelector:",
-            '      #   nvidia.com/gpu.product: ""',
-        ]
-    return [
-        "      nodeSelector:  # set by GPU feature discovery for whole GPUs; shared or cut ones carry a suffix",
-        f"        nvidia.com/gpu.product: {_s(device.gpu_product.value)}",
-    ]
-
-
 def _image(launch: Launch) -> str:
     image = launch.engine.container(launch.version)
     device = launch.hardware.device
@@ -303,15 +150,6 @@ def _in_container(launch: Launch) -> list[Flag]:
     ]
 
 
-def _arguments(launch: Launch, flags: list[Flag], indent: str) -> list[str]:
-    lines = []
-    for f in flags:
-        first, *rest = f.words
-        lines.append(f"{indent}- {_s(first)}  # {f.reason}")
-        lines += [f"{indent}- {_s(word)}" for word in rest]
-    return lines
-
-
 def _engine_value(flag: Flag) -> str:
     if flag.value is None:
         return "true"
@@ -323,7 +161,7 @@ def _engine_value(flag: Flag) -> str:
     try:
         json.loads(flag.value)
     except ValueError:
-        return _s(flag.value)
+        return json.dumps(flag.value, ensure_ascii=False)
     return flag.value  # numbers and JSON objects are YAML already
 
 
