@@ -29,7 +29,7 @@ def test_the_best_comes_first_with_its_reasons(qvl):
     assert (code, err) == (0, "")
     first = out.splitlines()[0]
     assert first.startswith("Qwen3-VL-8B-Instruct on rtx4090, vllm")
-    for text in ("DocVQA", "ruled out", "licence", "memory decides", "Nobody beats these"):
+    for text in ("DocVQA", "ruled out", "licence", "memory decides", "No other beats these"):
         assert text in out
 
 
@@ -130,7 +130,7 @@ def test_the_best_says_where_its_scores_and_its_price_were_read(qvl):
 def test_the_pareto_table_has_a_column_of_bills_only_where_there_are_any(qvl):
     for args, said in ((("--gpu", "rtx4090"), False), (("--where", "rent", "--allow-stale"), True)):
         _, out, _ = qvl(*args)
-        header = out[out.index("Nobody beats these") :].splitlines()[1]
+        header = out[out.index("No other beats these") :].splitlines()[1]
         assert ("per 1,000" in header) is said
 
 

@@ -453,7 +453,7 @@ def test_a_version_without_its_zeros_is_the_same_version(version):
     assert not resolve(FitRequest(config=SEVEN_B, name="some/folder", engine="vllm@0.7.2")).problems
     assert not resolve(
         FitRequest(config=SEVEN_B, engine="vllm@0.1")
-    ).problems  # nobody's model: only arithmetic
+    ).problems  # no known model: only arithmetic
 
 
 def test_sglang_is_sent_to_launch_and_to_the_formulas_it_shares():

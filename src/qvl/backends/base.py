@@ -89,7 +89,7 @@ class Backend(Protocol):
 
     @property
     def family(self) -> Family | None:
-        """None when nobody said it and the model's name doesn't tell."""
+        """None when it isn't set and the model's name doesn't tell."""
 
     @property
     def limits(self) -> PixelLimits | None:

@@ -109,7 +109,7 @@ def load(
         kv_bytes=kv_bytes,
         feature_bytes=feature_bytes,
     )
-    # weights in memory of our own lie aligned, and nobody can change or drop them
+    # weights in memory of our own lie aligned, and no other code can change or drop them
     small = None if weights == "auto" else weights
     model = load_model(
         checkpoint, dtype=wanted, device=place, copy=not mapped or small is not None, weights=small

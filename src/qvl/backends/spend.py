@@ -129,7 +129,7 @@ class Hold:
         return self._meter.price
 
     def end(self, cost: Cost | None) -> None:
-        """None: nobody said what it cost, so all of it counts as spent. Again: nothing."""
+        """None: the cost is unknown, so all of it counts as spent. Again: nothing."""
         if self._open:
             self._open = False
             self._meter.end(self._amount, self._amount if cost is None else cost.amount)

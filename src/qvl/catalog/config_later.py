@@ -29,7 +29,7 @@ from qvl.catalog.config import (
 from qvl.errors import ConfigError
 
 # What the classes know and no forward pass here reads: the multi-token-prediction layer is not run,
-# the state's dtype and dense fallbacks of mixture models are the engine's and nobody's business.
+# the state's dtype and dense fallbacks of mixture models are the engine's own choice.
 _LATER_IGNORABLE = _COMMON_IGNORABLE | frozenset(
     """mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype rope_theta rope_scaling
     rope_parameters base_model_tp_plan vision_token_id output_gate_type""".split()

@@ -20,7 +20,7 @@ Rate = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One accelerator or machine. Figures that nobody vouches for are absent, never guessed."""
+    """One accelerator or machine. Figures without a source are absent, never guessed."""
 
     name: str
     title: str
@@ -49,7 +49,7 @@ class Device:
         return float(self.bandwidth.value * GB)
 
     def flops(self, rate: Rate) -> float | None:
-        """Dense operations a second in `rate`, or None where the device lacks the format or nobody says."""
+        """Dense operations a second in `rate`, or None where the device lacks the format or no source says."""
         found = self.rates.get(rate)
         return None if found is None else float(found.value) * 1e12
 

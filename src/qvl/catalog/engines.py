@@ -55,7 +55,7 @@ class Engine:
     def has(self, feature: str, version: str) -> bool:
         """Whether `version` ("" = the newest) knows the feature.
 
-        Raises: CatalogError for a feature that nobody wrote down: never a guess.
+        Raises: CatalogError for a feature that isn't recorded: never a guess.
         """
         if feature not in self.features:
             raise CatalogError(f"{self.name} has no feature {feature!r}; known: {', '.join(self.features)}")

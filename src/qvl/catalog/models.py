@@ -252,7 +252,7 @@ def find_model(name: str) -> Model:
 def first_version(model: Model | str, engine: str) -> str:
     """The first version of `engine` that serves the model, or the earliest for a family such as `qwen3_vl`.
 
-    "" where any version will do, or nobody wrote it down.
+    "" where any version will do, or none is recorded.
     """
     asked = [model] if isinstance(model, Model) else [m for m in models() if m.family == model]
     named = [str(m.engines[engine].value) for m in asked if engine in m.engines]
@@ -263,7 +263,7 @@ def first_version(model: Model | str, engine: str) -> str:
 def config_of(model: Model | str) -> Any:
     """The exact shape as a `catalog.config.ModelConfig`.
 
-    Raises: CatalogError for hosted models and for sizes whose config nobody here has seen.
+    Raises: CatalogError for hosted models and for sizes whose config isn't stored here.
     """
     if isinstance(model, str):
         model = find_model(model)

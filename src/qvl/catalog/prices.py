@@ -59,7 +59,7 @@ class Price(ABC):
 class Tier:
     """Prices per million tokens for requests of up to `up_to` input tokens (None: any length).
 
-    A field is None where the provider offers no such discount, or nobody says.
+    A field is None where the provider offers no such discount, or doesn't say.
     """
 
     up_to: int | None
@@ -177,7 +177,7 @@ class ExchangeRate(Price):
 
 @dataclass(frozen=True)
 class Assumption:
-    """A default that is nobody's price list: the user's own figure is better."""
+    """A default of ours, not a published price: the user's own figure is better."""
 
     name: str
     value: float

@@ -68,7 +68,8 @@ RetryOption = Annotated[
 ThinkingOption = Annotated[
     bool | None,
     typer.Option(
-        "--thinking/--no-thinking", help="For models that can do both; left out: as they do by themselves."
+        "--thinking/--no-thinking",
+        help="For models that can do both; left out: as the model does by default.",
     ),
 ]
 

@@ -377,16 +377,16 @@ def _print_ruled_out(choice: Choice, everything: bool) -> None:
 
 
 def _print_front(choice: Choice) -> None:
-    """The Pareto view: only what nobody beats on all axes at once."""
+    """The Pareto view: only what no other beats on all axes at once."""
     from qvl.plan.choose.pareto import pareto, pareto_rows
 
     front = [p for p in pareto(choice.ranked) if p.front]
     if len(front) < 2:
         return
-    priced = any(p.cost is not None for p in front)  # on hardware of one's own nobody is
+    priced = any(p.cost is not None for p in front)  # on hardware of one's own none is
     rows = [(*row[1:4], *row[4:5] * priced, row[5]) for row in pareto_rows(front)]
     out = console()
     axes = "quality, money and memory" if all(p.cost is not None for p in front) else "quality and memory"
-    out.print(f"\nNobody beats these on {axes} at once:")
+    out.print(f"\nNo other beats these on {axes} at once:")
     headers = ("model", "runs on", "quality", *("per 1,000",) * priced, "memory")
     out.print(table(headers, rows, right=tuple(range(2, len(headers))), whole=(0,)))

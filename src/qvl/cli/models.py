@@ -534,7 +534,7 @@ def _print_comparison(chosen: Sequence[Model], machine: Machine | str) -> None:
     for b in benchmarks:
         values = [found[b].percent if b in found else None for found in scores]
         published = [v for v in values if v is not None]
-        best = max(published) if len(published) > 1 else None  # alone nobody is best
+        best = max(published) if len(published) > 1 else None  # one alone isn't best
         cells = [
             "-"
             if b not in found

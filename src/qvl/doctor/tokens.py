@@ -137,7 +137,7 @@ def _several(endpoint: EndpointUnderTest) -> Finding:
 
 def _clip(endpoint: EndpointUnderTest) -> Finding:
     """Longer videos take more: by whole temporal patches, on every server and at any rate it samples with."""
-    side = 12 * endpoint.unit  # above the least area of every family, so that nobody enlarges a frame
+    side = 12 * endpoint.unit  # above the least area of every family, so that no server enlarges a frame
     shown = frames(endpoint.rng("tokens-clip"), 16, side, endpoint.unit)
     bare = endpoint.ask([], WORDS, max_new_tokens=1)
     short = endpoint.ask([video(shown[:8], 2.0)], WORDS, max_new_tokens=1)

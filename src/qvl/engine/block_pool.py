@@ -2,8 +2,8 @@
 
 A block is in exactly one of three states:
 
-    blank   nobody uses it, its content means nothing          → first choice of `allocate`
-    cached  nobody uses it, its content is known by a key      → found by `match`, evicted oldest first
+    blank   unused, its content means nothing          → first choice of `allocate`
+    cached  unused, its content is known by a key      → found by `match`, evicted oldest first
     used    one or more sequences read it (reference count)    → freed by `free`
 
 Free means blank or cached, so free + used = total at any moment; `check` asserts it.

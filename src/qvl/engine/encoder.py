@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Abandoned(Exception):
-    """Nobody wants these features any more; ends a job between two blocks."""
+    """No request wants these features any more; ends a job between two blocks."""
 
 
 class Encoder:
@@ -42,7 +42,7 @@ class Encoder:
 
     @property
     def busy(self) -> bool:
-        """Whether a job was started whose result nobody took."""
+        """Whether a job was started whose result wasn't taken."""
         return self._job is not None
 
     @property

@@ -307,7 +307,7 @@ class Engine:
         return True
 
     def step(self) -> list[Event]:
-        """Runs one step. A failure on the device ends the requests in it, and nobody else's.
+        """Runs one step. A failure on the device ends the requests in it, and no others.
 
         When all wait for features of images it waits for them a moment, and may come back with nothing.
         """
@@ -450,7 +450,7 @@ class Engine:
         return Event(sequence.request_id, text, finish_reason=reason, usage=usage, **said)
 
     def _abandon_unwanted(self) -> None:
-        """Stops the encoder when nobody is left who wants any of what it is at."""
+        """Stops the encoder when no request is left that wants any of its features."""
         job = self._job
         if job is not None and all(r.features.isdisjoint(job.names) for r in self._requests.values()):
             self._encoder.abandon()

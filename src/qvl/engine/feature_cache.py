@@ -4,7 +4,7 @@ Holds values without looking at them (tensors in the engine, anything in tests).
 
     reserved  promised to be encoded, pinned by whoever encodes it
     pinned    some sequence is still reading it: never evicted
-    idle      nobody reads it: evicted, oldest first, when room is needed
+    idle      without readers: evicted, oldest first, when room is needed
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class FeatureCache:
         self._idle.pop(name, None)
 
     def unpin(self, name: str) -> None:
-        """One reader fewer. What nobody reads stays while the budget allows; a promise nobody keeps goes."""
+        """One reader fewer. What has no readers stays while the budget allows; a promise without a keeper goes."""
         entry = self._entries[name]
         assert entry.pins > 0, f"{name} unpinned twice"
         entry.pins -= 1

@@ -40,7 +40,7 @@ class Ticket:
 
 
 class EngineLoop:
-    """Owns an engine from `start` to `stop`: nobody else may call it in between."""
+    """Owns an engine from `start` to `stop`: no other code may call it in between."""
 
     def __init__(self, engine: Engine):
         self.engine = engine
@@ -110,7 +110,7 @@ class EngineLoop:
             try:
                 more = self._turn()
                 faults = 0
-            except Exception as e:  # a fault of ours: nobody may wait for ever because of it
+            except Exception as e:  # a fault of ours: no request may wait for ever because of it
                 log.exception("the engine's thread met a fault")
                 faults += 1
                 if not self._recover(f"{type(e).__name__}: {e}", last=faults == 3):
@@ -187,6 +187,6 @@ class EngineLoop:
         try:
             ticket.deliver(what)
         except RuntimeError as e:  # its event loop is closed: whoever asked is gone
-            log.debug("nobody takes the events of request %s: %s", ticket.request_id, e)
+            log.debug("the events of request %s are not taken any more: %s", ticket.request_id, e)
             if ticket.request_id is not None:
                 self.engine.cancel(ticket.request_id)

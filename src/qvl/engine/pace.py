@@ -18,7 +18,7 @@ class Pace:
     """Learns what steps cost and says how large a chunk may be."""
 
     def __init__(self, most_tokens: int, floor_s: float = 0.03):
-        """most_tokens: what a step takes at most. floor_s: so long a wait nobody minds."""
+        """most_tokens: what a step takes at most. floor_s: a wait too short to matter."""
         self.most_tokens = most_tokens
         self.floor_s = floor_s
         self.decode_s: float | None = None  # of a step that only decodes

@@ -11,7 +11,7 @@ are there, and until then the chunks end before them.
     computed   ^^^^^^^^^^^                    KV written so far; the rest is what `schedule` may take
 
 Where layers keep a state, a prefix's blocks are of use only with the state at its end. Copies of it are kept in slots
-that nobody runs in, at few places, where chunks are cut: the last whole block of a prompt, that of its last visual,
+without a request, at few places, where chunks are cut: the last whole block of a prompt, that of its last visual,
 and where a prompt was seen to leave another's.
 """
 
@@ -101,7 +101,7 @@ class Scheduler:
 
     Who decodes gets its token before who prefills gets a chunk, so a long prompt slows running answers down by one
     bounded step, and never stops them. As the youngest is always the one preempted, every running sequence is older
-    than every waiting one, and the oldest always finishes: nobody starves and nothing livelocks.
+    than every waiting one, and the oldest always finishes: no request starves and nothing livelocks.
     """
 
     def __init__(
@@ -332,7 +332,7 @@ class Scheduler:
             num_bytes = visual.num_tokens * self.feature_bytes_per_token
             too_many = planned and planned + visual.num_tokens > self.max_encoded_tokens
             if too_many or not self.features.reserve(visual.features, num_bytes):
-                self._no_room = True  # nobody younger overtakes
+                self._no_room = True  # no younger one overtakes
                 return
             encode.append((sequence, visual))
 

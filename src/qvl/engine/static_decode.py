@@ -140,7 +140,7 @@ class StaticDecode:
 
     @torch.inference_mode()
     def _capture(self) -> None:
-        """Largest first: smaller graphs then find room in its pool. Runs write slot 0, which nobody holds yet."""
+        """Largest first: smaller graphs then find room in its pool. Runs write slot 0, which is still free."""
         pool = torch.cuda.graph_pool_handle()
         for size in reversed(self.sizes):
             side = torch.cuda.Stream(self.store.device)

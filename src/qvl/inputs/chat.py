@@ -196,7 +196,7 @@ class _Marks:
 def _hide_message(message: Message, marks: _Marks, model_words: Sequence[str]) -> dict[str, Any]:
     """Only free text is marked: keys and roles were checked by read_messages and media items are its own.
 
-    What roles in `model_words` say may hold the words models answer with (tool calls, boxes, thoughts); nobody's
+    What roles in `model_words` say may hold the words models answer with (tool calls, boxes, thoughts); no other's
     words hold the tokens that structure a prompt.
     """
     lenient = message["role"] in model_words

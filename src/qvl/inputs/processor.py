@@ -417,7 +417,7 @@ def _count(kinds: Sequence[str]) -> str:
     return ", ".join(kinds) if kinds else "no image or video"
 
 
-# just behind the header of a turn; nobody's words can write <|im_start|>
+# just behind the header of a turn; no user's words can write <|im_start|>
 _AFTER_HEADER = re.compile("|".join(rf"(?<=<\|im_start\|>{role}\n)" for role in ROLES))
 
 

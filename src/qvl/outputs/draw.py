@@ -64,7 +64,7 @@ def _has(name: str, char: str) -> bool:
         return False
     if char.isspace():
         return True
-    # the last code points of plane 16 belong to nobody, so no font has them
+    # the last code points of plane 16 are unassigned, so no font has them
     missing = font.getmask("\U0010fffd")
     drawn = font.getmask(char)
     return drawn.size != missing.size or bytes(drawn) != bytes(missing)

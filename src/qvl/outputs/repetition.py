@@ -295,7 +295,7 @@ def _copies_needed(length: int) -> int:
 
 def guarded(chunks: Iterable[str], guard: RepetitionGuard) -> Iterator[str]:
     """Passes a stream on until the guard stops it; `guard.stop` then says why. Closing a generator given as
-    `chunks` is how the engine or server learns that nobody listens any more."""
+    `chunks` is how the engine or server learns that the reader has gone."""
     try:
         for chunk in chunks:
             yield chunk

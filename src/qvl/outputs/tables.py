@@ -54,7 +54,7 @@ class Table:
 
     def to_csv(self) -> str:
         """Comma-separated rows. Texts that a spreadsheet would run as a formula get an apostrophe in front:
-        what stands on a scanned page is nobody's trusted input."""
+        what stands on a scanned page is untrusted input."""
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows(
             [_harmless(text) for text in row] for row in self.rows()

@@ -1,6 +1,6 @@
 """This machine as the planner sees it, and which weights of a model qvl's own engine runs on it.
 
-Reads /proc and asks nvidia-smi where there is one; knows nothing of torch. Figures that nobody vouches for stay
+Reads /proc and asks nvidia-smi where there is one; knows nothing of torch. Figures without a source stay
 unknown: a processor that the catalogue lacks has memory and no speed.
 """
 
@@ -33,7 +33,7 @@ _HERE = Source("here", "read on this machine", "", "measured")
 
 @dataclass(frozen=True)
 class Machine:
-    """`hardware` holds what is free now as its memory. `speed_as`: whose figures its speed rests on, "" when nobody
+    """`hardware` holds what is free now as its memory. `speed_as`: whose figures its speed rests on, "" when none
     has measured such a device."""
 
     title: str
@@ -77,7 +77,7 @@ class Run:
 
 
 def host_memory(proc: Path = Path("/proc"), group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
-    """(bytes that can be had now, bytes in all) of the host within its control group's limit; None if nobody says."""
+    """(bytes that can be had now, bytes in all) of the host within its control group's limit; None if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         free = total

@@ -70,7 +70,7 @@ class Speed:
 def speed(setup: Setup) -> Speed | None:
     """Bounds for this setup; None without hardware and for training.
 
-    Where nobody states the device's arithmetic, only its bytes bound it, and the note says so.
+    Where the device's arithmetic has no source, only its bytes bound it, and the note says so.
     """
     device = setup.device
     if device is None or setup.training:

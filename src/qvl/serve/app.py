@@ -91,7 +91,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
             held.enter_context(flight)
             completion = await unless_gone(request, _launched(body, service, flight))
             if completion is None:
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=499)  # the client has gone
             if body.stream:
                 held.pop_all()  # the stream closes the flight
                 return EventStream(completion.pieces(), flight)

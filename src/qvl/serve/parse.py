@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def parser_of(
     request: ChatRequest, inputs: ModelInputs, family: Family, model: str
 ) -> Callable[[str], dict[str, Any]] | None:
-    """What turns an answer's text into the extra field; None when nobody asked for it. model: its own name, which
+    """What turns an answer's text into the extra field; None when it wasn't asked for. model: its own name, which
     tells the embedded one.
 
     Raises: Problem 400 when the conversation doesn't hold exactly one image to map to (for events: one video).

@@ -98,7 +98,7 @@ def _run(command: list[str]) -> None:
 
 
 def _cache_folder() -> Path:
-    """Made if need be, and nobody else's to write into: what lies there is executed. Raises: Unavailable."""
+    """Made if need be, and writable by this user alone: what lies there is executed. Raises: Unavailable."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(root) / "qvl" / "kernels"
     try:

@@ -63,7 +63,7 @@ class Quality:
 
 @cache
 def _published() -> Mapping[tuple[str, Benchmark], Score]:
-    """Headline scores of catalogue models in 16 bits. Old snapshots of hosted names speak for nobody."""
+    """Headline scores of catalogue models in 16 bits. Old snapshots of hosted names are left out."""
     known = {m.name for m in models()}
     return {
         (s.model, s.benchmark): s

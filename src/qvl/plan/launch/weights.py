@@ -69,7 +69,7 @@ def regression_warnings(
 def weights_for(request: LaunchRequest, engine: Engine) -> Weights:
     """The published weights that the request means, or its own `source`.
 
-    Raises: PlanError for a precision that nobody published, or that contradicts the checkpoint named.
+    Raises: PlanError for a precision that isn't published, or that contradicts the checkpoint named.
     """
     asked = request.precision
     record = ENGINES[engine.name]
