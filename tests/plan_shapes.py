@@ -3,13 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
-from qvl.catalog.config import Family, ModelConfig, TextConfig, VisionConfig
+from qvl.catalog import generations
+from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 
 TOKENS = dict(image_token_id=1, video_token_id=2, vision_start_token_id=3, vision_end_token_id=4)
 
 
-def model(family: Family, text: TextConfig, vision: VisionConfig) -> ModelConfig:
-    return ModelConfig(family=family, text=text, vision=vision, **TOKENS)
+def model(family: str, text: TextConfig, vision: VisionConfig) -> ModelConfig:
+    return ModelConfig(generation=generations.by_name(family), text=text, vision=vision, **TOKENS)
 
 
 def text_2(hidden: int, layers: int, heads: int, kv: int, inner: int, vocab: int, **more: Any) -> TextConfig:

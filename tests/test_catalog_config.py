@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub_configs import SIZES, hub_config
-from qvl.catalog.config import read_config
-from qvl.catalog.config_write import config_dict
+from qvl.catalog.config import config_dict, read_config
 from qvl.errors import ConfigError
 
 REQUIRED = [

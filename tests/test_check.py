@@ -22,10 +22,8 @@ from safetensors.torch import load_file, save_file
 import quantized_writers as writers
 import qwen_vl_small
 from hub_configs import hub_config
-from qvl.catalog.config import read_config
-from qvl.catalog.config_write import config_dict
+from qvl.catalog.config import config_dict, read_config, tensor_table
 from qvl.catalog.models import config_of
-from qvl.catalog.tensors import tensor_table
 from qvl.checkpoint.check import Report, check
 from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.check.splits import findings as split_findings

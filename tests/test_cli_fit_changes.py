@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvl.catalog.config import read_config
-from qvl.catalog.config_write import config_dict
+from qvl.catalog.config import config_dict, read_config
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import config_of, find_model, models
 from qvl.cli.main import main

@@ -13,6 +13,7 @@ import torch
 
 from conftest import TOKEN_ID, VOCAB_SIZE
 from qvl.backends.answer import conversation
+from qvl.catalog import generations
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 from qvl.engine.engine import Engine, EngineOptions
 from qvl.engine.memory import plan_memory
@@ -62,7 +63,7 @@ BLOCK = 4
 def tiny(request, tmp_path_factory, tiny_checkpoint: Path) -> tuple[VisionLanguageModel, Processor]:
     """A random Qwen3-VL that was written as a checkpoint and read back, with the tiny tokenizer."""
     config = ModelConfig(
-        family=request.param,
+        generation=generations.by_name(request.param),
         text=TEXTS[request.param],
         vision=VISION,
         image_token_id=TOKEN_ID["<|image_pad|>"],

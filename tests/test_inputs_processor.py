@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from inputs_small import CHECKPOINT_TEMPLATE, PREPROCESSOR, write_checkpoint
+from qvl.catalog import generations
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 from qvl.errors import ConfigError, MediaError, PromptError
 from qvl.geometry import Grid, Size
@@ -28,7 +29,7 @@ def config(folder, family="qwen2_5_vl", **vision):
     ids = special(folder)
     time = {"tokens_per_second": 2.0} if family == "qwen2_5_vl" else {}
     return ModelConfig(
-        family=family,
+        generation=generations.by_name(family),
         text=TextConfig(
             hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
             head_dim=16, vocab_size=600, max_position_embeddings=512, rms_norm_eps=1e-6, rope_theta=1e6,

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models_reference import PATCH_DIM, peak_growth
+from qvl.catalog import generations
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
 from qvl.errors import MediaError, PromptError
 from qvl.models import build
@@ -51,7 +52,7 @@ def tiny(
     family: str = "qwen2_5_vl", text: TextConfig = TEXT, vision: VisionConfig = VISION
 ) -> VisionLanguageModel:
     config = ModelConfig(
-        family=family,  # type: ignore[arg-type]
+        generation=generations.by_name(family),
         text=text,
         vision=vision,
         image_token_id=40,

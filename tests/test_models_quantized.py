@@ -19,6 +19,7 @@ from torch import Tensor
 
 import quantized_writers as writers
 from models_reference import SPECIAL, Prompt, our_logits
+from qvl.catalog import generations
 from qvl.catalog.config import ModelConfig
 from qvl.checkpoint.names import to_nested
 from qvl.errors import CheckpointError, ConfigError
@@ -40,7 +41,7 @@ Maker = Callable[[Tensor], tuple[dict[str, Tensor], Tensor]]
 
 def config(**text: Any) -> ModelConfig:
     return ModelConfig(
-        family="qwen2_5_vl",
+        generation=generations.by_name("qwen2_5_vl"),
         text=replace(TEXT, **{**SIZES, **text}),
         vision=replace(VISION, out_hidden_size=64),
         **SPECIAL,

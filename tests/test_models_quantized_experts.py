@@ -14,6 +14,7 @@ from torch import Tensor
 
 import quantized_writers as writers
 from models_reference import SPECIAL, Prompt, our_logits
+from qvl.catalog import generations
 from qvl.catalog.config import ModelConfig, VisionConfig
 from qvl.checkpoint.check import check
 from qvl.errors import CheckpointError
@@ -26,7 +27,7 @@ from test_models_attention import TEXT
 
 INNER, WIDTH, COUNT = 32, 64, 4
 CONFIG = ModelConfig(
-    family="qwen3_vl_moe",
+    generation=generations.by_name("qwen3_vl_moe"),
     text=replace(
         TEXT, hidden_size=WIDTH, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
         mrope_section=(4, 2, 2), mrope_interleaved=True, vocab_size=210, attention_bias=False, qk_norm=True,

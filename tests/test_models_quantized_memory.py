@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 
 import quantized_writers as writers
 from models_reference import SPECIAL
-from qvl.catalog.config import ModelConfig, read_config
-from qvl.catalog.config_write import config_dict
-from qvl.catalog.tensors import tensor_table
+from qvl.catalog import generations
+from qvl.catalog.config import ModelConfig, config_dict, read_config, tensor_table
 from qvl.checkpoint.quantization import read_quantization
 from qvl.checkpoint.weight_files import read_weight_file
 from qvl.models import build
@@ -30,7 +29,7 @@ from qvl.plan.memory import stored_precision, weight_bytes
 from test_models_attention import TEXT, VISION
 
 CONFIG = ModelConfig(
-    family="qwen2_5_vl",
+    generation=generations.by_name("qwen2_5_vl"),
     text=replace(
         TEXT, hidden_size=128, intermediate_size=384, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
         mrope_section=(4, 6, 6), vocab_size=210,

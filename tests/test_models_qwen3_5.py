@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import qwen3_5_tiny as tiny
-from qvl.catalog.config import TextConfig, read_config
-from qvl.catalog.config_write import config_dict
+from qvl.catalog.config import TextConfig, config_dict, read_config
 from qvl.catalog.models import config_of
 from qvl.errors import CheckpointError, ConfigError
 from qvl.geometry import Grid

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models_reference import SHAPES_3, Prompt, both, our_hidden, our_logits
-from qvl.catalog.config import TextConfig, VisionConfig, read_config
-from qvl.catalog.config_write import config_dict
+from qvl.catalog.config import TextConfig, VisionConfig, config_dict, read_config
 from qvl.catalog.models import config_of
 from qvl.checkpoint.names import published_names
 from qvl.models import build

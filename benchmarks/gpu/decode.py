@@ -28,8 +28,7 @@ from common import (
     spread,
 )
 
-from qvl.catalog.config import ModelConfig
-from qvl.catalog.config_write import config_dict
+from qvl.catalog.config import ModelConfig, config_dict
 from qvl.models.base import VisionLanguageModel
 from qvl.plan.memory import kv_bytes_per_token
 

@@ -40,6 +40,10 @@ class OutputError(QvlError):
     """Model output that can't be mapped for want of information (never for being malformed)."""
 
 
+class GenerationError(ConfigError, OutputError):
+    """A generation that no record is known of; raised where a name is resolved and nowhere else."""
+
+
 class BackendError(QvlError):
     """An endpoint that can't be reached or answered with an error. `status` is its HTTP status, if it had one."""
 

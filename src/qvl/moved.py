@@ -16,6 +16,9 @@ from typing import Any
 
 # old module → the modules that hold its names now, looked through in this order
 MODULES: dict[str, tuple[str, ...]] = {
+    "qvl.catalog.config_later": ("qvl.catalog.config", "qvl.catalog.generations.keys"),
+    "qvl.catalog.config_write": ("qvl.catalog.config",),
+    "qvl.catalog.tensors": ("qvl.catalog.config", "qvl.catalog.generations.tensors"),
     "qvl.plan.candidate": ("qvl.plan.choose.candidate",),
     "qvl.plan.choose_report": ("qvl.plan.choose.report",),
     "qvl.plan.deployment": ("qvl.plan.choose.machines",),
@@ -54,6 +57,11 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 # "module:name" → "module:name"; for a module of MODULES too, where the name changed
 NAMES: dict[str, str] = {
+    "qvl.catalog.config:Family": "builtins:str",
+    "qvl.catalog.config:MODEL_TYPES": "qvl.catalog.generations:GENERATIONS",
+    "qvl.catalog.config:VISION_ROPE": "qvl.catalog.generations.keys:VISION_ROPE",
+    "qvl.catalog.config_later:read": "qvl.catalog.config:read_config",
+    "qvl.catalog.tensors:KNOWN": "qvl.catalog.generations:GENERATIONS",
     "qvl.doctor:Patient": "qvl.doctor.endpoint:EndpointUnderTest",
     "qvl.doctor.patient:Patient": "qvl.doctor.endpoint:EndpointUnderTest",
     "qvl.doctor.probe:Picture": "qvl.doctor.probe:EvidenceImage",

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from qvl.backends.answer import Answer, MediaSize
-from qvl.catalog.config import Family
 from qvl.errors import PromptError
 from qvl.geometry import PixelLimits
 from qvl.outputs.thinking import Piece
@@ -88,7 +87,7 @@ class Backend(Protocol):
     def name(self) -> str: ...
 
     @property
-    def family(self) -> Family | None:
+    def family(self) -> str | None:
         """None when it isn't set and the model's name doesn't tell."""
 
     @property

@@ -10,7 +10,6 @@ import httpx
 
 from qvl.backends.studio import image_rule_key, stable_name
 from qvl.backends.transport import Transport
-from qvl.catalog.config import Family
 from qvl.errors import BackendError, CatalogError, MediaError
 from qvl.geometry import PixelLimits
 from qvl.outputs.mapping import DEFAULT_LIMITS, check_family
@@ -56,7 +55,7 @@ def read_key(variable: str | None, studio: bool) -> str | None:
     return key or None
 
 
-def find_family(model: str) -> Family | None:
+def find_family(model: str) -> str | None:
     """The family that a model's name tells, by the catalogue or by the part that all of a generation share."""
     from qvl.catalog.models import find_model
 
@@ -75,7 +74,7 @@ def find_family(model: str) -> Family | None:
 
 
 # tried in this order; the dot of a version is written in many ways
-_NAME_PARTS: tuple[tuple[str, Family], ...] = (
+_NAME_PARTS: tuple[tuple[str, str], ...] = (
     ("qwen2.5-vl", "qwen2_5_vl"),
     ("qwen2-5-vl", "qwen2_5_vl"),
     ("qwen2.5vl", "qwen2_5_vl"),
@@ -90,7 +89,7 @@ _NAME_PARTS: tuple[tuple[str, Family], ...] = (
 )
 
 
-def model_studio_limits(model: str, family: Family | None, high_resolution: bool) -> PixelLimits | None:
+def model_studio_limits(model: str, family: str | None, high_resolution: bool) -> PixelLimits | None:
     """The pixel limits of the hosted service, which are lower than the model's own unless the switch is on.
 
     Source: the provider's rule for counting pictures, catalog/data/prices.json; its default bound is recalled.
@@ -132,7 +131,7 @@ def entry_of(wire: Transport, name: str) -> Mapping[str, Any]:
         return {}
 
 
-def said_family(listed: Mapping[str, Any]) -> Family | None:
+def said_family(listed: Mapping[str, Any]) -> str | None:
     """Ours says its family; vLLM says under `root` which checkpoint stands behind an alias."""
     said = str(listed.get("family", ""))
     if said in DEFAULT_LIMITS:

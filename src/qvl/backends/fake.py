@@ -16,7 +16,6 @@ from qvl.backends.answer import Answer, MediaSize
 from qvl.backends.base import Stream
 from qvl.backends.media import image_limits, prepare
 from qvl.backends.model import Model
-from qvl.catalog.config import Family
 from qvl.errors import BackendError
 from qvl.geometry import PixelLimits
 from qvl.inputs.chat import read_messages
@@ -59,7 +58,7 @@ class FakeModel(Model):
         name: str = "fake",
     ):
         self.name = name
-        self._family: Family | None = None if family is None else check_family(family)
+        self._family: str | None = None if family is None else check_family(family)
         self._limits = limits or image_limits(self._family)
         self.calls: list[Call] = []
         self._answers = answers
@@ -69,7 +68,7 @@ class FakeModel(Model):
         return f"FakeModel({self.family}, {len(self.calls)} calls)"
 
     @property
-    def family(self) -> Family | None:
+    def family(self) -> str | None:
         return self._family
 
     @property

@@ -40,7 +40,6 @@ from qvl.backends.spend import Hold, Meter, call_cost, parse_amount
 from qvl.backends.studio import check_region, find_price, longest_output, region_of
 from qvl.backends.transport import Transport
 from qvl.backends.wire import Reply, assembled, data_lines, read_chunk, read_reply
-from qvl.catalog.config import Family
 from qvl.catalog.prices import price_book
 from qvl.errors import BackendError, PlanError, PromptError, nearest
 from qvl.geometry import PixelLimits
@@ -178,7 +177,7 @@ class HttpModel(Model):
         self,
         wire: Transport,
         name: str,
-        family: Family | None,
+        family: str | None,
         limits: PixelLimits | None,
         high_resolution: bool,
         *,
@@ -197,7 +196,7 @@ class HttpModel(Model):
         return f"HttpModel({self.wire.url!r}, {self.name!r}, {self.family})"
 
     @property
-    def family(self) -> Family | None:
+    def family(self) -> str | None:
         return self._family
 
     @property

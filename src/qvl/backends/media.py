@@ -17,7 +17,6 @@ from typing import Any
 from PIL import Image
 
 from qvl.backends.answer import MediaSize
-from qvl.catalog.config import Family
 from qvl.errors import MediaError, PromptError
 from qvl.geometry import (
     QWEN3_VIDEO,
@@ -50,16 +49,16 @@ class SentMedia:
     seconds: float | None = None  # of a clip
 
 
-def image_limits(family: Family | None) -> PixelLimits | None:
+def image_limits(family: str | None) -> PixelLimits | None:
     """The published limits of a family."""
     return None if family is None else FAMILY_LIMITS[family]
 
 
-def video_limits(family: Family | None) -> VideoLimits:
+def video_limits(family: str | None) -> VideoLimits:
     return QWEN3_VIDEO if family is not None and family.startswith("qwen3") else default_video_limits()
 
 
-def image_size(original: Size, family: Family, limits: PixelLimits | None) -> MediaSize:
+def image_size(original: Size, family: str, limits: PixelLimits | None) -> MediaSize:
     """How a model of this family sees a picture. Raises: MediaError for an impossible shape."""
     seen = seen_size(original, family, limits)
     if limits is None:
@@ -68,7 +67,7 @@ def image_size(original: Size, family: Family, limits: PixelLimits | None) -> Me
 
 
 def prepare(
-    item: MediaItem, family: Family | None, limits: PixelLimits | None, call: MediaSettings
+    item: MediaItem, family: str | None, limits: PixelLimits | None, call: MediaSettings
 ) -> SentMedia:
     """One picture or clip of a request, as a data URL.
 
@@ -82,7 +81,7 @@ def prepare(
 
 
 def _prepare_image(
-    source: Any, family: Family | None, limits: PixelLimits | None, settings: MediaSettings
+    source: Any, family: str | None, limits: PixelLimits | None, settings: MediaSettings
 ) -> SentMedia:
     image = load_image(source)
     original = Size(image.height, image.width)
@@ -148,7 +147,7 @@ _VIDEO_MIME = {
 }
 
 
-def _prepare_video(source: Any, family: Family | None, settings: MediaSettings) -> SentMedia:
+def _prepare_video(source: Any, family: str | None, settings: MediaSettings) -> SentMedia:
     if settings.fps is not None and settings.fps > SERVER_FPS:
         raise PromptError(
             f"fps {settings.fps:g}: a server samples clips itself, at {SERVER_FPS:g} frames a second; "

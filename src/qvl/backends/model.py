@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qvl.backends.answer import Answer, conversation
 from qvl.backends.base import Stream
-from qvl.catalog.config import Family
 from qvl.geometry import PixelLimits
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Model:
     name: str
 
     @property
-    def family(self) -> Family | None:
+    def family(self) -> str | None:
         raise NotImplementedError
 
     @property

@@ -22,7 +22,7 @@ from qvl import moved
 from qvl.backends.answer import Answer, MediaSize, conversation
 from qvl.backends.base import Stream
 from qvl.backends.model import Model, as_list
-from qvl.catalog.config import Family, ModelConfig
+from qvl.catalog.config import ModelConfig
 from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qvl.checkpoint.generation_config import GenerationDefaults
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
@@ -208,7 +208,7 @@ class NativeModel(Model):
         )
 
     @property
-    def family(self) -> Family:
+    def family(self) -> str:
         return self.model.config.family
 
     @property

@@ -19,7 +19,6 @@ from qvl.backends.answer import Answer, MediaSize, conversation, media_item
 from qvl.backends.base import Backend, Stream
 from qvl.backends.media import image_size, video_limits
 from qvl.backends.retry import Retry, ask_watched
-from qvl.catalog.config import Family
 from qvl.errors import OutputError, PromptError
 from qvl.geometry import Size
 from qvl.inputs.image import load_image
@@ -118,7 +117,7 @@ _ASKS_FOR_PLACES = re.compile(r"bbox|box|coordinate|point_2d|json|<ref>|坐标|�
 
 def task_prompt(
     task: Task,
-    family: Family,
+    family: str,
     question: str,
     *,
     model: str = "",
@@ -153,7 +152,7 @@ def task_prompt(
 
 
 _JSON_PLACES = "Report the bbox coordinates in JSON format."
-_PLACES: dict[Family, str] = {
+_PLACES: dict[str, str] = {
     "qwen_vl": "Mark each with its name and box.",
     "qwen2_vl": "Detect the bounding box of each.",
     "qwen2_5_vl": _JSON_PLACES,
@@ -165,7 +164,7 @@ _PLACES: dict[Family, str] = {
 _UNTAUGHT_PAGE = Prompt(
     "Write this page as HTML with its headings, paragraphs, lists and tables in reading order."
 )
-_DOCUMENTS: dict[Family, Prompt] = {
+_DOCUMENTS: dict[str, Prompt] = {
     "qwen_vl": _UNTAUGHT_PAGE,
     "qwen2_vl": _UNTAUGHT_PAGE,
     "qwen2_5_vl": Prompt("QwenVL HTML ", media_first=False),  # the blank at its end is part of it
@@ -225,7 +224,7 @@ _MOBILE_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def tool_system_prompt(family: Family, tool: Tool, screen: Size) -> str:
+def tool_system_prompt(family: str, tool: Tool, screen: Size) -> str:
     """The tool's schema with the screen's size in the numbers that this family writes."""
     scale = screen_convention(family, tool).scale
     wide, high = (int(scale), int(scale)) if scale else (screen.width, screen.height)
@@ -372,7 +371,7 @@ def _messages(prompt: Prompt, items: Sequence[Mapping[str, Any]]) -> list[dict[s
     return messages
 
 
-def _written_size(family: Family, task: Task, screen: Size | None) -> Size | None:
+def _written_size(family: str, task: Task, screen: Size | None) -> Size | None:
     """The size in the numbers that the model writes, where it is known before the answer."""
     scale = CONVENTIONS[family].scale
     if task not in ("boxes", "document"):
@@ -380,7 +379,7 @@ def _written_size(family: Family, task: Task, screen: Size | None) -> Size | Non
     return Size(int(scale), int(scale)) if scale else screen
 
 
-def _seen(backend: Backend, family: Family, item: Mapping[str, Any], pixels: MediaSettings) -> Size:
+def _seen(backend: Backend, family: str, item: Mapping[str, Any], pixels: MediaSettings) -> Size:
     """The size at which the backend will show a picture, worked out before asking."""
     own = {k: v for k, v in item.items() if k in MediaSettings.__dataclass_fields__}
     image = load_image(_source(item))
@@ -389,7 +388,7 @@ def _seen(backend: Backend, family: Family, item: Mapping[str, Any], pixels: Med
     return image_size(Size(image.height, image.width), family, limits).seen
 
 
-def clip_of(item: Mapping[str, Any], family: Family, settings: MediaSettings) -> Clip:
+def clip_of(item: Mapping[str, Any], family: str, settings: MediaSettings) -> Clip:
     """The length of a clip and the seconds of the frames that are shown. Raises: MediaError."""
     from qvl.inputs.video import load_video
 
@@ -411,7 +410,7 @@ def _picture(media: tuple[MediaSize, ...], whole: Size | None, crop: Rect | None
 def parse_reply(
     task: Task,
     text: str,
-    family: Family,
+    family: str,
     picture: PictureMap | None,
     clip: Clip | None,
     model: str = "",

@@ -277,7 +277,9 @@ def config_of(model: Model | str) -> Any:
 
 @cache
 def _config(shape: str) -> Any:
-    from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
+    from qvl.catalog import generations
+    from qvl.catalog.generations.generation import ModelConfig
+    from qvl.catalog.generations.shape import TextConfig, VisionConfig
 
     size = _shapes()["sizes"][shape]
     family = _shapes()["families"][size["family"]]
@@ -288,7 +290,7 @@ def _config(shape: str) -> Any:
         kinds = ("linear_attention", "linear_attention", "linear_attention", "full_attention")
         text["layer_types"] = tuple(kinds[i % 4] for i in range(text["num_hidden_layers"]))
     return ModelConfig(
-        family=size["family"],
+        generation=generations.by_name(size["family"]),
         text=TextConfig(**_tuples(text)),
         vision=VisionConfig(**_tuples(vision)),
         **_tuples(family["ids"]),

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from qvl.catalog.config import ModelConfig, TextConfig
-from qvl.catalog.tensors import tensor_table
+from qvl.catalog.config import ModelConfig, TextConfig, tensor_table
 from qvl.checkpoint.quantization import Part, Quantization, Scheme
 from qvl.checkpoint.stored import listed
 from qvl.checkpoint.weight_files import StoredTensor

@@ -18,12 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from qvl.catalog.config import Family
-
 Layout = Literal["first", "flat", "nested"]
 
 # what each family's published files look like
-LAYOUTS: dict[Family, Layout] = {
+LAYOUTS: dict[str, Layout] = {
     "qwen_vl": "first",
     "qwen2_vl": "flat",
     "qwen2_5_vl": "flat",
@@ -63,7 +61,7 @@ def to_first(name: str) -> str:
     return name
 
 
-def published_names(names: Iterable[str], family: Family) -> dict[str, str]:
+def published_names(names: Iterable[str], family: str) -> dict[str, str]:
     """The network's names → the names that `family`'s published files have, in the same order."""
     write = {"first": to_first, "flat": to_canonical, "nested": to_nested}[LAYOUTS[family]]
     return {name: write(name) for name in names}

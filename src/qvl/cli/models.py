@@ -121,7 +121,7 @@ def model_dict(model: Model) -> dict[str, Any]:
             }
             for c in model.checkpoints
         ],
-        "config": asdict(config_of(model)) if model.shape else None,
+        "config": config_of(model).to_dict() if model.shape else None,
         "scores": [
             {
                 "benchmark": s.benchmark.name,

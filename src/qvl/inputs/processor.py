@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from qvl.catalog.config import Family, ModelConfig, read_config
+from qvl.catalog.config import ModelConfig, read_config
 from qvl.errors import ConfigError, MediaError, PromptError
 from qvl.geometry import (
     QWEN2_IMAGE,
@@ -159,7 +159,7 @@ class Processor:
 
     tokenizer: Tokenizer
     template: ChatTemplate
-    family: Family
+    family: str
     image_limits: PixelLimits
     video_limits: VideoLimits
     image_token_id: int

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qvl import moved
-from qvl.catalog.config_write import config_dict
+from qvl.catalog.config import config_dict
 from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qvl.checkpoint.compare import Comparison, Expected, QuantizedLayer, is_fused
 from qvl.checkpoint.names import published_names

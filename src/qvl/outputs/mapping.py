@@ -16,13 +16,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from qvl.catalog.config import Family
 from qvl.errors import OutputError, nearest
 from qvl.geometry import QWEN2_IMAGE, QWEN3_IMAGE, PixelLimits, Size, smart_resize
 
 GEN1_SIZE = Size(448, 448)  # the first generation squashes every image into this square
 
-DEFAULT_LIMITS: dict[Family, PixelLimits | None] = {
+DEFAULT_LIMITS: dict[str, PixelLimits | None] = {
     "qwen_vl": None,
     "qwen2_vl": QWEN2_IMAGE,
     "qwen2_5_vl": QWEN2_IMAGE,
@@ -77,7 +76,7 @@ SEEN_PIXELS = Convention("pixels of the resized image")
 ORIGINAL_PIXELS = Convention("pixels of the original image")  # only ever suspected, no generation's own
 
 # Qwen3.5's convention is taken over from Qwen3-VL; its papers and cookbooks don't state it.
-CONVENTIONS: dict[Family, Convention] = {
+CONVENTIONS: dict[str, Convention] = {
     "qwen_vl": RELATIVE_1000,
     "qwen2_vl": RELATIVE_1000,
     "qwen2_5_vl": SEEN_PIXELS,
@@ -88,7 +87,7 @@ CONVENTIONS: dict[Family, Convention] = {
 }
 
 
-def check_family(family: str) -> Family:
+def check_family(family: str) -> str:
     """Raises: OutputError listing the known families."""
     for known in CONVENTIONS:
         if known == family:

@@ -15,8 +15,8 @@ from functools import cache
 from math import prod
 from typing import Literal, NamedTuple
 
-from qvl.catalog.config import ModelConfig, TextConfig
-from qvl.catalog.tensors import TensorTable, tensor_table
+from qvl.catalog.config import ModelConfig, TextConfig, tensor_table
+from qvl.catalog.generations.tensors import TensorTable
 
 # How tensor parallelism cuts a linear: by its outputs, by its inputs, by neither.
 Split = Literal["column", "row", "replicated"]

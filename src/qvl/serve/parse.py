@@ -15,13 +15,12 @@ from qvl.outputs.mapping import PictureMap
 from qvl.serve.problems import Problem
 
 if TYPE_CHECKING:
-    from qvl.catalog.config import Family
     from qvl.inputs.processor import ModelInputs
     from qvl.serve.schema import ChatRequest
 
 
 def parser_of(
-    request: ChatRequest, inputs: ModelInputs, family: Family, model: str
+    request: ChatRequest, inputs: ModelInputs, family: str, model: str
 ) -> Callable[[str], dict[str, Any]] | None:
     """What turns an answer's text into the extra field; None when it wasn't asked for. model: its own name, which
     tells the embedded one.

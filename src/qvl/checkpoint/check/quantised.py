@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from math import ceil
 
-from qvl.catalog.tensors import tensor_table
+from qvl.catalog.config import tensor_table
 from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.compare import PLAIN_DTYPES

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qvl.catalog.config import Family
 from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.check.quantised import contradicting
 from qvl.checkpoint.checkpoint import Checkpoint
@@ -75,7 +74,7 @@ def layout_of(name: str) -> str | None:
     return "old" if name.startswith(("visual.", "model.")) else None
 
 
-def _layout(family: Family, stored: list[str]) -> Iterator[Finding]:
+def _layout(family: str, stored: list[str]) -> Iterator[Finding]:
     names = {layout: [n for n in stored if layout_of(n) == layout] for layout in ("old", "new")}
     if names["old"] and names["new"]:
         yield Finding(
