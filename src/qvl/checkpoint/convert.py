@@ -8,7 +8,6 @@ of module names in config.json change: the tensors' bytes are copied as they are
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from qvl.checkpoint.names import to_canonical, to_nested
 from qvl.checkpoint.weight_files import INDEX, WeightFile, read_index, read_weight_file
+from qvl.checkpoint.write import header_bytes, whole_folder, write_json
 from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.units import MiB, format_bytes
 
@@ -45,8 +45,6 @@ def convert(source: Path, target: Path, layout: str) -> Converted:
     rename = LAYOUTS[layout]
     if not source.is_dir():
         raise CheckpointError(f"{source}: no such folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target}: is there already; name a folder that isn't, or an empty one")
     files = [read_weight_file(path) for path in sorted(source.glob("*.safetensors"))]
     if not files:
         raise CheckpointError(f"{source}: holds no *.safetensors; only those can be renamed")
@@ -55,29 +53,21 @@ def convert(source: Path, target: Path, layout: str) -> Converted:
     _check_collisions(files, rename)
     index = read_index(source)
     needed = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
-    parent = target.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(parent).free
-    if needed > free:
-        raise CapacityError(f"{parent}: the copy needs {format_bytes(needed)}, {format_bytes(free)} are free")
-    working = parent / f".{target.name}.{os.getpid()}"
-    try:
+    with whole_folder(target) as working:
+        free = shutil.disk_usage(working).free
+        if needed > free:
+            raise CapacityError(
+                f"{target.absolute().parent}: the copy needs {format_bytes(needed)}, {format_bytes(free)} are free"
+            )
         others = shutil.ignore_patterns("*.safetensors", INDEX)
-        shutil.copytree(source, working, ignore=others)
+        shutil.copytree(source, working, ignore=others, dirs_exist_ok=True)
         for file in files:
             _write_renamed(file, working / file.path.name, rename)
         if index is not None:
             raw = json.loads((source / INDEX).read_text(encoding="utf-8"))
             raw["weight_map"] = {rename(name): file for name, file in index.items()}
-            _write_json(working / INDEX, raw)
+            write_json(working / INDEX, raw)
         _respell_config(working / "config.json", rename)
-        if target.is_dir():
-            target.rmdir()
-        os.replace(working, target)
-    except OSError as e:
-        raise CheckpointError(f"{target}: can't be written ({e.strerror or e})") from e
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
     names = [name for file in files for name in file.tensors]
     renamed = sum(rename(name) != name for name in names)
     return Converted(target, len(files), len(names), renamed, needed)
@@ -101,9 +91,7 @@ def _write_renamed(file: WeightFile, path: Path, rename: Callable[[str], str]) -
         read.seek(8)
         raw = json.loads(read.read(file.header_bytes))
         renamed = {name if name == "__metadata__" else rename(name): entry for name, entry in raw.items()}
-        header = json.dumps(renamed, separators=(",", ":"), ensure_ascii=False).encode()
-        header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
-        write.write(len(header).to_bytes(8, "little") + header)
+        write.write(header_bytes(renamed))
         shutil.copyfileobj(read, write, _PIECE)
     shutil.copystat(file.path, path)
 
@@ -127,7 +115,7 @@ def _respell_config(path: Path, rename: Callable[[str], str]) -> None:
         if isinstance(names, list):
             changed[key] = [_respell(name, rename) for name in names]
     if changed != quantization:
-        _write_json(path, raw | {"quantization_config": changed})
+        write_json(path, raw | {"quantization_config": changed})
 
 
 def _respell(name: Any, rename: Callable[[str], str]) -> Any:
@@ -135,7 +123,3 @@ def _respell(name: Any, rename: Callable[[str], str]) -> Any:
     if not isinstance(name, str) or name.startswith("re:") or "." not in name:
         return name
     return rename(f"{name}.").removesuffix(".")
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

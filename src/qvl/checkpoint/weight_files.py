@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qvl.errors import CheckpointError
+from qvl.units import MiB
 
 INDEX = "model.safetensors.index.json"
+# in the order of the format's library, by which it sorts what it writes
 ITEM_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
-    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4, "F6_E2M3": 6,
-    "F6_E3M2": 6, "C64": 64,
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64,
+    "U64": 64,
 }  # fmt: skip
+_PIECE = 16 * MiB
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
@@ -44,6 +48,13 @@ class StoredTensor:
         with self.file.open("rb") as f:
             f.seek(self.start)
             return f.read(min(count, self.num_bytes))
+
+    def pieces(self) -> Iterator[bytes]:
+        """All its bytes, a few MiB at a time."""
+        with self.file.open("rb") as f:
+            f.seek(self.start)
+            for at in range(0, self.num_bytes, _PIECE):
+                yield f.read(min(_PIECE, self.num_bytes - at))
 
     def first_words(self, count: int) -> list[int]:
         """Up to `count` 32-bit words from the beginning, unsigned."""

@@ -8,17 +8,15 @@ the system may drop and re-read them. `copy=True` reads the weights into memory 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qvl import moved
@@ -27,7 +25,8 @@ from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qvl.checkpoint.compare import Comparison, Expected, QuantizedLayer, is_fused
 from qvl.checkpoint.names import published_names
 from qvl.checkpoint.stored import listed
-from qvl.checkpoint.weight_files import INDEX, StoredTensor
+from qvl.checkpoint.weight_files import StoredTensor
+from qvl.checkpoint.write import SHARD_BYTES, write_checkpoint
 from qvl.errors import CapacityError, CheckpointError, nearest
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel
@@ -44,6 +43,15 @@ log = logging.getLogger(__name__)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 # what safetensors calls the dtypes that a plain network may be stored in
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+SAFETENSORS_NAMES = {
+    **{dtype: name for name, dtype in _STORED_DTYPES.items()},
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
 _COPY_BATCH = 64 * MiB  # how much of a file is mapped at once while its tensors are copied
 
 
@@ -288,7 +296,26 @@ def _batches(entries: Mapping[str, StoredTensor]) -> Iterator[list[_Piece]]:
 # --- writing
 
 
-def save_model(model: VisionLanguageModel, folder: str | Path, *, max_shard_bytes: int = 5 * 10**9) -> None:
+@dataclass(frozen=True)
+class TorchTensor:
+    """A tensor as the checkpoint room writes it. It is copied to the host when it is written, and not before."""
+
+    tensor: Tensor
+
+    @property
+    def dtype(self) -> str:
+        return SAFETENSORS_NAMES[self.tensor.dtype]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def pieces(self) -> Iterator[memoryview]:
+        whole = self.tensor.detach().cpu().contiguous()
+        yield whole.reshape(-1).view(torch.uint8).numpy().data
+
+
+def save_model(model: VisionLanguageModel, folder: str | Path, *, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Writes config.json and the weights with their published names, sharded as the hub's are.
 
     Each file appears whole or not at all, so a checkpoint may be saved over the one it was loaded from.
@@ -299,49 +326,12 @@ def save_model(model: VisionLanguageModel, folder: str | Path, *, max_shard_byte
             f"{folder}: quantised layers are held in another layout than published ones and aren't written back; "
             "copy the checkpoint's own files instead"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     state = dict(model.named_parameters())
     published = published_names(state, model.config.family)
-    shards: list[dict[str, Tensor]] = [{}]
-    size = total = 0
-    for name, parameter in state.items():
-        num_bytes = parameter.numel() * parameter.element_size()
-        if shards[-1] and size + num_bytes > max_shard_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][published[name]] = parameter.detach()
-        size += num_bytes
-        total += num_bytes
-    files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    if len(shards) == 1:
-        files = ["model.safetensors"]
-    for file, shard in zip(files, shards):
-        whole = {name: t.cpu().contiguous() for name, t in shard.items()}
-        _write_whole(
-            folder / file, lambda path, whole=whole: save_file(whole, path, metadata={"format": "pt"})
-        )
-    stale = (set(folder.glob("*.safetensors")) | {folder / INDEX}) - {folder / file for file in files}
-    for path in stale:
-        path.unlink(missing_ok=True)
-    if len(shards) > 1:
-        weight_map = {name: file for file, shard in zip(files, shards) for name in shard}
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    tensors = ((published[name], TorchTensor(parameter)) for name, parameter in state.items())
     stored = str(model.dtype).removeprefix("torch.")
-    _write_json(folder / "config.json", {**config_dict(model.config), "torch_dtype": stored})
-
-
-def _write_whole(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    _write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    config = {**config_dict(model.config), "torch_dtype": stored}
+    write_checkpoint(folder, tensors, config, over=True, shard_bytes=max_shard_bytes)
 
 
 __getattr__ = moved.names(__name__)
