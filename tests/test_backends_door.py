@@ -89,7 +89,7 @@ def test_a_name_that_the_catalogue_lists_is_fetched_from_the_hub(name, hub_id, m
     def fetch(source, revision):
         raise Fetched(str(source))
 
-    monkeypatch.setattr("qvl.models.checkpoint._fetch", fetch)
+    monkeypatch.setattr("qvl.checkpoint.hub._fetch", fetch)
     with pytest.raises(Fetched, match=f"^{hub_id}$"):
         qvl.load(name)
 
