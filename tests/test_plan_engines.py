@@ -127,6 +127,7 @@ def test_a_cache_that_the_engine_cannot_keep_is_refused_with_what_it_takes(engin
 
 
 def test_our_engine_plans_the_caches_that_it_allocates():
+    pytest.importorskip("torch")
     from qvl.engine.engine import KV_TORCH_DTYPES
 
     assert set(ENGINES["qvl"].kv_dtypes) == set(KV_TORCH_DTYPES)
