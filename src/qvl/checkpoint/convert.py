@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.names import to_canonical, to_nested
 from qvl.checkpoint.weight_files import INDEX, WeightFile, read_index, read_weight_file
 from qvl.checkpoint.write import header_bytes, whole_folder, write_json
@@ -34,7 +35,7 @@ class Converted:
     num_bytes: int
 
 
-def convert(source: Path, target: Path, layout: str) -> Converted:
+def convert(checkpoint: Path | Checkpoint, target: Path, layout: str) -> Converted:
     """Writes `target`, a whole checkpoint folder, which appears when it is complete. Memory: 16 MiB.
 
     Raises: CheckpointError for files that can't be read, names that collide, a target that exists or an unknown
@@ -43,6 +44,7 @@ def convert(source: Path, target: Path, layout: str) -> Converted:
     if layout not in LAYOUTS:
         raise CheckpointError(f"layout {layout!r}: {nearest(layout, list(LAYOUTS))}")
     rename = LAYOUTS[layout]
+    source = checkpoint.folder if isinstance(checkpoint, Checkpoint) else checkpoint
     if not source.is_dir():
         raise CheckpointError(f"{source}: no such folder")
     files = [read_weight_file(path) for path in sorted(source.glob("*.safetensors"))]

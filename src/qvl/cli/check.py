@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(help="checkpoint or adapter folder")],
+    folder: Annotated[Path, typer.Argument(help="Checkpoint or adapter folder, hub id or mini.")],
     tensor_parallel_size: Annotated[
         int | None, typer.Option(help="GPUs it must be cut over; without it illegal cuts are only reported")
     ] = None,
@@ -20,8 +20,9 @@ def run(
 ) -> int:
     """Examines a checkpoint without loading it. Exit status 1 when something is wrong."""
     from qvl.checkpoint.check import check
+    from qvl.checkpoint.checkpoint import open_checkpoint
 
-    report = check(folder, tensor_parallel_size)
+    report = check(open_checkpoint(folder), tensor_parallel_size)
     if as_json:
         import json
 

@@ -9,7 +9,7 @@ import typer
 
 
 def run(
-    source: Annotated[Path, typer.Argument(help="checkpoint folder with *.safetensors")],
+    source: Annotated[Path, typer.Argument(help="Checkpoint folder with *.safetensors, hub id or mini.")],
     target: Annotated[Path, typer.Argument(help="folder to write; must not exist")],
     layout: Annotated[
         str, typer.Option(help="old: visual.*, model.layers.*; new: model.visual.*, model.language_model.*")
@@ -17,9 +17,10 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Copies a checkpoint, its tensors renamed; their bytes stay as they are."""
+    from qvl.checkpoint.checkpoint import open_checkpoint
     from qvl.checkpoint.convert import convert
 
-    done = convert(source, target, layout)
+    done = convert(open_checkpoint(source), target, layout)
     if as_json:
         import json
 
