@@ -35,6 +35,16 @@ def open_checkpoint(source: str | Path | Checkpoint, revision: str | None = None
     return Checkpoint(find_checkpoint(named_source(source), revision), str(source))
 
 
+def local_checkpoint(path: str | Path) -> Checkpoint:
+    """A folder here, or one by its config.json, which may be all there is: enough for planning."""
+    path = Path(path)
+    if path.suffix != ".json":
+        return Checkpoint(path)
+    checkpoint = Checkpoint(path.parent, str(path))
+    checkpoint.config = read_config(path)
+    return checkpoint
+
+
 class Checkpoint:
     """The parts of one folder. Each raises its own error when it is asked for and can't be had."""
 

@@ -112,9 +112,9 @@ def run(
         ),
     )
     if config:
-        from qvl.catalog.config import read_config
+        from qvl.checkpoint.checkpoint import local_checkpoint
 
-        request = FitRequest(config=read_config(config), name=config, **fields)  # type: ignore[arg-type]
+        request = FitRequest(config=local_checkpoint(config).config, name=config, **fields)  # type: ignore[arg-type]
     else:
         request = request_for(model, **fields)
     result = fit(request)

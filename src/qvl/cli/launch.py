@@ -77,12 +77,10 @@ def run(
               file=sys.stderr)  # fmt: skip
     known: dict[str, Any]
     if config:
-        from pathlib import Path
+        from qvl.checkpoint.checkpoint import local_checkpoint
 
-        from qvl.catalog.config import read_config
-
-        folder = Path(config).parent if Path(config).suffix == ".json" else Path(config)
-        known = {"config": read_config(config), "source": source or str(folder)}
+        opened = local_checkpoint(config)
+        known = {"config": opened.config, "source": source or str(opened.folder)}
     else:
         from qvl.catalog.models import config_of, resolve
 
