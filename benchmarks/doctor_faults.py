@@ -82,7 +82,7 @@ class Around:
 
 
 def _changed_prompts(change: Callable[[Any, ModelInputs], ModelInputs]) -> Any:
-    model = qvl.load("mini")
+    model = qvl.load("mini").backend
     processor = model.processor
     model.processor = Around(processor, lambda inputs: change(processor, inputs))
     return model
@@ -109,7 +109,7 @@ def _map_pictures(
 
 def wrong_window_mask() -> Any:
     """Blocks with windows attend over the whole frame, as in vLLM 0.8.0. Images of one window don't change."""
-    model = qvl.load("mini")
+    model = qvl.load("mini").backend
     tower: Any = model.model.visual
     tower.config = replace(tower.config, fullatt_block_indexes=tuple(range(tower.config.depth)))
     return model

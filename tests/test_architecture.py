@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent / "src" / "qvl"
 # Rooms in one inner list stand side by side and may not see each other's right neighbours.
 ORDER = [
     "moved", "errors", "units", "geometry", "catalog", "inputs", "plan", "outputs", "synth", "checkpoint",
-    "models", "engine", "quantize", "tune", "backends", "evaluate", "doctor", "audit", "serve", "cli",
+    "models", "engine", "quantize", "tune", "backends", "tasks", "evaluate", "doctor", "audit", "serve", "cli",
 ]  # fmt: skip
-NO_TORCH = set(ORDER[: ORDER.index("models")]) | {"evaluate", "doctor", "audit", "serve", "cli"}
+NO_TORCH = set(ORDER[: ORDER.index("models")]) | {"tasks", "evaluate", "doctor", "audit", "serve", "cli"}
 TORCH_OK_FILES = {"backends/native.py"}
 HEAVY = {"torch", "safetensors", "transformers", "triton"}
 

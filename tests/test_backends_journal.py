@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from qvl.backends import base
 from qvl.backends.fake import FakeModel
-from qvl.backends.pages import Journal, list_pages, read_pages
 from qvl.cli.main import main
 from qvl.errors import BackendError, MediaError
+from qvl.inputs.pages import list_pages
+from qvl.tasks import open as door
+from qvl.tasks.journal import Journal
+from qvl.tasks.pages import read_pages
 
 PAGE = '<html><body>\n<h1 data-bbox="10 10 100 30">Title</h1>\n</body></html>'
 MADE = {"files": {"a.png": "00"}, "dpi": 144.0}
@@ -33,7 +35,7 @@ def journal_of(path, *records, made=MADE):
 
 def read(capsys, monkeypatch, pictures, out, answers) -> tuple[int, str, FakeModel]:
     model = FakeModel(answers)
-    monkeypatch.setattr(base, "open_backend", lambda *a, **k: model)
+    monkeypatch.setattr(door, "open_backend", lambda *a, **k: model)
     code = main(["read", *pictures, "-o", str(out)])
     return code, capsys.readouterr().err, model
 

@@ -5,14 +5,16 @@ import json
 import pytest
 from PIL import Image
 
-from qvl.backends import base
 from qvl.backends.fake import FakeModel
-from qvl.backends.pages import Journal, list_pages, read_pages
-from qvl.backends.retry import ask_watched, check_retry
-from qvl.backends.tasks import run_task
 from qvl.cli.main import main
 from qvl.errors import PromptError
 from qvl.geometry import Size
+from qvl.inputs.pages import list_pages
+from qvl.tasks import open as door
+from qvl.tasks.journal import Journal
+from qvl.tasks.pages import read_pages
+from qvl.tasks.retry import ask_watched, check_retry
+from qvl.tasks.run import run_task
 
 LOOP = "The quick brown fox jumps over the lazy dog near the river bank.\n" * 40
 LOOPING_BOX = (
@@ -37,7 +39,7 @@ def tall():
 def fake(monkeypatch):
     def use(answers):
         model = FakeModel(answers)
-        monkeypatch.setattr(base, "open_backend", lambda *a, **k: model)
+        monkeypatch.setattr(door, "open_backend", lambda *a, **k: model)
         return model
 
     return use

@@ -6,8 +6,8 @@ from PIL import Image
 
 import qvl
 from qvl.backends.http import connect
-from qvl.backends.tasks import run_task
 from qvl.errors import BackendError
+from qvl.tasks.run import run_task
 from serve_live import live
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 import qvl
 from openai_server import delta, openai_server, reply, streams
-from qvl.backends.base import open_backend
 from qvl.backends.endpoint import find_family, model_studio_limits
 from qvl.backends.http import HttpModel, connect
 from qvl.backends.media import image_size
@@ -31,6 +30,7 @@ from qvl.catalog.prices import price_book
 from qvl.cli.main import main
 from qvl.errors import BackendError, CapacityError, PlanError, PromptError
 from qvl.geometry import Size
+from qvl.tasks.open import open_backend
 from studio_server import FLAGSHIPS, KEY, Studio, picture_tokens
 
 BOOK = price_book()
@@ -96,7 +96,7 @@ def test_an_unknown_region_is_refused_with_the_known_ones():
 @pytest.mark.parametrize("name", FLAGSHIPS)
 def test_load_takes_a_hosted_name(name, studio):
     model = qvl.load(name)
-    assert isinstance(model, HttpModel)
+    assert isinstance(model.backend, HttpModel)
     assert (model.name, model.wire.url) == (name, region_url("beijing"))
 
 

@@ -7,13 +7,14 @@ import pytest
 from PIL import Image
 
 from qvl.backends.fake import FakeModel
-from qvl.backends.tasks import draw_result, run_task, task_prompt, tool_system_prompt
 from qvl.errors import BackendError, OutputError, PromptError
 from qvl.geometry import Size
 from qvl.outputs.actions import Click, Swipe
 from qvl.outputs.boxes import write_boxes
 from qvl.outputs.mapping import CONVENTIONS, PictureMap, iou, picture_map
 from qvl.synth import make
+from qvl.tasks.prompts import task_prompt, tool_system_prompt
+from qvl.tasks.run import draw_result, run_task
 
 FAMILIES = sorted(CONVENTIONS)
 LATER = [f for f in FAMILIES if f != "qwen_vl"]

@@ -11,13 +11,13 @@ from rich.console import Console
 import qvl
 from conftest import CHAT_TEMPLATE
 from openai_server import delta, openai_server, says, streams, usage
-from qvl.backends import base
 from qvl.backends.fake import FakeModel
 from qvl.backends.http import connect
-from qvl.backends.tasks import run_task
 from qvl.cli.chat import Talk
 from qvl.cli.main import main
 from qvl.engine.engine import Event, Usage
+from qvl.tasks import open as door
+from qvl.tasks.run import run_task
 from serve_live import asking, live
 
 THOUGHTFUL = "<think>\nThe circle is red.\n</think>\n\nred"
@@ -205,7 +205,7 @@ def test_a_failing_device_ends_ask_many_in_an_error(tiny_checkpoint, monkeypatch
 def fake(monkeypatch):
     def use(answers, **options):
         model = FakeModel(answers, **options)
-        monkeypatch.setattr(base, "open_backend", lambda *a, **k: model)
+        monkeypatch.setattr(door, "open_backend", lambda *a, **k: model)
         return model
 
     return use

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from openai_server import openai_server, refuses, says, usage
-from qvl.backends import base
 from qvl.backends.fake import FakeModel
 from qvl.cli.find_moment import clock
 from qvl.cli.main import main
 from qvl.errors import BackendError
 from qvl.synth import make
+from qvl.tasks import open as door
 
 BOX = '```json\n[{"bbox_2d": [50, 60, 150, 160], "label": "red circle"}]\n```'
 PAGE = (
@@ -30,7 +30,7 @@ def fake(monkeypatch):
     def use(answers, **options):
         model = FakeModel(answers, **options)
         model.opened = []
-        monkeypatch.setattr(base, "open_backend", lambda *a, **k: (model.opened.append((a, k)), model)[1])
+        monkeypatch.setattr(door, "open_backend", lambda *a, **k: (model.opened.append((a, k)), model)[1])
         return model
 
     return use
@@ -330,17 +330,12 @@ def test_blocks_are_drawn_on_each_page(capsys, fake, pdf, picture, tmp_path):
 
 
 def test_a_small_context_keeps_half_of_it_for_the_page(capsys, fake, picture):
-    from types import SimpleNamespace
-
-    model = fake(PAGE)
-    qvl(capsys, "read", picture)
-    model.memory = SimpleNamespace(max_model_len=3000)
-    qvl(capsys, "read", picture)
-    qvl(capsys, "read", picture, "--max-new-tokens", 77)
-    del model.memory
-    model.max_model_len = 2000
-    qvl(capsys, "read", picture)
-    assert [c.settings["max_new_tokens"] for c in model.calls] == [4096, 1500, 77, 1000]
+    asked = []
+    for room, options in ((None, ()), (3000, ()), (3000, ("--max-new-tokens", 77)), (2000, ())):
+        model = fake(PAGE, max_model_len=room)
+        qvl(capsys, "read", picture, *options)
+        asked.append(model.calls[0].settings["max_new_tokens"])
+    assert asked == [4096, 1500, 77, 1000]
 
 
 def test_pages_without_content_are_exit_1(capsys, fake, picture):

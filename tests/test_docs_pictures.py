@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl.backends import base
 from qvl.backends.fake import FakeModel
 from qvl.inputs.image import load_image
+from qvl.tasks import open as door
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def says(monkeypatch, tmp_path):
 
     def use(answer, family="qwen2_5_vl"):
         model = FakeModel(answer, family=family)
-        monkeypatch.setattr(base, "open_backend", lambda *a, **k: model)
+        monkeypatch.setattr(door, "open_backend", lambda *a, **k: model)
         return folder
 
     return use

@@ -46,7 +46,7 @@ def test_a_served_model_passes_and_schemas_and_bad_media_are_probed_for_real(ser
 
 
 def test_a_failing_probe_exits_1_and_names_its_cause(home, capsys, monkeypatch):
-    import qvl.backends.base as base
+    import qvl.tasks.open as door
 
     class Deaf:
         """Stops are lost on the way."""
@@ -61,8 +61,8 @@ def test_a_failing_probe_exits_1_and_names_its_cause(home, capsys, monkeypatch):
             settings.pop("stop", None)
             return self.inner.chat(messages, **settings)
 
-    opened = base.open_backend
-    monkeypatch.setattr(base, "open_backend", lambda *a, **k: Deaf(opened(*a, **k)))
+    opened = door.open_backend
+    monkeypatch.setattr(door, "open_backend", lambda *a, **k: Deaf(opened(*a, **k)))
     assert main(["doctor", "--only", "stop"]) == 1
     out = capsys.readouterr().out
     assert "stop failed" in out

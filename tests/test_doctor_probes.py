@@ -5,6 +5,7 @@ import json
 import pytest
 
 from qvl.backends.answer import Answer
+from qvl.backends.base import Capabilities
 from qvl.backends.fake import FakeModel
 from qvl.doctor import EndpointUnderTest, examine
 from qvl.doctor.causes import CAUSES
@@ -119,6 +120,8 @@ def test_texts_that_follow_the_pictures_pass_without_logprobs():
 
 def test_an_endpoint_that_answers_anything_to_bad_media_fails():
     class Careless(FakeModel):
+        can = Capabilities(raw=True)
+
         def post(self, body):
             return {}
 
@@ -130,6 +133,8 @@ def test_an_endpoint_that_answers_anything_to_bad_media_fails():
 def test_a_server_error_on_bad_media_is_a_failure_and_a_refusal_is_none():
     class Strict(FakeModel):
         status = 400
+
+        can = Capabilities(raw=True)
 
         def post(self, body):
             raise BackendError("bad picture", status=self.status)

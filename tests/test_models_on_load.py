@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 import qvl
 import qwen3_5_tiny
 import qwen_vl_small
-from qvl.backends.base import open_backend
 from qvl.catalog.config import read_config
 from qvl.catalog.models import config_of, models
 from qvl.errors import BackendError, CheckpointError, ConfigError
@@ -27,6 +26,7 @@ from qvl.models.linear import Linear, QuantizedLinear, quantize_codes
 from qvl.models.moe import Experts
 from qvl.models.on_load import coded_layers
 from qvl.plan.memory import weight_bytes
+from qvl.tasks.open import open_backend
 from test_models_quantized_experts import CONFIG as QWEN3_MOE
 from test_models_quantized_memory import CONFIG
 

@@ -12,8 +12,7 @@ from qvl import moved
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qvl.backends.http import HttpModel
-    from qvl.backends.model import Model
+    from qvl.tasks.model import Model
 
 __version__ = "0.1.0"
 
@@ -26,13 +25,14 @@ def load(source: str | Path = "mini", **options: Any) -> Model:
     source: a checkpoint folder, a hub id, `mini` (the embedded one), a hosted flagship such as `qwen-vl-max`, or the
     http address of a server. options: those of `qvl.backends.native.load`, or of `qvl.backends.http.connect`.
     """
-    from qvl.backends.base import open_backend
+    from qvl.tasks.open import open_backend
 
     return open_backend(source, **options)
 
 
-def connect(endpoint: str, model: str | None = None, **options: Any) -> HttpModel:
-    """A model behind an OpenAI-compatible server, by its name there. See `qvl.backends.http`."""
+def connect(endpoint: str, model: str | None = None, **options: Any) -> Model:
+    """A model behind an OpenAI-compatible server, by its name there. See `qvl.backends.http.connect`."""
     from qvl.backends.http import connect as connect_http
+    from qvl.tasks.model import Model
 
-    return connect_http(endpoint, model, **options)
+    return Model(connect_http(endpoint, model, **options))

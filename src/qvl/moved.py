@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -33,6 +33,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "qvl.catalog.pickled_files": ("qvl.checkpoint.pickled_files",),
     "qvl.catalog.quantization": ("qvl.checkpoint.quantization",),
     "qvl.catalog.weight_files": ("qvl.checkpoint.weight_files",),
+    "qvl.backends.model": ("qvl.tasks.model", "qvl.backends.answer"),
+    "qvl.backends.pages": ("qvl.tasks.pages", "qvl.inputs.pages", "qvl.tasks.journal"),
+    "qvl.backends.retry": ("qvl.tasks.retry",),
+    "qvl.backends.tasks": ("qvl.tasks.run", "qvl.tasks.prompts"),
+    "qvl.outputs.prompts": ("qvl.tasks.prompts",),
     "qvl.doctor.page": ("qvl.doctor.report",),
     "qvl.doctor.patient": ("qvl.doctor.endpoint", "qvl.doctor.compare"),
     "qvl.doctor.pictures": ("qvl.doctor.images",),
@@ -73,10 +78,13 @@ NAMES: dict[str, str] = {
     "qvl.outputs.documents:Page": "qvl.outputs.blocks:Page",
     "qvl.outputs.documents:Run": "qvl.outputs.blocks:Run",
     "qvl.outputs.documents:plain": "qvl.outputs.blocks:plain",
-    "qvl.outputs.repetition:Attempt": "qvl.backends.retry:Part",
-    "qvl.outputs.repetition:GuardedReply": "qvl.backends.retry:Watched",
-    "qvl.outputs.repetition:Part": "qvl.backends.retry:Part",
-    "qvl.outputs.repetition:ask_guarded": "qvl.backends.retry:ask_watched",
+    "qvl.outputs.repetition:Attempt": "qvl.tasks.retry:Part",
+    "qvl.outputs.repetition:GuardedReply": "qvl.tasks.retry:Watched",
+    "qvl.outputs.repetition:Part": "qvl.tasks.retry:Part",
+    "qvl.outputs.repetition:ask_guarded": "qvl.tasks.retry:ask_watched",
+    "qvl.outputs.prompts:prompt_for": "qvl.tasks.prompts:task_prompt",
+    "qvl.backends.base:SERVER_OPTIONS": "qvl.tasks.open:SERVER_OPTIONS",
+    "qvl.backends.base:open_backend": "qvl.tasks.open:open_backend",
     "qvl.backends.native:MINI_FOLDER": "qvl.checkpoint.hub:MINI_FOLDER",
     "qvl.engine.sampling:GREEDY_TEMPERATURE": "qvl.inputs.sampling:GREEDY_TEMPERATURE",
     "qvl.models.check:Subject": "qvl.checkpoint.checkpoint:Checkpoint",
@@ -160,6 +168,18 @@ def names(module: str) -> Callable[[str], Any]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         _warn(f"{module}.{name}", new.replace(":", "."))
         return _resolve(new)
+
+    return find
+
+
+def methods(owner: str, names: Collection[str]) -> Callable[[Any, str], Any]:
+    """A class's `__getattr__`, for methods that went to the class `owner` ("module:Class")."""
+
+    def find(self: Any, name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        _warn(f"{type(self).__name__}.{name}", f"{owner.replace(':', '.')}.{name}")
+        return getattr(_resolve(owner), name).__get__(self)
 
     return find
 

@@ -1,1 +1,1 @@
-"""What can be asked about pictures: our own engine (`native`), later servers and a fake, behind the same words."""
+"""What answers questions about images: our own engine (`native`), servers (`http`) and a fake, behind one class."""

@@ -83,3 +83,8 @@ def conversation(media: Sequence[Any], question: str, system: str | None = None)
     items = [*map(media_item, media), {"type": "text", "text": question}]
     user = {"role": "user", "content": items}
     return [user] if system is None else [{"role": "system", "content": system}, user]
+
+
+def as_list(media: Any) -> list[Any]:
+    """A list is always a list of media, never the frames of one."""
+    return list(media) if isinstance(media, (list, tuple)) else [media]

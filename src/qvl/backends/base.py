@@ -1,29 +1,30 @@
-"""What every backend offers, and the one place that opens one by what a user wrote.
-
-Whoever evaluates, probes or parses takes a `Backend` and never asks which one it is.
-"""
+"""What every backend offers. Whoever evaluates, probes or parses takes a `Backend` and never asks which one it is."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
-from qvl.backends.answer import Answer, MediaSize
-from qvl.errors import PromptError
+from qvl import moved
+from qvl.backends.answer import Answer, MediaSize, as_list, conversation
+from qvl.errors import BackendError, PromptError
 from qvl.geometry import PixelLimits
 from qvl.outputs.thinking import Piece
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from qvl.backends.spend import Meter
 
-    from qvl.backends.model import Model
+# methods that backends had before they moved to the room above
+TASKS = ("boxes", "page", "read", "events", "find_moment", "actions")
 
 
 class Stream(Iterator[str]):
     """Pieces of an answer as they come; what the model thinks first is in `pieces`. Closing or leaving early cancels.
 
-    A backend says how more is brought (`_bring`) and how it is let go (`_let_go`).
+    A backend says how more is fetched (`fetch_more`) and how it is released (`release`).
     """
 
     answer: Answer | None = None  # the whole one, once the last piece was taken
@@ -33,18 +34,18 @@ class Stream(Iterator[str]):
         self._pieces: deque[Piece] = deque()  # not yet handed out
         self._closed = False
 
-    def _bring(self) -> bool:
+    def fetch_more(self) -> bool:
         """Waits until there is more for `_pieces`; False when nothing will come. Raises: BackendError."""
         raise NotImplementedError
 
-    def _let_go(self) -> None:
+    def release(self) -> None:
         """Gives back what the request holds; may be called again."""
 
     def pieces(self) -> Iterator[Piece]:
         """The thoughts and then the answer, as they come. Leaving this loop leaves the stream open."""
         while True:
             while not self._pieces:
-                if not self._bring():
+                if not self.fetch_more():
                     return
             yield self._pieces.popleft()
 
@@ -62,7 +63,7 @@ class Stream(Iterator[str]):
     def close(self) -> None:
         """Cancels what still runs; its memory, connection or slot is free on return."""
         self._closed = True
-        self._let_go()
+        self.release()
 
     def __enter__(self) -> Self:
         return self
@@ -75,104 +76,105 @@ class Stream(Iterator[str]):
             self.close()
 
 
-class Backend(Protocol):
-    """A model that answers questions about pictures and clips.
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a kind of backend can do, said by its class, so that nobody has to try."""
 
-    settings are the same everywhere: how to draw (max_new_tokens, temperature, top_p, top_k, seed, stop, …) and how
+    local: bool = False  # runs in this process, with memory and weights of its own
+    logprobs: bool = False  # None of a server's are promised: each decides for itself
+    token_ids: bool = False
+    videos: bool = True
+    tools: bool = False
+    thinking: bool = False
+    schemas: bool = False  # answers kept to a JSON schema (`response_format`)
+    ignore_eos: bool = False
+    scales_down: bool = False  # to fewer pixels than the model's own least, where `max_pixels` asks for it
+    raw: bool = False  # `post` sends a body as it is
+    prices: bool = False  # calls may cost money, which `meter` counts
+    concurrency: bool = False  # `ask_many` works on several questions at once
+
+
+class Backend(ABC):
+    """A model that answers questions about images and videos.
+
+    A backend brings `stream_chat`, its name, its family, its limits and what it can; the rest is made of these.
+
+    media: paths, data URLs, bytes, PIL images, arrays, clips (see `media_item`).
+    settings are the same everywhere: how to sample (max_new_tokens, temperature, top_p, top_k, seed, stop, …) and how
     large media are shown (min_pixels, max_pixels, fps, …). One that a backend doesn't know is refused by name.
     Raises, all of them: PromptError, MediaError, CapacityError, BackendError.
     """
 
-    @property
-    def name(self) -> str: ...
+    can: Capabilities = Capabilities()
+    name: str
 
     @property
+    @abstractmethod
     def family(self) -> str | None:
         """None when it isn't set and the model's name doesn't tell."""
 
     @property
+    @abstractmethod
     def limits(self) -> PixelLimits | None:
-        """The area that a picture may take by default; None for the first generation's fixed square, or unknown."""
+        """The area that an image may take by default; None for the first generation's fixed square, or unknown."""
 
-    def ask(
-        self, media: Sequence[Any], question: str, *, system: str | None = None, **settings: Any
-    ) -> Answer: ...
+    @property
+    def max_model_len(self) -> int | None:
+        """Prompt and answer together, in tokens; None where it isn't known."""
+        return None
 
-    def stream(
-        self, media: Sequence[Any], question: str, *, system: str | None = None, **settings: Any
-    ) -> Stream: ...
+    @property
+    def meter(self) -> Meter | None:
+        """What calls have cost; None where no price is known."""
+        return None
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer: ...
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The most memory held at once so far; None for a model elsewhere."""
+        return None
 
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream: ...
+    @property
+    def token_bytes(self) -> Callable[[int], bytes] | None:
+        """What a token id stands for, where answers have ids (`can.token_ids`)."""
+        return None
+
+    def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A raw request to chat/completions and its raw reply, where `can.raw`. Raises: BackendError."""
+        raise BackendError(f"{self.name}: is no server, and takes no raw requests")
+
+    def close(self) -> None:
+        """Gives back connections; nothing where there are none."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream:
+        """The next turn of a conversation: `{"role", "content"}` messages with text, image and video items."""
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+        """As `stream_chat`, waited for whole."""
+        return self.stream_chat(messages, **settings).finish()
+
+    def ask(self, media: Any, question: str, *, system: str | None = None, **settings: Any) -> Answer:
+        """The answer to a question about images and videos, in the order given; a single one may be given bare."""
+        return self.chat(conversation(as_list(media), question, system), **settings)
+
+    def stream(self, media: Any, question: str, *, system: str | None = None, **settings: Any) -> Stream:
+        """As `ask`, in pieces of text as they come; `.answer` after the last one. Leaving early cancels."""
+        return self.stream_chat(conversation(as_list(media), question, system), **settings)
 
     def ask_many(
         self, questions: Iterable[tuple[Sequence[Any], str]], *, system: str | None = None, **settings: Any
     ) -> list[Answer]:
-        """Answers in the order of the questions, worked on together."""
+        """Answers to (media, question) pairs in their order, worked on together where `can.concurrency`."""
+        return [self.ask(media, question, system=system, **settings) for media, question in questions]
+
+    __getattr__ = moved.methods("qvl.tasks.model:Model", TASKS)
 
 
-def open_backend(
-    model: str | Path | None = None,
-    *,
-    endpoint: str | None = None,
-    region: str | None = None,
-    mapped: bool = False,
-    **options: Any,
-) -> Model:
-    """The one door: a model by what a user wrote, `mini` when that is nothing.
-
-    endpoint: a server, where `model` is the served name. Without one, an address for `model` is a server that serves
-    one model, the name of a hosted flagship (`qwen-vl-max`) is Alibaba Model Studio in `region`, and everything else
-    a folder or hub id for our own engine, for which `mapped` is (a server's weights are its own). options: those of
-    `http.connect` or of `native.load`, None left out.
-    Raises: what those raise; BackendError for options of a server when there is none.
-    """
-    from qvl.errors import BackendError
-
-    given = {name: value for name, value in options.items() if value is not None}
-    where = _where(model, endpoint, region)
-    if where is not None:
-        from qvl.backends.http import connect
-        from qvl.errors import BackendError
-
-        if "weights" in given:
-            raise BackendError(
-                f"weights {given['weights']!r}: a server has loaded its weights already; start it with them"
-            )
-        return connect(*where, region=region, **given)
-    for name in sorted(SERVER_OPTIONS & set(given)):
-        raise BackendError(
-            f"{name} {given[name]!r} is for a server: give its endpoint too, or a hosted model"
-        )
-    from qvl.backends.native import load
-
-    return load("mini" if model is None else model, mapped=mapped, **given)
-
-
-SERVER_OPTIONS = frozenset(["family", "api_key_env", "high_resolution", "max_spend", "prices"])
-
-
-def _where(
-    model: str | Path | None, endpoint: str | None, region: str | None
-) -> tuple[str, str | None] | None:
-    """(address, name) of a server; None for a model of this machine."""
-    from pathlib import Path
-
-    from qvl.backends.studio import DEFAULT_REGION, hosted_name, region_url
-
-    name = None if model is None else str(model)
-    if endpoint is not None:
-        return endpoint, name
-    if name is not None and name.startswith(("http://", "https://")):
-        return name, None
-    if name is not None and region is not None:
-        return region_url(region), name
-    if region is not None:
-        from qvl.errors import BackendError
-
-        raise BackendError(f"region {region!r}: say which hosted model with --model, such as qwen-vl-max")
-    if name is None or Path(name).exists():
-        return None
-    hosted = hosted_name(name)
-    return None if hosted is None else (region_url(DEFAULT_REGION), hosted)
+__getattr__ = moved.names(__name__)

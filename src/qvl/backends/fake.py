@@ -3,19 +3,21 @@
 model = FakeModel({"What is the total?": "10.36"})
 model = FakeModel(["first", "second"])                    # in turn
 model = FakeModel(lambda media, question: question.upper())
+model = qvl.load("fake:10.36")                            # or fake:answers.json, which holds an object or a list
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from qvl.backends.answer import Answer, MediaSize
-from qvl.backends.base import Stream
+from qvl.backends.base import Backend, Capabilities, Stream
 from qvl.backends.media import image_limits, prepare
-from qvl.backends.model import Model
 from qvl.errors import BackendError
 from qvl.geometry import PixelLimits
 from qvl.inputs.chat import read_messages
@@ -23,9 +25,7 @@ from qvl.inputs.processor import MediaSettings
 from qvl.outputs.mapping import check_family
 from qvl.outputs.thinking import Piece, split_thinking
 
-if TYPE_CHECKING:
-    from qvl.backends.base import Backend
-
+DEFAULT_FAMILY = "qwen2_5_vl"
 Script = str | Answer | Exception
 Answers = (
     Script | Sequence[Script] | Mapping[str, Script] | Callable[[tuple[MediaSize, ...], str], Script]
@@ -43,22 +43,26 @@ class Call:
     settings: Mapping[str, Any]
 
 
-class FakeModel(Model):
+class FakeModel(Backend):
     """A Backend without a model. `calls` holds all that was asked; an exception among the answers is raised.
 
     Tokens are counted as words, which no test should rely on beyond their being there.
     """
 
+    can = Capabilities(tools=True, thinking=True, schemas=True, ignore_eos=True)
+
     def __init__(
         self,
         answers: Answers = "",
         *,
-        family: str | None = "qwen2_5_vl",
+        family: str | None = DEFAULT_FAMILY,
         limits: PixelLimits | None = None,
         name: str = "fake",
+        max_model_len: int | None = None,
     ):
         self.name = name
         self._family: str | None = None if family is None else check_family(family)
+        self._max_model_len = max_model_len
         self._limits = limits or image_limits(self._family)
         self.calls: list[Call] = []
         self._answers = answers
@@ -74,6 +78,10 @@ class FakeModel(Model):
     @property
     def limits(self) -> PixelLimits | None:
         return self._limits
+
+    @property
+    def max_model_len(self) -> int | None:
+        return self._max_model_len
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> FakeStream:
         given = {name: value for name, value in settings.items() if value is not None}
@@ -107,8 +115,22 @@ class FakeModel(Model):
         return answers[len(self.calls)]
 
 
-if TYPE_CHECKING:
-    _conforms: type[Backend] = FakeModel  # mypy holds it to the protocol
+def read_fake(said: str, family: str | None = None, name: str = "fake") -> FakeModel:
+    """What stands after `fake:` at the door: the one answer, or a JSON file of answers.
+
+    The file holds a text, a list of texts (in turn), or an object from question to text.
+    Raises: BackendError for a file that holds something else.
+    """
+    answers: Any = said
+    if said.endswith(".json"):
+        try:
+            answers = json.loads(Path(said).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise BackendError(f"fake:{said}: can't be read as JSON ({e})") from e
+    texts = answers.values() if isinstance(answers, dict) else answers
+    if not isinstance(answers, str | list | dict) or not all(isinstance(text, str) for text in texts):
+        raise BackendError(f"fake:{said}: holds neither a text, a list of texts, nor an object of texts")
+    return FakeModel(answers, family=family or DEFAULT_FAMILY, name=name)
 
 
 class FakeStream(Stream):
@@ -123,7 +145,7 @@ class FakeStream(Stream):
              for line in text.splitlines(keepends=True)]
         )  # fmt: skip
 
-    def _bring(self) -> bool:
+    def fetch_more(self) -> bool:
         if self._closed:
             return False
         line = next(self._lines, None)

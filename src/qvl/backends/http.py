@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from qvl.backends.answer import Answer, MediaSize
-from qvl.backends.base import Stream
+from qvl.backends.base import Backend, Capabilities, Stream
 from qvl.backends.endpoint import (
     base_url,
     entry_of,
@@ -35,7 +35,6 @@ from qvl.backends.endpoint import (
     said_limits,
 )
 from qvl.backends.media import SentMedia, image_limits, prepare
-from qvl.backends.model import Model
 from qvl.backends.spend import Hold, Meter, call_cost, parse_amount
 from qvl.backends.studio import check_region, find_price, longest_output, region_of
 from qvl.backends.transport import Transport
@@ -170,8 +169,12 @@ def _meter(
     return Meter(price, parse_amount(str(max_spend), price.currency, book))
 
 
-class HttpModel(Model):
+class HttpModel(Backend):
     """A served model. Threads may ask it together; at most `max_concurrency` requests are under way."""
+
+    can = Capabilities(
+        tools=True, thinking=True, schemas=True, ignore_eos=True, raw=True, prices=True, concurrency=True
+    )
 
     def __init__(
         self,
@@ -188,7 +191,7 @@ class HttpModel(Model):
         self._family = family
         self._limits = limits
         self.wire = wire
-        self.meter = meter
+        self._meter = meter
         self._high_resolution = high_resolution
         self._studio = studio
 
@@ -203,11 +206,9 @@ class HttpModel(Model):
     def limits(self) -> PixelLimits | None:
         return self._limits
 
-    def __enter__(self) -> HttpModel:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    @property
+    def meter(self) -> Meter | None:
+        return self._meter
 
     def close(self) -> None:
         """Gives the connections back."""
@@ -436,7 +437,7 @@ class HttpStream(Stream):
         self._closed = False
         self._lines = data_lines(self._open.response.iter_bytes())
 
-    def _bring(self) -> bool:
+    def fetch_more(self) -> bool:
         if self.answer is not None or self._closed:
             return False
         try:
@@ -461,7 +462,7 @@ class HttpStream(Stream):
         self._pieces += self._splitter.push(text)
         return True
 
-    def _let_go(self) -> None:
+    def release(self) -> None:
         self._open.close()
         if self._hold is not None:
             self._hold.end(None)  # does nothing after its end

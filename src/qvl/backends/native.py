@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from typing import Any
 import torch
 
 from qvl import moved
-from qvl.backends.answer import Answer, MediaSize, conversation
-from qvl.backends.base import Stream
-from qvl.backends.model import Model, as_list
+from qvl.backends.answer import Answer, MediaSize, as_list, conversation
+from qvl.backends.base import Backend, Capabilities, Stream
 from qvl.catalog.config import ModelConfig
 from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qvl.checkpoint.generation_config import GenerationDefaults
@@ -180,8 +179,13 @@ class _Asked:
     inputs_s: float
 
 
-class NativeModel(Model):
+class NativeModel(Backend):
     """A loaded model. Threads may ask it together; their requests share steps."""
+
+    can = Capabilities(
+        local=True, logprobs=True, token_ids=True, tools=True, thinking=True, ignore_eos=True, scales_down=True,
+        concurrency=True,
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -215,6 +219,14 @@ class NativeModel(Model):
     def limits(self) -> PixelLimits | None:
         """The area that a picture may take unless a question says otherwise; None for the first generation's square."""
         return None if self.processor.is_first else self.processor.image_limits
+
+    @property
+    def max_model_len(self) -> int:
+        return self.memory.max_model_len
+
+    @property
+    def token_bytes(self) -> Callable[[int], bytes]:
+        return self.processor.tokenizer.token_bytes
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -331,7 +343,7 @@ class AnswerStream(Stream):
         """Whether its last event was collected, be it an answer or a failure."""
         return self.answer is not None or self._error is not None
 
-    def _bring(self) -> bool:
+    def fetch_more(self) -> bool:
         if self._error is not None:
             raise BackendError(f"the device failed: {self._error}")
         if self.answer is not None or self._closed:
@@ -341,7 +353,7 @@ class AnswerStream(Stream):
             self._model._pump()
         return True
 
-    def _let_go(self) -> None:
+    def release(self) -> None:
         self._model._forget(self._request_id)
 
     def collect(self) -> None:

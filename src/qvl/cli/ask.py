@@ -10,10 +10,11 @@ import typer
 if TYPE_CHECKING:
     from qvl.backends.answer import Answer
     from qvl.backends.base import Stream
-    from qvl.backends.model import Model
-    from qvl.backends.retry import Retry
-    from qvl.backends.tasks import Task, TaskAnswer
     from qvl.outputs.mapping import Rect
+    from qvl.tasks.model import Model
+    from qvl.tasks.prompts import Task
+    from qvl.tasks.retry import Retry
+    from qvl.tasks.run import TaskAnswer
 
 # Options that every verb with a model shares
 ModelOption = Annotated[
@@ -138,7 +139,7 @@ def run(
         region=region, max_spend=max_spend, prices=prices, mapped=True,
     )  # fmt: skip
     load_s = time.perf_counter() - began
-    if not hasattr(backend, "memory"):
+    if not backend.can.local:
         media = list(names)  # a server gets the files as they are
     settings: dict[str, Any] = dict(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, max_pixels=max_pixels, fps=fps,
@@ -157,7 +158,7 @@ def run(
                 print(showable(answer.text) if sys.stdout.isatty() else answer.text)
             for line in notes:
                 print(f"note: {line}", file=sys.stderr)
-        peak_bytes: int | None = getattr(backend, "peak_memory_bytes", None)
+        peak_bytes = backend.peak_memory_bytes
         if as_json:
             _print_json(described(backend.name, answer, load_s, peak_bytes))
         else:
@@ -166,7 +167,7 @@ def run(
             print(statistics(answer, load_s, peak_bytes), file=sys.stderr)
         return 0
 
-    from qvl.backends.tasks import run_task
+    from qvl.tasks.run import run_task
 
     tool: Any = "mobile_use" if phone else "computer_use"
     found = run_task(
@@ -178,7 +179,7 @@ def run(
         retry=retried or "seed",
         **{k: v for k, v in settings.items() if v is not None},
     )
-    peak_bytes = getattr(backend, "peak_memory_bytes", None)
+    peak_bytes = backend.peak_memory_bytes
     if as_json:
         described_all = described(backend.name, found.answer, load_s, peak_bytes)
         _print_json(described_all | {"found": found.to_dict()})
@@ -233,7 +234,7 @@ def how_cut(answer: Answer) -> str | None:
 
 
 def _check_retry(name: str) -> Retry:
-    from qvl.backends.retry import check_retry
+    from qvl.tasks.retry import check_retry
 
     return check_retry(name)
 
@@ -248,10 +249,10 @@ def _ask_watched(
 ) -> tuple[Answer, tuple[str, ...]]:
     """(the answer, why earlier tries were stopped). Only a single picture is cut."""
     from qvl.backends.answer import media_item
-    from qvl.backends.retry import ask_watched
-    from qvl.backends.tasks import cut
     from qvl.geometry import Size
     from qvl.inputs.image import load_image
+    from qvl.tasks.retry import ask_watched
+    from qvl.tasks.run import cut
 
     single = retry == "crop" and len(media) == 1 and media_item(media[0])["type"] == "image"
     image = load_image(media[0]) if single else None
@@ -297,7 +298,7 @@ def open_model(
 
     Raises: BackendError for options of a server without one.
     """
-    from qvl.backends.base import open_backend
+    from qvl.tasks.open import open_backend
 
     options |= {"family": family, "api_key_env": api_key_env, "high_resolution": high_resolution or None}
     given = {name: value for name, value in options.items() if value is not None}
@@ -329,9 +330,9 @@ def check_out(path: str | None, *, drawing: bool = False) -> None:
 
 def draw_to(found: TaskAnswer[Any], picture: str, path: str) -> tuple[str, ...]:
     """Draws what was found onto the picture; returns what couldn't be drawn. Raises: OutputError."""
-    from qvl.backends.tasks import draw_result
     from qvl.inputs.image import load_image
     from qvl.outputs.draw import save
+    from qvl.tasks.run import draw_result
 
     drawing = draw_result(found, load_image(picture))
     save(drawing, path)

@@ -13,7 +13,7 @@ from qvl.cli.ask import WeightsOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qvl.backends.model import Model
+    from qvl.tasks.model import Model
 
 HELP = """\
 Write and press return. A word that is the path of a picture or clip is shown to the model.
@@ -46,7 +46,7 @@ def run(
     """Talk with a model about pictures and clips."""
     from rich.console import Console
 
-    from qvl.backends.base import open_backend
+    from qvl.tasks.open import open_backend
 
     console = Console(highlight=False)
     talk = Talk(

@@ -182,14 +182,14 @@ def _expected(
     notes: list[str],
 ) -> ExpectedAnswers | None:
     """What to compare with by default: the embedded model for a server of it, or a stored baseline."""
-    from qvl.backends.tasks import is_plain
     from qvl.doctor.baseline import Baseline, BaselineError, baseline_path, name_of
     from qvl.doctor.expected import Reference
+    from qvl.tasks.prompts import is_plain
 
     if reference is None and endpoint is not None and is_plain(backend.name):
         reference = "mini"
     if reference is not None:
-        from qvl.backends.base import open_backend
+        from qvl.tasks.open import open_backend
 
         return Reference(open_backend(reference), limits or backend.limits)
     path = baseline_path(name_of(backend.name))
@@ -212,7 +212,7 @@ def _save(under_test: EndpointUnderTest, done: Report, name: str | None) -> str:
     from qvl.doctor.sets import SETS, asked
 
     replies = {item.question.name: reply for name in SETS for item, reply in asked(under_test, name)}
-    embedded = under_test.name == "mini" and hasattr(under_test.backend, "memory")
+    embedded = under_test.name == "mini" and under_test.backend.can.local
     kept = Baseline(
         model=under_test.name,
         family=under_test.family,

@@ -62,7 +62,7 @@ def run(
         region=region, max_spend=max_spend, prices=prices, mapped=True,
     )  # fmt: skip
 
-    from qvl.backends.tasks import run_task
+    from qvl.tasks.run import run_task
 
     asked: dict[str, Any] = {"fps": fps, "max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
     found = run_task(backend, "moment", [clip], what, **{k: v for k, v in asked.items() if v is not None})

@@ -28,9 +28,11 @@ from qvl.cli.ask import (
 )
 
 if TYPE_CHECKING:
-    from qvl.backends.model import Model
-    from qvl.backends.pages import Journal, PageRef, ReadPage
+    from qvl.inputs.pages import PageRef
     from qvl.outputs.blocks import Page
+    from qvl.tasks.journal import Journal
+    from qvl.tasks.model import Model
+    from qvl.tasks.pages import ReadPage
 
 FORMATS = ("md", "html", "json", "csv", "layout")
 DEFAULT_PAGE_TOKENS = 4096
@@ -72,9 +74,11 @@ def run(
     max_pixels: Annotated[int | None, typer.Option(help="Pages are shrunk to this area.")] = None,
 ) -> int:
     """Read pages: text, tables and formulas in reading order, with their places in the picture."""
-    from qvl.backends.pages import Journal, fingerprint, list_pages, read_pages
-    from qvl.backends.retry import check_retry
     from qvl.errors import PromptError, QvlError
+    from qvl.inputs.pages import list_pages
+    from qvl.tasks.journal import Journal, fingerprint
+    from qvl.tasks.pages import read_pages
+    from qvl.tasks.retry import check_retry
 
     form = _format(to, out)
     if not files:
@@ -127,7 +131,7 @@ def run(
         raise
     for line in notes:
         print(f"note: {line}", file=sys.stderr)
-    meter = getattr(backend, "meter", None)
+    meter = backend.meter
     if meter is not None:
         print(f"cost {meter.spent} in {meter.num_calls} calls by {meter.spent.source}", file=sys.stderr)
     written = write_pages(done, form, out)
@@ -140,8 +144,7 @@ def run(
 
 def _page_tokens(backend: Model) -> int:
     """A dense page takes some 3,000 tokens; a small context keeps half of it for the picture."""
-    known = getattr(backend, "memory", backend)  # our engine's plan, or what a server says of itself
-    room: int | None = getattr(known, "max_model_len", None)
+    room = backend.max_model_len
     return DEFAULT_PAGE_TOKENS if room is None else min(DEFAULT_PAGE_TOKENS, room // 2)
 
 
@@ -162,7 +165,7 @@ def _format(to: str | None, out: str | None) -> str:
 
 
 def _draw(read: ReadPage, path: str, numbered: bool) -> list[str]:
-    from qvl.backends.pages import page_image
+    from qvl.inputs.pages import page_image
     from qvl.outputs.draw import draw_regions, save
 
     where = Path(path)

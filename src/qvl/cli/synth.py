@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from qvl.synth import Clip, Sample
+    from qvl.tasks.model import Model
 
 # Longest answer per kind, in tokens of any tokenizer that has one token per character.
 ANSWER_TOKENS = {"page": 1024, "find": 96, "screen": 96}
@@ -161,14 +162,11 @@ def _score(
     return 0
 
 
-def _num_right(chat: Any, batch: list[Sample]) -> int:
-    """Asks greedily, together when the model can, and counts the right answers."""
+def _num_right(model: Model, batch: list[Sample]) -> int:
+    """Asks greedily and together, and counts the right answers."""
     from qvl.evaluate.score_synth import score
     from qvl.synth import resolve_kind
 
     limit = ANSWER_TOKENS.get(resolve_kind(batch[0].kind), DEFAULT_ANSWER_TOKENS)
-    if hasattr(chat, "ask_many"):
-        answers = chat.ask_many([(list(s.media), s.question) for s in batch], max_new_tokens=limit)
-    else:
-        answers = [chat.ask(list(s.media), s.question, max_new_tokens=limit) for s in batch]
-    return sum(score(s, getattr(a, "text", a)) for s, a in zip(batch, answers, strict=True))
+    answers = model.ask_many([(list(s.media), s.question) for s in batch], max_new_tokens=limit)
+    return sum(score(s, answer.text) for s, answer in zip(batch, answers, strict=True))

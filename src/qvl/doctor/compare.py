@@ -82,9 +82,7 @@ def reply_of(answer: Answer, token_bytes: Callable[[int], bytes] | None = None) 
 
 
 def token_bytes_of(backend: Backend) -> Callable[[int], bytes] | None:
-    """Our own engine answers with token ids; its tokenizer says what they are. None for servers."""
-    tokenizer = getattr(getattr(backend, "processor", None), "tokenizer", None)
-    return getattr(tokenizer, "token_bytes", None)
+    return backend.token_bytes
 
 
 def _key(entry: Mapping[str, Any]) -> Hashable:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qvl.backends.answer import Answer, MediaSize, conversation
 from qvl.backends.base import Backend
 from qvl.backends.media import image_size
-from qvl.doctor.compare import NUM_LOGPROBS, Gap, Question, Reply, gap, reply_of, token_bytes_of
+from qvl.doctor.compare import NUM_LOGPROBS, Gap, Question, Reply, gap, reply_of
 from qvl.doctor.expected import ExpectedAnswers
 from qvl.doctor.images import blocks
 from qvl.errors import BackendError, PromptError
@@ -59,9 +59,7 @@ class EndpointUnderTest:
     @property
     def room(self) -> int:
         """Tokens of prompt and answer together."""
-        memory = getattr(self.backend, "memory", None)
-        said = getattr(memory, "max_model_len", None) or getattr(self.backend, "max_model_len", None)
-        return said or DEFAULT_ROOM
+        return self.backend.max_model_len or DEFAULT_ROOM
 
     @property
     def unit(self) -> int:
@@ -131,12 +129,12 @@ class EndpointUnderTest:
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         base: dict[str, Any] = {"temperature": 0}
-        if getattr(self, "has_logprobs", False):
+        if self.has_logprobs:
             base["logprobs"] = NUM_LOGPROBS
         return {name: value for name, value in (base | changes).items() if value is not None}
 
     def reply(self, answer: Answer) -> Reply:
-        return reply_of(answer, token_bytes_of(self.backend))
+        return reply_of(answer, self.backend.token_bytes)
 
     def gap(self, a: Answer, b: Answer) -> Gap:
         return gap(self.reply(a), self.reply(b))

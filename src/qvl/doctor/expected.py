@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from qvl.backends.answer import conversation
 from qvl.backends.base import Backend
-from qvl.doctor.compare import NUM_LOGPROBS, Question, Reply, reply_of, token_bytes_of
+from qvl.doctor.compare import NUM_LOGPROBS, Question, Reply, reply_of
 from qvl.geometry import PixelLimits
 
 
@@ -40,5 +40,5 @@ class Reference:
                 max_new_tokens=question.max_new_tokens,
                 **self._pixels,
             )
-            self._replies[question.name] = reply_of(answer, token_bytes_of(self.backend))
+            self._replies[question.name] = reply_of(answer, self.backend.token_bytes)
         return self._replies[question.name]

@@ -54,12 +54,11 @@ def _refused(endpoint: EndpointUnderTest, what: str, send: Callable[[], Any]) ->
 
 def _send(endpoint: EndpointUnderTest, data: bytes) -> Any:
     """Past our own checks where the backend is a server, which has to do its own."""
-    post = getattr(endpoint.backend, "post", None)
-    if post is None:
+    if not endpoint.backend.can.raw:
         return endpoint.backend.ask([data], "What is this?", max_new_tokens=2)
     url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     items = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
-    return post({"messages": [{"role": "user", "content": items}], "max_tokens": 2})
+    return endpoint.backend.post({"messages": [{"role": "user", "content": items}], "max_tokens": 2})
 
 
 def _garbage(endpoint: EndpointUnderTest) -> Finding:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qvl.backends.tasks import is_plain, task_prompt
 from qvl.doctor.compare import Question, Reply
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.geometry import Size
 from qvl.outputs.mapping import Rect, iou
+from qvl.tasks.prompts import is_plain, task_prompt
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -106,9 +106,8 @@ def _per_request(endpoint: EndpointUnderTest, pixels: dict[str, int], size: tupl
     limits = endpoint.limits
     if limits is None:
         return not_supported("pixel limits aren't known for this model.")
-    if pixels.get("max_pixels", limits.max_pixels) < limits.min_pixels and not hasattr(
-        endpoint.backend, "processor"
-    ):
+    low = pixels.get("max_pixels", limits.max_pixels) < limits.min_pixels
+    if low and not endpoint.backend.can.scales_down:
         return not_supported(
             f"the server enlarges images below {limits.min_pixels:,} pixels, as its family does."
         )

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qvl.backends.tasks import parse_reply, result_dict
 from qvl.errors import OutputError
 from qvl.outputs.events import Clip
 from qvl.outputs.mapping import PictureMap
 from qvl.serve.problems import Problem
+from qvl.tasks.run import parse_reply, result_dict
 
 if TYPE_CHECKING:
     from qvl.inputs.processor import ModelInputs

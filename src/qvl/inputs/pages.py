@@ -1,0 +1,119 @@
+"""Images and PDFs as a list of pages, and each page as an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from qvl.errors import MediaError, PromptError
+from qvl.inputs.image import DEFAULT_LIMITS, check_pixels, load_image, read_source
+from qvl.units import format_bytes
+
+DEFAULT_DPI = 144.0  # 10-point letters are 20 pixels high, which every size of the family reads
+MAX_PDF_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class PageRef:
+    """A page to read: `index` counts from 0 in its file, `number` from 1 over all that is read."""
+
+    path: str
+    index: int
+    number: int
+    is_pdf: bool
+    dpi: float = DEFAULT_DPI
+
+    def __str__(self) -> str:
+        return f"{self.path} page {self.index + 1}" if self.is_pdf else self.path
+
+
+def list_pages(paths: Sequence[str], dpi: float = DEFAULT_DPI, wanted: str | None = None) -> list[PageRef]:
+    """The pages of these pictures and PDFs in order. wanted: `1-3,7`, pages of the only PDF.
+
+    Raises: MediaError for a file that can't be read, PromptError for pages that don't exist.
+    """
+    if not 18 <= dpi <= 1200:
+        raise PromptError(f"dpi {dpi:g}: must be from 18 to 1200; {DEFAULT_DPI:g} suits print")
+    if wanted is not None and (len(paths) != 1 or not _is_pdf(paths[0])):
+        raise PromptError("pages are chosen from one PDF: give it alone")
+    refs: list[PageRef] = []
+    for path in paths:
+        if not _is_pdf(path):
+            refs.append(PageRef(path, 0, len(refs) + 1, False, dpi))
+            continue
+        count = len(_open_pdf(path))
+        for index in range(count) if wanted is None else _chosen(wanted, count, path):
+            refs.append(PageRef(path, index, len(refs) + 1 if wanted is None else index + 1, True, dpi))
+    return refs
+
+
+def _is_pdf(path: str) -> bool:
+    where, name = read_source(path, "image", DEFAULT_LIMITS.max_bytes)
+    try:
+        with open(where, "rb") as file:
+            # readers accept a little junk before the mark
+            return b"%PDF-" in file.read(1024)
+    except OSError as e:
+        raise MediaError(f"{name}: can't be read ({e.strerror})") from e
+
+
+def _open_pdf(path: str) -> Any:
+    try:
+        import pypdfium2
+    except ImportError as e:
+        raise MediaError(
+            f"{path}: PDFs are drawn by pypdfium2, which isn't here: pip install 'qvl[pdf]'"
+        ) from e
+    where, name = read_source(path, "image", DEFAULT_LIMITS.max_bytes)
+    size = Path(str(where)).stat().st_size
+    if size > MAX_PDF_BYTES:
+        raise MediaError(f"{name}: takes {format_bytes(size)}, the limit is {format_bytes(MAX_PDF_BYTES)}")
+    try:
+        return pypdfium2.PdfDocument(where)
+    except pypdfium2.PdfiumError as e:
+        why = "it needs a password" if "password" in str(e).lower() else str(e)
+        raise MediaError(f"{name}: can't be opened as a PDF ({why})") from e
+
+
+def _chosen(wanted: str, count: int, path: str) -> list[int]:
+    """Indices from 0 of `1-3,7`, in the order given."""
+    found: list[int] = []
+    for part in wanted.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise PromptError(f"pages {wanted!r}: write them as 1-3,7")
+        low, high = int(first), int(last) if dash else int(first)
+        if not 1 <= low <= high <= count:
+            raise PromptError(f"pages {part.strip()}: {path} has pages 1 to {count}")
+        found += range(low - 1, high)
+    if len(set(found)) < len(found):
+        raise PromptError(f"pages {wanted!r}: one page is named twice")
+    return found
+
+
+def page_image(ref: PageRef) -> Image.Image:
+    """The picture, or the PDF page drawn at its dpi. Raises: MediaError."""
+    if not ref.is_pdf:
+        return load_image(ref.path)
+    import pypdfium2
+
+    document = _open_pdf(ref.path)
+    try:
+        page = document[ref.index]
+        width, height = page.get_size()
+        scale = ref.dpi / 72  # a PDF measures in points, 72 to the inch
+        check_pixels(
+            round(width * scale),
+            round(height * scale),
+            f"{ref} at {ref.dpi:g} dpi",
+            DEFAULT_LIMITS.max_pixels,
+        )
+        return load_image(page.render(scale=scale).to_pil())
+    except pypdfium2.PdfiumError as e:
+        raise MediaError(f"{ref}: can't be drawn ({e})") from e
+    finally:
+        document.close()

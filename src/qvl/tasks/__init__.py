@@ -1,0 +1,1 @@
+"""Tasks of any backend: places, pages, moments, actions; retries, a journal, and the door that opens a model."""

@@ -1,0 +1,39 @@
+"""Images and PDFs read page by page, each kept in a journal as soon as it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qvl.backends.base import Backend
+from qvl.inputs.pages import PageRef, page_image
+from qvl.outputs.blocks import Page
+from qvl.tasks.journal import Journal
+from qvl.tasks.run import run_task
+
+
+@dataclass(frozen=True)
+class ReadPage:
+    """`resumed` pages were read by an earlier run."""
+
+    ref: PageRef
+    page: Page
+    warnings: tuple[str, ...] = ()
+    resumed: bool = False
+
+
+def read_pages(
+    backend: Backend, refs: Sequence[PageRef], journal: Journal | None = None, **settings: Any
+) -> Iterator[ReadPage]:
+    """Each page as it is done. Raises: what run_task and page_image raise; the pages before are in the journal."""
+    for ref in refs:
+        kept = journal.get(ref, str(backend.family)) if journal else None
+        if kept is not None:
+            yield ReadPage(ref, kept, resumed=True)
+            continue
+        found = run_task(backend, "document", [page_image(ref)], page_number=ref.number, **settings)
+        if journal is not None:
+            journal.add(ref, found)
+        assert isinstance(found.result, Page)
+        yield ReadPage(ref, found.result, (*found.warnings, *found.answer.notes))
