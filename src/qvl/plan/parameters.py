@@ -226,12 +226,11 @@ def _order(kind: _Kind) -> int:
 def _matrices(config: ModelConfig, table: TensorTable) -> Iterator[tuple[_Kind, int]]:
     """(kind, how many) of every matrix of the table; the head is left out."""
     for module, (outputs, inputs) in table.linears.items():
-        if module == "lm_head":
-            continue
-        kinds = _kinds(_LAYER.sub("", module))
-        whole, bias = module.startswith("visual.attn_pool."), f"{module}.bias" in table.shapes
-        for name in kinds:
-            yield _Kind(_part(module), name, inputs, outputs // len(kinds), bias, whole), 1
+        if module != "lm_head":
+            part, kinds, whole = _named(module)
+            bias = f"{module}.bias" in table.shapes
+            for name in kinds:
+                yield _Kind(part, name, inputs, outputs // len(kinds), bias, whole), 1
     for tensor, (name, bias_name) in _MATRICES.items():
         if tensor in table.shapes:
             outputs, *others = table.shapes[tensor]
@@ -244,12 +243,11 @@ def _matrices(config: ModelConfig, table: TensorTable) -> Iterator[tuple[_Kind, 
             yield _Kind("language", "experts.down_proj", inner, width, expert=True), shape[0]
 
 
-@cache
-def _kinds(module: str) -> tuple[str, ...]:
-    """The kinds of a module, which is named within its layer: three where q, k and v are one matrix."""
-    kinds = _KINDS.get(module, module.removeprefix("mlp."))
-    return (
-        tuple(kinds.split())
-        if kinds.startswith("shared_expert.")
-        else tuple(kinds.rpartition(".")[2].split())
-    )
+@cache  # models share their names
+def _named(module: str) -> tuple[Part, tuple[str, ...], bool]:
+    """(part, kinds, whether it stays whole) of a linear; three kinds where q, k and v are one matrix."""
+    local = _LAYER.sub("", module)
+    kinds = _KINDS.get(local, local.removeprefix("mlp."))
+    if not kinds.startswith("shared_expert."):
+        kinds = kinds.rpartition(".")[2]
+    return _part(module), tuple(kinds.split()), module.startswith("visual.attn_pool.")

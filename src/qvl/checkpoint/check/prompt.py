@@ -10,6 +10,7 @@ from typing import Any
 from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.errors import QvlError
+from qvl.inputs.chat import read_messages
 
 _ORIGINAL = "take this file from the original model"
 # what config.json numbers, and how the tokenizer of every generation from Qwen2-VL on writes it
@@ -93,8 +94,6 @@ def _tokenizer(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _template(checkpoint: Checkpoint, tokenizer: Any) -> Iterator[Finding]:
-    from qvl.inputs.chat import read_messages
-
     try:
         template = checkpoint.template
     except QvlError as e:
