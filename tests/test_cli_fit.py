@@ -115,7 +115,7 @@ def test_training_takes_its_own_settings(capsys):
         (["qwen2.5-vl-7b", "--precision", "int3"], "no precision 'int3'"),
         (["qwen2.5-vl-7b", "--kv-dtype", "fp4"], "no KV dtype 'fp4'"),
         (["qwen2.5-vl-7b", "--image", "40000x25000"], "1,000,000,000 pixels"),
-        (["qwen2.5-vl-7b", "--image", "0x10"], "picture width is 0"),
+        (["qwen2.5-vl-7b", "--image", "0x10"], "image width is 0"),
         (["qwen2.5-vl-7b", "--image", "big"], "WIDTHxHEIGHT"),
         (["qwen2.5-vl-7b", "--video", "-5@2"], "-5 s"),
         (["qwen2.5-vl-7b", "--max-pixels", "1000000000"], "max_pixels is 1000000000"),

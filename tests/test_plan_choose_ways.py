@@ -303,7 +303,7 @@ def test_a_shrunk_picture_is_told():
     big = replace(wide, images=(parse_image("3000x4000"),))
     req = replace(pick("charts", book=BOOK, where=("api",)).requirement, workload=big)
     c = find(choose(req, FakePlanner(), BOOK), "qwen3-vl-plus")
-    assert any("shrinks pictures" in line for line in c.why)
+    assert any("shrinks images" in line for line in c.why)
 
 
 def test_a_users_price_for_a_stranger_is_no_candidate():

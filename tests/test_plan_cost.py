@@ -146,7 +146,7 @@ def test_a_request_longer_than_the_model_takes_is_refused_with_both_numbers():
         ({"answer_tokens": -5}, "answer tokens is -5"),
         ({"cache_hit": 1.5}, "cache-hit is 1.5"),
         ({"batch": -0.1}, "batch is -0.1"),
-        ({"prompt_tokens": 0}, "no pictures, clips or prompt tokens"),
+        ({"prompt_tokens": 0}, "no images, videos or prompt tokens"),
     ],
 )
 def test_impossible_traffic_is_named(changes, name):

@@ -1,4 +1,4 @@
-"""Clips at the API: tokens by each provider's rule against that rule written out again, tiers, refusals, words."""
+"""Videos at the API: tokens by each provider's rule against that rule written out again, tiers, refusals, words."""
 
 import dataclasses
 import json
@@ -150,7 +150,7 @@ def test_a_clip_lifts_the_whole_request_into_its_tier():
 
 
 def test_a_clip_too_long_for_the_model_is_refused_with_what_fills_it():
-    with pytest.raises(CapacityError, match=r"125,402 of clips.*takes 32,768"):
+    with pytest.raises(CapacityError, match=r"125,402 of videos.*takes 32,768"):
         api_bill(traffic(Video(600, 2)), FLASH3)
 
 
@@ -162,10 +162,10 @@ def test_a_clip_under_a_second_gives_the_provider_no_frame():
 @pytest.mark.parametrize(
     ("images", "high", "said"),
     [
-        ((), False, "shrinks clips to"),
-        ((Image(4000, 4000),), False, "shrinks pictures and clips"),
-        ((Image(100, 100),), False, "shrinks clips to"),
-        ((Image(3000, 3000),), True, "shrinks clips to"),
+        ((), False, "shrinks videos to"),
+        ((Image(4000, 4000),), False, "shrinks images and videos"),
+        ((Image(100, 100),), False, "shrinks videos to"),
+        ((Image(3000, 3000),), True, "shrinks videos to"),
     ],
 )
 def test_the_note_says_what_is_shrunk(images, high, said):
@@ -255,7 +255,7 @@ def test_a_model_that_takes_no_clips_is_not_planned_for_them(capsys):
         capsys, "--model", "qwen3-vl-plus", "--gpu", "h100", "--self-model", "qwen-vl", "--video", "60@2"
     )
     assert code == 2
-    assert "first generation takes pictures only" in err
+    assert "first generation takes images only" in err
 
 
 def test_clips_are_parsed_with_one_size():

@@ -240,7 +240,7 @@ def test_json_has_the_fixed_names():
 
 
 def test_a_contradiction_is_an_error_not_a_verdict():
-    with pytest.raises(PlanError, match="pictures only"):
+    with pytest.raises(PlanError, match="images only"):
         fit(replace(ask("Qwen-VL"), workload=Workload(videos=(Video(10),))))
 
 

@@ -209,7 +209,7 @@ def test_versions_that_break_the_generation_are_refused_with_the_way_out():
 
 
 def test_a_version_older_than_the_model_names_the_first_that_knows_it():
-    with pytest.raises(PlanError, match=r"does not know Qwen3-VL-8B-Instruct; it needs 0.11.0"):
+    with pytest.raises(PlanError, match=r"does not know Qwen3-VL-8B-Instruct, which needs 0.11.0"):
         launch("qwen3-vl-8b", engine="vllm@0.10.2")
 
 
@@ -329,7 +329,7 @@ def test_versions_that_can_not_restrict_addresses_warn():
     [
         ({"media_domains": ("https://a.org/x",)}, "no URL"),
         ({"media_domains": ("",)}, "media domain ''"),
-        ({"media_path": "pictures"}, "absolute"),
+        ({"media_path": "images"}, "absolute"),
         ({"media_path": "/"}, "read the machine's files"),
         ({"port": 0}, "port 0"),
         ({"port": 70_000}, "port 70000"),

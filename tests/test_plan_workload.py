@@ -49,7 +49,7 @@ def test_first_generation_pictures_are_always_256_tokens_of_1024_patches():
 
 
 def test_first_generation_refuses_clips():
-    with pytest.raises(PlanError, match="pictures only"):
+    with pytest.raises(PlanError, match="images only"):
         media_of(MODELS["Qwen-VL"], Workload(videos=(Video(10),)))
 
 
@@ -108,9 +108,9 @@ def test_a_larger_pixel_limit_never_means_fewer_tokens_than_half(width, height, 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Image(0, 10), "picture width is 0"),
-        (lambda: Image(10, -1), "picture height is -1"),
-        (lambda: Image(10, 10, 0), "number of pictures is 0"),
+        (lambda: Image(0, 10), "image width is 0"),
+        (lambda: Image(10, -1), "image height is -1"),
+        (lambda: Image(10, 10, 0), "number of images is 0"),
         (lambda: Image(40000, 25000), "1,000,000,000 pixels"),
         (lambda: Video(-1), "-1 s"),
         (lambda: Video(float("nan")), "nan s"),
@@ -131,7 +131,7 @@ def test_impossible_numbers_are_named_and_refused(make, words):
 
 
 def test_a_pixel_limit_beyond_the_context_is_refused_with_both_numbers():
-    with pytest.raises(PlanError, match=r"127,551 tokens a picture, the model's context is 32,768"):
+    with pytest.raises(PlanError, match=r"127,551 tokens an image, the model's context is 32,768"):
         tokens(MODELS["Qwen2-VL-2B"], Image(100, 100), max_pixels=100_000_000)
 
 

@@ -1,4 +1,4 @@
-"""What picture traffic costs: a hosted API, rented GPUs, owned GPUs, and where one overtakes the other.
+"""What image traffic costs: a hosted API, rented GPUs, owned GPUs, and where one overtakes the other.
 
 Arithmetic over dated prices (`catalog.prices`) and a rate of requests that the caller got from `plan.speed`
 or measured. It knows nothing of models, memory or how fast anything is.
@@ -39,7 +39,7 @@ def _between(name: str, value: float, low: float, high: float, unit: str = "") -
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """One month of equal requests. Tokens are of text; pictures are counted by each provider's own rule.
+    """One month of equal requests. Tokens are of text; images are counted by each provider's own rule.
 
     `cache_hit` is the share of input tokens that the provider reads from its cache, `batch` the share of
     requests that can wait for the batch service. Batched requests get no cache price (Model Studio's rule).
@@ -62,7 +62,7 @@ class Traffic:
         _between("batch", self.batch, 0, 1, "(a share)")
         if not self.images and not self.videos and not self.prompt_tokens:
             raise PlanError(
-                "a request with no pictures, clips or prompt tokens: give --image, --video or --prompt-tokens"
+                "a request with no images, videos or prompt tokens: give --image, --video or --prompt-tokens"
             )
 
 
@@ -78,7 +78,7 @@ class ImageTokens:
 
 
 def image_tokens(rule: ImageRule, image: Image, high_resolution: bool = False) -> ImageTokens:
-    """Tokens of one picture: its size rounded to the rule's squares, within the bound, plus the marks.
+    """Tokens of one image: its size rounded to the rule's squares, within the bound, plus the marks.
 
     Source: Model Studio's rule as `rule.source` gives it; the rounding is the model's smart_resize.
     """
@@ -93,9 +93,9 @@ def image_tokens(rule: ImageRule, image: Image, high_resolution: bool = False) -
 
 
 def video_tokens(rule: ImageRule, video: Video) -> ImageTokens:
-    """Tokens of one clip. `uncut` is every asked-for frame at its own size.
+    """Tokens of one video. `uncut` is every asked-for frame at its own size.
 
-    Raises: PlanError for a clip too short for the provider to take frames from.
+    Raises: PlanError for a video too short for the provider to take frames from.
     Source: the code on Model Studio's page, as `rule.source` gives it; else the open model's processor.
     """
     if rule.video is None:
@@ -119,7 +119,7 @@ def _frames_wanted(video: Video) -> float:
     frames = min(seconds * video.fps, seconds * SOURCE_FPS)
     if frames <= 0:
         raise PlanError(
-            f"a clip of {video.seconds:g} s at {video.fps:g} frames a second gives the provider no frame: "
+            f"a video of {video.seconds:g} s at {video.fps:g} frames a second gives the provider no frame: "
             "it counts whole seconds, send 1 s or more"
         )
     return frames
@@ -129,7 +129,7 @@ def _clip_tokens(rule: ImageRule, bounds: VideoRule, video: Video, count: int) -
     square = rule.factor**2
     low = bounds.min_tokens * square
     share = bounds.total_tokens * square * 2 / count
-    # never so small that the minimum could not be met, so a very long clip may exceed the total
+    # never so small that the minimum could not be met, so a very long video may exceed the total
     limits = PixelLimits(
         low, max(int(min(bounds.max_tokens * square, share)), int(low * 1.05)), rule.factor // 2
     )
@@ -166,12 +166,12 @@ def api_bill(traffic: Traffic, price: ApiPrice) -> ApiBill:
     """
     rule = price.image_rule
     seen = [(image_tokens(rule, i, traffic.high_resolution), i.count) for i in traffic.images]
-    clips = [(video_tokens(rule, v), v.count) for v in traffic.videos]
-    pictured, filmed = (sum(t.tokens * n for t, n in kind) for kind in (seen, clips))
-    visual, uncut = pictured + filmed, sum(t.uncut * n for t, n in [*seen, *clips])
+    videos = [(video_tokens(rule, v), v.count) for v in traffic.videos]
+    pictured, filmed = (sum(t.tokens * n for t, n in kind) for kind in (seen, videos))
+    visual, uncut = pictured + filmed, sum(t.uncut * n for t, n in [*seen, *videos])
     total = visual + traffic.prompt_tokens
     if total > price.max_input:
-        of = " and ".join(f"{n:,} of {what}" for n, what in ((pictured, "pictures"), (filmed, "clips")) if n)
+        of = " and ".join(f"{n:,} of {what}" for n, what in ((pictured, "images"), (filmed, "videos")) if n)
         raise CapacityError(
             f"a request has {total:,} input tokens ({of or 'all of text'}), {price.key} takes "
             f"{price.max_input:,}: send less in one request"
@@ -185,7 +185,7 @@ def api_bill(traffic: Traffic, price: ApiPrice) -> ApiBill:
     if uncut > visual:
         switch = ", unless the high-resolution switch is on"
         switch = "" if traffic.high_resolution or not _shrunk(seen) else switch
-        what = " and ".join(w for w, kind in (("pictures", seen), ("clips", clips)) if _shrunk(kind))
+        what = " and ".join(w for w, kind in (("images", seen), ("videos", videos)) if _shrunk(kind))
         notes.append(f"{price.key} shrinks {what} to its bound: {visual:,} tokens of {uncut:,}{switch}")
     cached_price = tier.cached_input
     if traffic.cache_hit and cached_price is None:

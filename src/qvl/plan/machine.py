@@ -197,7 +197,7 @@ def _processor(proc: Path) -> tuple[str, frozenset[str], int]:
 
 
 def usual_workload() -> Workload:
-    """One question about one 1280x720 picture: what a list compares models by."""
+    """One question about one 1280x720 image: what a list compares models by."""
     from qvl.plan.workload import Image, Workload
 
     return Workload(images=(Image(1280, 720),))

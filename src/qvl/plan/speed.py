@@ -47,7 +47,7 @@ class Speed:
     ttft_s: float
     tokens_per_s: float  # of one request while decoding
     total_tokens_per_s: float  # of all requests while decoding
-    requests_per_s: float  # pictures, prompt and answer included
+    requests_per_s: float  # images, prompt and answer included
     limit: str  # the phase that takes most of a request
     note: str = ""  # what the bounds leave out
 
@@ -77,7 +77,7 @@ def speed(setup: Setup) -> Speed | None:
         return None
     note = ""
     if compute_rate(setup) is None:
-        note = f"no arithmetic rate is known for {device.title}: pictures and prompts take longer than this"
+        note = f"no arithmetic rate is known for {device.title}: images and prompts take longer than this"
     vision, prefill = vision_phase(setup), prefill_phase(setup)
     batch, answer = setup.workload.concurrency, setup.workload.answer_tokens
     decode = decode_phase(setup, batch)
@@ -134,10 +134,10 @@ def _bound(
 
 
 def vision_phase(setup: Setup) -> Phase:
-    """The tower over one request's pictures and clips."""
+    """The tower over one request's images and videos."""
     config, media = setup.config, setup.media
     if not media.items:
-        return Phase("vision", 0.0, "none", "no pictures")
+        return Phase("vision", 0.0, "none", "no images")
     v = config.vision
     counts = parameter_counts(config)
     full = len(v.fullatt_block_indexes) if v.window_size else v.depth

@@ -162,10 +162,10 @@ def process_terms(setup: Setup) -> list[Term]:
 
 
 def vision_term(setup: Setup, *, fused_rotary: bool, pixel_bytes: int, batch: int = 1) -> Term:
-    """The tower run over `batch` requests' pictures in one go."""
+    """The tower run over `batch` requests' images in one go."""
     media, v = setup.media, setup.config.vision
     if not media.items:
-        return Term("vision_activations", 0, "no pictures")
+        return Term("vision_activations", 0, "no images")
     patches, segment = media.patches * batch, media.largest_segment
     value = bytes_per_value(setup.precision)
     inside = vision_activation_bytes(

@@ -15,6 +15,7 @@ class VersionProblem(NamedTuple):
     why: str
     instead: str = ""
     is_first: bool = False
+    source: str = ""
 
 
 @cache  # of a model and an engine, whatever the machine and the load
@@ -41,7 +42,7 @@ def version_problem(
     if not dropped.version:
         return VersionProblem(f"{engine} does not serve {name}")
     why = f"{engine} {text or known.version} no longer serves {name}; the last that does is {dropped.version}"
-    return VersionProblem(why, dropped.version)
+    return VersionProblem(why, dropped.version, source=dropped.source.title)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The work to plan for: pictures, clips, words, how many at once; and what it comes to in tokens and patches.
+"""The work to plan for: images, videos, words, how many at once; and what it comes to in tokens and patches.
 
 All sizes come from geometry, so the planner counts the tokens that the processor makes.
 """
@@ -31,7 +31,7 @@ MAX_PICTURE_PIXELS = 178_956_970
 MAX_TOKENS = 100_000_000  # of text in one request: two orders over the longest context there is
 MAX_COUNT = 1_000_000
 MAX_VIDEO_SECONDS = 7 * 24 * 3600
-SOURCE_FPS = 30.0  # clips are taken to be recorded at this rate; only the sampled rate changes the tokens
+SOURCE_FPS = 30.0  # videos are taken to be recorded at this rate; only the sampled rate changes the tokens
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
@@ -41,26 +41,26 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 
 @dataclass(frozen=True)
 class Image:
-    """`count` pictures of this size in one request."""
+    """`count` images of this size in one request."""
 
     width: int
     height: int
     count: int = 1
 
     def __post_init__(self) -> None:
-        _whole("picture width", self.width, 1, MAX_PICTURE_PIXELS)
-        _whole("picture height", self.height, 1, MAX_PICTURE_PIXELS)
-        _whole("number of pictures", self.count, 1, MAX_COUNT)
+        _whole("image width", self.width, 1, MAX_PICTURE_PIXELS)
+        _whole("image height", self.height, 1, MAX_PICTURE_PIXELS)
+        _whole("number of images", self.count, 1, MAX_COUNT)
         if self.width * self.height > MAX_PICTURE_PIXELS:
             raise PlanError(
-                f"a picture of {self.width}x{self.height} has {self.width * self.height:,} pixels; "
+                f"an image of {self.width}x{self.height} has {self.width * self.height:,} pixels; "
                 f"Pillow opens at most {MAX_PICTURE_PIXELS:,}"
             )
 
 
 @dataclass(frozen=True)
 class Video:
-    """`count` clips of `seconds`, sampled at `fps`, recorded at width x height."""
+    """`count` videos of `seconds`, sampled at `fps`, recorded at width x height."""
 
     seconds: float
     fps: float = 2.0
@@ -71,10 +71,10 @@ class Video:
     def __post_init__(self) -> None:
         if not 0 < self.seconds <= MAX_VIDEO_SECONDS:
             raise PlanError(
-                f"a clip of {self.seconds:g} s; it must last from above 0 to {MAX_VIDEO_SECONDS:,} s"
+                f"a video of {self.seconds:g} s; it must last from above 0 to {MAX_VIDEO_SECONDS:,} s"
             )
         if not 0 < self.fps <= 240:
-            raise PlanError(f"a clip sampled at {self.fps:g} fps; it must be above 0 and at most 240")
+            raise PlanError(f"a video sampled at {self.fps:g} fps; it must be above 0 and at most 240")
         Image(self.width, self.height, self.count)
 
 
@@ -106,7 +106,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class MediaItem:
-    """One kind of picture or clip, `count` times. `segment` is the patches of one frame: attention stays in it."""
+    """One kind of image or video, `count` times. `segment` is the patches of one frame: attention stays in it."""
 
     kind: str
     tokens: int
@@ -118,7 +118,7 @@ class MediaItem:
 
 @dataclass(frozen=True)
 class Media:
-    """What the pictures and clips of one request come to."""
+    """What the images and videos of one request come to."""
 
     items: tuple[MediaItem, ...]
 
@@ -157,7 +157,7 @@ class Media:
 def image_limits(config: ModelConfig, workload: Workload) -> PixelLimits:
     """The checkpoint's pixel limits with the workload's own in their place.
 
-    Raises: PlanError where the limits contradict each other or one picture would exceed the context.
+    Raises: PlanError where the limits contradict each other or one image would exceed the context.
     """
     vision = config.vision
     base = QWEN2_IMAGE if vision.patch_size == 14 else QWEN3_IMAGE
@@ -174,14 +174,14 @@ def image_limits(config: ModelConfig, workload: Workload) -> PixelLimits:
     for name, value in (("min_pixels", workload.min_pixels), ("max_pixels", workload.max_pixels)):
         if value is not None and value // token > context:
             raise PlanError(
-                f"{name} {value:,} is {value // token:,} tokens a picture, the model's context is {context:,}: "
+                f"{name} {value:,} is {value // token:,} tokens an image, the model's context is {context:,}: "
                 f"give at most {context * token:,}"
             )
     return PixelLimits(low, high, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
 
 
 def video_limits(config: ModelConfig, workload: Workload, fps: float) -> VideoLimits:
-    """As image_limits, for clips; max_pixels caps a frame where the model's budget is per frame."""
+    """As image_limits, for videos; max_pixels caps a frame where the model's budget is per frame."""
     if config.vision.patch_size == 14:
         limits = default_video_limits()
         if workload.max_pixels is not None:
@@ -192,11 +192,11 @@ def video_limits(config: ModelConfig, workload: Workload, fps: float) -> VideoLi
     return replace(limits, fps=fps)
 
 
-@cache  # of one request's pictures on each model, however many machines are planned
+@cache  # of one request's images on each model, however many machines are planned
 def media_of(config: ModelConfig, workload: Workload) -> Media:
-    """Tokens and patches of one request's pictures and clips.
+    """Tokens and patches of one request's images and videos.
 
-    Raises: PlanError for a clip the generation can't take, or sizes that geometry refuses.
+    Raises: PlanError for a video the generation can't take, or sizes that geometry refuses.
     """
     try:
         images = [_image_item(config, workload, i) for i in workload.images]
@@ -219,12 +219,12 @@ def _image_item(config: ModelConfig, workload: Workload, image: Image) -> MediaI
 
 def _video_item(config: ModelConfig, workload: Workload, video: Video) -> MediaItem:
     if config.family == "qwen_vl":
-        raise PlanError("the first generation takes pictures only: drop the clip or choose Qwen2-VL or later")
+        raise PlanError("the first generation takes images only: drop the video or choose Qwen2-VL or later")
     return clip_item(video, video_limits(config, workload, video.fps))
 
 
 def clip_item(video: Video, limits: VideoLimits) -> MediaItem:
-    """A clip under its generation's limits; from Qwen3-VL on each pair of frames also carries its time in words."""
+    """A video under its generation's limits; from Qwen3-VL on each pair of frames also carries its time in words."""
     total = max(1, round(video.seconds * SOURCE_FPS))
     count = sampled_frame_count(total, SOURCE_FPS, limits)
     size = frame_size(count, video.height, video.width, limits)
@@ -240,7 +240,7 @@ def clip_item(video: Video, limits: VideoLimits) -> MediaItem:
 
 
 def prompt_length(workload: Workload, media: Media) -> int:
-    """Tokens of one prompt: words, pictures, and the marks around them."""
+    """Tokens of one prompt: words, images, and the marks around them."""
     return workload.prompt_tokens + media.visual_tokens + media.extra_tokens
 
 
@@ -261,9 +261,9 @@ def parse_video(text: str) -> Video:
     return Video(float(match[1]), float(match[2]) if match[2] else 2.0)
 
 
-def parse_videos(clips: Iterable[str], size: str) -> tuple[Video, ...]:
-    """The clips of --video, all recorded at the WIDTHxHEIGHT of --video-size."""
+def parse_videos(videos: Iterable[str], size: str) -> tuple[Video, ...]:
+    """The videos of --video, all recorded at the WIDTHxHEIGHT of --video-size."""
     frame = parse_image(size)
     if frame.count != 1:
-        raise PlanError(f"--video-size {size!r} has a count; give --video again for another clip")
-    return tuple(replace(parse_video(c), width=frame.width, height=frame.height) for c in clips)
+        raise PlanError(f"--video-size {size!r} has a count; give --video again for another video")
+    return tuple(replace(parse_video(c), width=frame.width, height=frame.height) for c in videos)

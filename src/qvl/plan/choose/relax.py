@@ -113,7 +113,7 @@ def _droppable(req: Requirement) -> Iterator[_Change]:
         yield drop(f"--min-quality {req.min_quality:g}", frozenset(("quality",)), min_quality=None)
     for need in req.needs:
         kept = tuple(n for n in req.needs if n != need)
-        # without clips llama.cpp may be planned too
+        # without videos llama.cpp may be planned too
         stages = ON_HARDWARE if need == "video" else frozenset[str]()
         yield drop(f"--needs {need}", stages | {"abilities"}, needs=kept)
     if req.languages:

@@ -18,15 +18,15 @@ def _memory(setup: Setup) -> tuple[GpuTerms, ...]:
         f"{LLAMA_CPP_UBATCH} tokens x ({t.vocab_size:,} logits + {t.hidden_size:,}) x 4 B",
     )
     item = media.largest_item
-    vision = Term("vision_activations", 0, "no pictures")
+    vision = Term("vision_activations", 0, "no images")
     if item:
-        # one picture at a time, fp32
+        # one image at a time, fp32
         inside = vision_activation_bytes(
             setup.config, item.patches, item.segment, flash=setup.flash_attention, value=4
         )
         scores = "" if setup.flash_attention else f", {v.num_heads} heads x {item.segment:,}² x 4 B scores"
         vision = Term(
-            "vision_activations", inside, f"{item.patches:,} patches of the largest picture in fp32{scores}"
+            "vision_activations", inside, f"{item.patches:,} patches of the largest image in fp32{scores}"
         )
     # both buffers are reserved for good, so they add up
     extra = [vision] if vision.bytes else []

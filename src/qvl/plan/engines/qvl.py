@@ -21,7 +21,7 @@ def _memory(setup: Setup) -> tuple[GpuTerms, ...]:
     value, batch = bytes_per_value(setup.precision), setup.workload.concurrency
     chunk = min(setup.max_num_batched_tokens, setup.prompt_tokens * batch)
     vocab = setup.config.text.vocab_size
-    # pictures are encoded one request at a time; features wait for prefill in 16 bits
+    # images are encoded one request at a time; features wait for prefill in 16 bits
     features = setup.media.visual_tokens * batch * encoder_bytes_per_token(setup.config, value)
     terms = [
         *weight_terms(setup.config, setup.precision, Shards(), setup.small_rest),

@@ -32,7 +32,7 @@ QWEN3_WORST_VIDEO = 153_600  # tokens, as vLLM's log says at start-up (vllm#2974
 def worst_item_tokens(config: ModelConfig, max_model_len: int) -> int:
     """Visual tokens of the largest item vLLM prepares for when nothing limits it.
 
-    A video of as many largest frames as fit beside one largest picture: 6 x 16,384 = 98,304 for Qwen2.5-VL at
+    A video of as many largest frames as fit beside one largest image: 6 x 16,384 = 98,304 for Qwen2.5-VL at
     128,000, as its log says (Qwen3-VL#983).
     """
     if config.family == "qwen_vl":

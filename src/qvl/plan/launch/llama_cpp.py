@@ -27,7 +27,7 @@ class LlamaCppFlags(FlagWriter):
                 "layers dealt evenly to equal GPUs",
             )
         if setup.flash_attention:
-            self.add("--flash-attn", "on", "without it one large picture takes tens of GiB")
+            self.add("--flash-attn", "on", "without it one large image takes tens of GiB")
         if setup.kv_dtype == "q8_0":
             self.add("--cache-type-k", "q8_0", "as asked")
             self.add("--cache-type-v", "q8_0", "as asked")
@@ -37,7 +37,7 @@ class LlamaCppFlags(FlagWriter):
             least = min(1024, most)
             self.add("--image-max-tokens", most, why)
             self.add(
-                "--image-min-tokens", least, "boxes want about 1,024 tokens a picture (llama.cpp issue 16842)"
+                "--image-min-tokens", least, "boxes want about 1,024 tokens an image (llama.cpp issue 16842)"
             )
         if request.media_path:
             self.add("--media-path", request.media_path, "as asked: requests may name files in it")

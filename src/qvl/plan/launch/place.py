@@ -22,34 +22,22 @@ if TYPE_CHECKING:
 NEAR_BEST = 0.7
 
 
-def _fit_request(
-    request: LaunchRequest,
-    engine: Engine,
-    version: str,
-    precision: str,
-    shards: Shards,
-    gpus: int,
-    replicas: int,
+def _one_copy(
+    request: LaunchRequest, version: str, precision: str, shards: Shards, gpus: int, replicas: int
 ) -> FitRequest:
     from qvl.catalog.devices import Hardware
 
     at_once = ceil(request.workload.concurrency / replicas)
-    record = ENGINES[engine.name]
-    planned = record.planned_as or engine.name
-    if record.tensor_parallel and version:
-        planned += f"@{version}"
-    return FitRequest(
-        config=request.config,
-        model=request.model,
+    record = ENGINES[request.engine.strip().lower().partition("@")[0]]
+    engine = record.planned_as or record.name
+    return replace(
+        request,
         name=request.model.name if request.model else "",
         workload=replace(request.workload, concurrency=at_once),
-        engine=planned,
+        engine=f"{engine}@{version}" if record.tensor_parallel and version else engine,
         precision=precision,
         hardware=Hardware(request.hardware.device, gpus),
-        kv_dtype=request.kv_dtype,
-        gpu_memory_utilization=request.gpu_memory_utilization,
         max_num_seqs=max(8, at_once),
-        enforce_eager=request.enforce_eager,
         expert_parallel=shards.expert_parallel,
         vision=shards.vision,
     )
@@ -67,7 +55,7 @@ def place(request: LaunchRequest, engine: Engine, version: str, precision: str) 
     count, forced = request.hardware.count, request.tensor_parallel_size
 
     def planned(shards: Shards, gpus: int, replicas: int) -> FitRequest:
-        return _fit_request(request, engine, version, precision, shards, gpus, replicas)
+        return _one_copy(request, version, precision, shards, gpus, replicas)
 
     def accept(asked: FitRequest) -> FitResult:
         result = evaluate(asked)

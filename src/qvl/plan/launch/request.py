@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qvl.catalog.config import ModelConfig
 from qvl.catalog.engines import Engine
 from qvl.errors import PlanError
+from qvl.plan.request import FitRequest
 from qvl.plan.workload import Workload
 
 if TYPE_CHECKING:
     from qvl.catalog.devices import Hardware
-    from qvl.catalog.models import Checkpoint, Model
+    from qvl.catalog.models import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,21 @@ class Variable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaunchRequest:
-    """`model` and `checkpoint` as catalog.models.resolve gives them; `config` is the shape to plan with."""
+class LaunchRequest(FitRequest):
+    """A plan to start, and how the server is reached. `checkpoint` as catalog.models.resolve gives it."""
 
-    config: ModelConfig
     hardware: Hardware
-    model: Model | None = None  # None: a config file of the user's own, then `source` is needed
     checkpoint: Checkpoint | None = None
-    source: str = ""  # folder or hub id to load instead of the published weights
-    engine: str = "vllm"
-    precision: str = ""
-    workload: Workload = field(default_factory=Workload)
+    source: str = ""  # folder or hub id to load instead of the published weights; needed without a model
     tensor_parallel_size: int | None = None
-    expert_parallel: bool = False
     max_model_len: int | None = None
-    gpu_memory_utilization: float = 0.9
-    kv_dtype: str = "auto"
-    enforce_eager: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
     media_domains: tuple[str, ...] = ()
     media_path: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.port <= 65535:
             raise PlanError(f"port {self.port}: it must be from 1 to 65535")
         if self.tensor_parallel_size is not None and self.tensor_parallel_size < 1:
@@ -86,7 +78,7 @@ class LaunchRequest:
         if self.media_path in ("/", "/root", "/etc", "/home"):
             raise PlanError(
                 f"media path {self.media_path!r} would let any request read the machine's files: give a folder "
-                "that holds pictures only"
+                "that holds images only"
             )
 
 

@@ -91,7 +91,7 @@ class VllmFlags(FlagWriter):
             self.add(
                 "--hf-overrides",
                 compact({"architectures": ["QwenVLForConditionalGeneration"]}),
-                "its config names the text class, which would ignore pictures",
+                "its config names the text class, which would ignore images",
             )
             self.warnings.append(
                 "--trust-remote-code runs code from the model's repository: pin a revision you read"
@@ -114,16 +114,16 @@ class VllmFlags(FlagWriter):
         work = self.request.workload
         if self.text_only:
             if self.has("--language-model-only"):
-                self.add("--language-model-only", None, "no pictures are planned: the tower is not loaded")
+                self.add("--language-model-only", None, "no images are planned: the tower is not loaded")
             else:
                 self.add(
                     "--limit-mm-per-prompt",
                     self._limit(),
-                    "no pictures are planned: nothing is reserved for them",
+                    "no images are planned: nothing is reserved for them",
                 )
             return
         sized = self.has("limit sizes")
-        why = f"{self.num_images} picture(s) and {self.num_videos} clip(s) a request; profiling reserves for that"
+        why = f"{self.num_images} image(s) and {self.num_videos} video(s) a request; profiling reserves for that"
         why += " at the planned sizes" if sized else ", though at the largest size the processor may yield"
         why += ", not for the worst case" if sized else ""
         self.add("--limit-mm-per-prompt", self._limit(), why)
@@ -142,7 +142,7 @@ class VllmFlags(FlagWriter):
             elif work.videos:
                 sizes = {}
                 self.warnings.append(
-                    f"vLLM {self.version} has one size for pictures and clips: no cap on pictures is set, keep them "
+                    f"vLLM {self.version} has one size for images and videos: no cap on images is set, keep them "
                     "to the planned size before sending"
                 )
         if sizes and self.request.config.family != "qwen_vl":
@@ -151,7 +151,7 @@ class VllmFlags(FlagWriter):
             self.add(
                 "--media-io-kwargs",
                 compact({"video": {"num_frames": self.frames}}),
-                f"the plan's {self.frames} frames a clip; vLLM's own default is 32 however long it is",
+                f"the plan's {self.frames} frames a video; vLLM's own default is 32 however long it is",
             )
 
     def _limit(self) -> str:
@@ -164,12 +164,12 @@ class VllmFlags(FlagWriter):
             if image:
                 value["image"] = {"count": counts["image"], "width": image.width, "height": image.height}
             if work.videos:
-                clip = max(work.videos, key=lambda v: v.width * v.height)
+                video = max(work.videos, key=lambda v: v.width * v.height)
                 value["video"] = {
                     "count": counts["video"],
                     "num_frames": self.frames,
-                    "width": clip.width,
-                    "height": clip.height,
+                    "width": video.width,
+                    "height": video.height,
                 }
         return compact(value)
 
@@ -200,7 +200,7 @@ class VllmFlags(FlagWriter):
             self.add(
                 "--allowed-media-domains",
                 NO_HOST,
-                "no address is fetched (SSRF): send pictures inside the request. An empty list would allow all",
+                "no address is fetched (SSRF): send images inside the request. An empty list would allow all",
             )
         self.environment.append(
             Variable("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0", "a redirect would lead around the list of hosts")

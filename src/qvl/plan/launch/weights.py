@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qvl.catalog.engines import Engine, parse_version
-from qvl.catalog.models import Checkpoint, first_version, regressions_of
+from qvl.catalog.models import Checkpoint, regressions_of
 from qvl.catalog.precisions import PRECISIONS
 from qvl.errors import PlanError
 from qvl.plan.engines import ENGINES
 from qvl.plan.launch.request import LaunchRequest
+from qvl.plan.versions import version_problem
 
 # regressions that only touch some checkpoints, or that a warning is enough for, by their thread
 _WARN_ONLY = ("vllm 38459",)
@@ -30,23 +31,14 @@ class Weights:
 
 def check_version(request: LaunchRequest, engine: Engine, version: str) -> None:
     """Refuses versions that do not know this generation yet, or no longer."""
-    family = request.config.family
+    family, numbers = request.config.family, parse_version(version) if version else ()
     name = request.model.name if request.model else family
-    dropped = engine.dropped(family, version)
-    if dropped and dropped.version:
-        raise PlanError(
-            f"{engine.name} {version or 'today'} no longer serves {name}; the last that does is "
-            f"{dropped.version} ({dropped.source.title}): --engine {engine.name}@{dropped.version}"
-        )
-    if dropped:
-        raise PlanError(f"{engine.name} does not serve {name}: use --engine vllm@0.23.0 or --engine qvl")
-    # a config of one's own needs what the models of its family need
-    first = first_version(request.model or family, engine.name)
-    if version and first and parse_version(version) < parse_version(first):
-        raise PlanError(
-            f"{engine.name} {version} does not know {name}; it needs {first} or later: "
-            f"--engine {engine.name}@{first}"
-        )
+    problem = version_problem(engine.name, numbers, request.model, name, family)
+    if problem and problem.instead:
+        more = " or later" if problem.is_first else f" ({problem.source})"
+        raise PlanError(f"{problem.why}{more}: --engine {engine.name}@{problem.instead}")
+    if problem:
+        raise PlanError(f"{problem.why}: use --engine vllm@0.23.0 or --engine qvl")
 
 
 def regression_warnings(
@@ -117,7 +109,7 @@ def weights_for(request: LaunchRequest, engine: Engine) -> Weights:
     if asked and chosen.precision != asked:
         notes.append(f"{asked} is published as {chosen.precision}: {chosen.hub_id}")
     if not chosen.official:
-        notes.append(f"{chosen.hub_id} is not Qwen's own: check it on your pictures")
+        notes.append(f"{chosen.hub_id} is not Qwen's own: check it on your images")
     if not chosen.verified:
         warnings.append(f"that {chosen.hub_id} exists was not confirmed here")
     precision = "fp16" if asked == "fp16" else chosen.precision

@@ -78,7 +78,7 @@ class FlagWriter(ABC):
 
     @property
     def frames(self) -> int:
-        """Most frames that a planned clip is sampled to."""
+        """Most frames that a planned video is sampled to."""
         vision = self.request.config.vision
         counts = [i.patches // i.segment for i in self.setup.media.items if i.kind == "video"]
         return max(counts, default=0) * vision.temporal_patch_size
@@ -89,7 +89,7 @@ class FlagWriter(ABC):
         need = setup.context_tokens
         parts = f"{self.request.workload.prompt_tokens:,} tokens of text"
         if setup.media.visual_tokens:
-            parts += f" + {setup.media.visual_tokens + setup.media.extra_tokens:,} of pictures or clips"
+            parts += f" + {setup.media.visual_tokens + setup.media.extra_tokens:,} of images or videos"
         parts += f" + {self.request.workload.answer_tokens:,} answer = {need:,}"
         if self.request.max_model_len is not None:
             if not need <= self.request.max_model_len <= most:
@@ -104,7 +104,7 @@ class FlagWriter(ABC):
         return chosen, f"{parts}, rounded up to 1,024"
 
     def pixel_cap(self) -> tuple[int | None, int | None, str]:
-        """(min, max) pixels of one picture, and why there is a cap."""
+        """(min, max) pixels of one image, and why there is a cap."""
         work = self.request.workload
         if self.request.config.family == "qwen_vl" or not work.images:
             return work.min_pixels, work.max_pixels, "as asked"
@@ -112,7 +112,7 @@ class FlagWriter(ABC):
             return (
                 work.min_pixels,
                 work.max_pixels,
-                f"as asked: at most {self.tokens_of(work.max_pixels):,} tokens a picture",
+                f"as asked: at most {self.tokens_of(work.max_pixels):,} tokens an image",
             )
         limits = image_limits(self.request.config, work)
         seen = [smart_resize(i.height, i.width, limits) for i in work.images]
@@ -120,7 +120,7 @@ class FlagWriter(ABC):
         return (
             work.min_pixels,
             most,
-            f"the largest planned picture, {self.tokens_of(most):,} tokens: a larger one is shrunk to it, instead of "
+            f"the largest planned image, {self.tokens_of(most):,} tokens: a larger one is shrunk to it, instead of "
             "exhausting memory that the plan did not count",
         )
 
