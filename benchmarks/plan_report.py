@@ -95,7 +95,7 @@ class TrainingRow:
 def training_rows() -> list[TrainingRow]:
     """Readings of GPU memory in ms-swift's example scripts, with the settings those scripts give.
 
-    Lengths: the cut-off of 2,048 where the script has it; with longer cut-offs, the pictures of the data set that
+    Lengths: the cut-off of 2,048 where the script has it; with longer cut-offs, the images of the data set that
     the script names (COCO and RLAIF-V: 640x480 and 128 tokens of text; VideoChatGPT: 12 frames of 50,176 pixels,
     128 tokens of text).
     """
@@ -121,7 +121,7 @@ def training_rows() -> list[TrainingRow]:
 
     def video(what: str, gib: float, language: bool, vision: bool, word: str = "") -> TrainingRow:
         return row(
-            f"full with tower, ZeRO 3, clips, checkpointing {what}", gib, seven, "train-full", 4, clips, word,
+            f"full with tower, ZeRO 3, videos, checkpointing {what}", gib, seven, "train-full", 4, clips, word,
             train_vision=True, sharding="zero3", fused_loss=True, fused_kernels=True,
             checkpoint_language=language, checkpoint_vision=vision,
         )  # fmt: skip
@@ -192,7 +192,7 @@ GUIDE_FINE_TUNE = (
     ("Qwen2.5-VL-32B-Instruct", 80),
     ("Qwen2.5-VL-72B-Instruct", 320),
 )
-# "least": one 1280x720 picture and a short answer in today's transformers; "comfortable": eight requests at once,
+# "least": one 1280x720 image and a short answer in today's transformers; "comfortable": eight requests at once,
 # each a page at 150 dpi, in vLLM at 90% of the card
 LEAST = Workload(images=(Image(1280, 720),), prompt_tokens=256, answer_tokens=256)
 COMFORTABLE = Workload(images=(Image(1240, 1754),), prompt_tokens=512, answer_tokens=512, concurrency=8)
@@ -216,7 +216,7 @@ def guide_word(row: GuideRow) -> str:
         rest = row.guide_min - weights
         low = f"the minimum can't be right: weights of {weights:.1f} GiB leave {rest:.1f} for all else"
     elif least > 0.95 * row.guide_min:
-        low = f"the minimum leaves {row.guide_min - least:.1f} GiB: one small picture, no more"
+        low = f"the minimum leaves {row.guide_min - least:.1f} GiB: one small image, no more"
     else:
         low = "the minimum holds"
     short = comfortable - row.guide_recommended

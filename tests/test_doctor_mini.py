@@ -31,7 +31,7 @@ def statuses(backend, names, standard=None, seed=0):
     ("fault", "probe"),
     [
         ("wrong window mask", "same-strips"),
-        ("swapped pictures", "same-order"),
+        ("swapped images", "same-order"),
         ("ignored max_pixels", "max-pixels"),
         ("boxes in the wrong space (sides exchanged)", "same-strips"),
         ("lost system prompt", "system-prompt"),
@@ -41,9 +41,9 @@ def statuses(backend, names, standard=None, seed=0):
         ("int4 weights with wrong zero points", "same-words"),
         ("stop strings ignored", "stop"),
         ("streaming drops a piece", "stream"),
-        ("prefix cache blind to pictures", "picture-seen"),
+        ("prefix cache blind to images", "picture-seen"),
         ("M-RoPE lost", "layout"),
-        ("second half of clips cut", "clip-frames"),
+        ("second half of videos cut", "clip-frames"),
     ],
 )
 def test_a_planted_fault_is_found_and_the_same_probe_passes_without_it(fault, probe, reference):
