@@ -111,6 +111,16 @@ def quantisation(**changes: Any) -> Change:
     return apply
 
 
+def tower(**changes: Any) -> Change:
+    def apply(folder: Path) -> None:
+        path = folder / "config.json"
+        found = json.loads(path.read_text())
+        found["visual"] |= changes
+        path.write_text(json.dumps(found))
+
+    return apply
+
+
 def absent(file: str) -> Change:
     return lambda folder: (folder / file).unlink()
 
@@ -262,6 +272,9 @@ FAULTS: list[tuple[str, str, Change, bool]] = [
     ("unknown family", "plain", settings(model_type="qwen9_vl"), True),
     ("another width", "plain", settings(hidden_size=64), True),
     ("more layers", "plain", settings(num_hidden_layers=3), True),
+    ("queries that are no square", "first", tower(n_queries=15), True),
+    ("patches larger than the image", "first", tower(image_size=8), True),
+    ("an adapter of half a head", "first", tower(output_dim=192), True),
     ("a dtype that no network has", "plain", settings(torch_dtype="float64"), True),
     ("end token of letters", "plain", settings(eos_token_id="end"), True),
     *((f"{key} of a word", "plain", settings(**{key: 5}), True) for key in IDS),

@@ -24,14 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
-from qvl.errors import ConfigError, MediaError
+from qvl.catalog.generations.qwen_vl import ADAPTER_HEAD_DIM
+from qvl.errors import MediaError
 from qvl.models.attention import Attend, Segments
 from qvl.models.base import VisionLanguageModel
 from qvl.models.layers import RMSNorm, apply_rope, embedding
 from qvl.models.linear import Linear, product
 from qvl.models.vision import GridTHW, check_patches
 
-ADAPTER_HEAD_DIM = 128  # the adapter's heads are out_hidden_size / 128, whatever the tower has
 NORM_EPS = 1e-6
 
 
@@ -158,13 +158,6 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config = config
         self.side = config.image_size // config.patch_size
-        for name, count in (("patches", self.side**2), ("queries", config.num_queries)):
-            if math.isqrt(count) ** 2 != count or not count:
-                raise ConfigError(f"{count} {name} of an image are no square")
-        if config.out_hidden_size % ADAPTER_HEAD_DIM:
-            raise ConfigError(
-                f"output_dim {config.out_hidden_size} is no multiple of {ADAPTER_HEAD_DIM}, the width of a head"
-            )
         width, out = config.hidden_size, config.out_hidden_size
         self.conv1 = nn.Conv2d(config.in_channels, width, config.patch_size, config.patch_size, bias=False)
         self.positional_embedding = nn.Parameter(torch.zeros(config.num_position_embeddings, width))

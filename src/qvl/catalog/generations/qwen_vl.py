@@ -6,6 +6,7 @@ Sources: the remote-code configuration and network of the published checkpoints.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 from qvl.catalog.generations.generation import (
@@ -23,6 +24,8 @@ from qvl.catalog.generations.tensors import TableWriter, TensorKind, TensorTable
 from qvl.catalog.generations.writing import plain, ratio
 from qvl.errors import ConfigError
 from qvl.geometry import Size
+
+ADAPTER_HEAD_DIM = 128  # the adapter's heads are out_hidden_size / 128, whatever the tower has
 
 _IGNORABLE = COMMON_IGNORABLE | frozenset(
     """attn_dropout_prob emb_dropout_prob bf16 fp16 fp32 onnx_safe rotary_pct scale_attn_weights
@@ -74,6 +77,15 @@ def _read(generation: Generation, raw: Mapping[str, Any], where: str) -> ModelCo
     v.require(
         vision.out_hidden_size == text.hidden_size,
         f"the tower gives features of {vision.out_hidden_size}, the text model takes {text.hidden_size}",
+    )
+    v.require(vision.image_size >= vision.patch_size, f"image_size {vision.image_size} holds no patch")
+    v.require(
+        isqrt(vision.num_queries) ** 2 == vision.num_queries,
+        f"{vision.num_queries} queries of an image are no square",
+    )
+    v.require(
+        vision.out_hidden_size % ADAPTER_HEAD_DIM == 0,
+        f"output_dim {vision.out_hidden_size} is no multiple of {ADAPTER_HEAD_DIM}, the width of a head",
     )
     v.done()
     # qwen.tiktoken has no room for special tokens: the code numbers them, and config.json says where <img> is.
