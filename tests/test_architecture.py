@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "qvl"
 # Rooms in one inner list stand side by side and may not see each other's right neighbours.
 ORDER = [
-    "moved", "errors", "units", "geometry", "catalog", "inputs", "plan", "outputs", "synth", "checkpoint",
+    "moved", "errors", "units", "records", "geometry", "catalog", "inputs", "plan", "outputs", "synth", "checkpoint",
     "models", "engine", "quantize", "tune", "backends", "tasks", "evaluate", "doctor", "audit", "serve", "cli",
 ]  # fmt: skip
 NO_TORCH = set(ORDER[: ORDER.index("models")]) | {"tasks", "evaluate", "doctor", "audit", "serve", "cli"}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl.cli.ask import showable, split_words
 from qvl.cli.main import main
+from qvl.cli.media import split_words
+from qvl.cli.show import terminal_safe
 from qvl.errors import PromptError
 
 
@@ -140,4 +141,4 @@ def test_the_last_word_is_the_question():
 
 
 def test_an_answer_cannot_steer_the_terminal():
-    assert showable("a\x1b[2Jb\x9bc\r\nd\te\u3000é한") == "a�[2Jb�c�\nd\te\u3000é한"
+    assert terminal_safe("a\x1b[2Jb\x9bc\r\nd\te\u3000é한") == "a�[2Jb�c�\nd\te\u3000é한"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import qvl
 from qvl.cli.main import main
 from qvl.synth import TEST_SEEDS, Clip, make
+from qvl.tasks import open as door
 
 
 def test_drawing_writes_each_picture_and_one_line_about_it(tmp_path, capsys):
@@ -97,7 +97,7 @@ class Oracle:
 def test_score_prints_share_and_interval_per_kind(monkeypatch, capsys):
     seeds = TEST_SEEDS[:20]
     model = Oracle(["read", "count"], seeds)
-    monkeypatch.setattr(qvl, "load", lambda source: model, raising=False)
+    monkeypatch.setattr(door, "open_backend", lambda source, **_: model)
     assert main(["synth", "--score", "any", "--kind", "read", "--kind", "count", "-n", "20", "--json"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
@@ -109,7 +109,7 @@ def test_score_prints_share_and_interval_per_kind(monkeypatch, capsys):
 
 def test_score_table_says_what_right_means(monkeypatch, capsys):
     model = Oracle(["find"], range(40, 44))
-    monkeypatch.setattr(qvl, "load", lambda source: model, raising=False)
+    monkeypatch.setattr(door, "open_backend", lambda source, **_: model)
     assert main(["synth", "--score", "any", "--kind", "find", "-n", "4", "--seed0", "40"]) == 0
     out = capsys.readouterr().out
     assert "IoU >= 0.5" in out

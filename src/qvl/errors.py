@@ -36,6 +36,10 @@ class CapacityError(QvlError):
     """Something that doesn't fit into memory or context; carries both numbers in its text."""
 
 
+class SpendError(CapacityError):
+    """A call that isn't made, as it could cost more than the user's limit leaves."""
+
+
 class OutputError(QvlError):
     """Model output that can't be mapped for want of information (never for being malformed)."""
 

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 
 from qvl.catalog.prices import ApiPrice, PriceBook, Tier
-from qvl.errors import CapacityError, PlanError
+from qvl.errors import PlanError, SpendError
 
 MILLION = 1_000_000
 _AMOUNT = re.compile(r"\s*([$¥]?)\s*(\d{1,12}(?:\.\d{1,12})?)\s*([A-Za-z]{3}|)\s*\Z")
@@ -79,7 +79,7 @@ class Meter:
             return Cost(self._spent, self.price.currency, f"{self.price.key}, {self.price.cite()}")
 
     def hold(self, input_tokens: int, output_tokens: int) -> Hold:
-        """Sets aside what a call of at most so many tokens can cost. Raises: CapacityError when the limit forbids it.
+        """Sets aside what a call of at most so many tokens can cost. Raises: SpendError when the limit forbids it.
 
         Without a limit nothing is refused.
         """
@@ -97,14 +97,14 @@ class Meter:
         currency, asked = self.price.currency, f"up to {input_tokens:,} + {output_tokens:,} tokens"
         if worst is None:
             top = self.price.tiers[-1].up_to
-            raise CapacityError(
+            raise SpendError(
                 f"the price list of {self.price.key} ends at {top:,} input tokens and this call may have "
                 f"{input_tokens:,}: send less, or leave out --max-spend"
             )
         together = self._spent + self._held + worst.amount
         if together > self.limit:
             under_way = f", {self._held:.4f} held by calls under way" if self._held else ""
-            raise CapacityError(
+            raise SpendError(
                 f"this call could cost {worst.amount:.4f} {currency} ({asked}); {self._spent:.4f} spent{under_way}, "
                 f"--max-spend is {self.limit:.4f} {currency}: raise it, lower --max-new-tokens, or send less"
             )

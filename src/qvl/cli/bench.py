@@ -2,79 +2,97 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import httpx
 import typer
 
-if TYPE_CHECKING:
-    import httpx
-
-    from qvl.evaluate.load_requests import Workload
-    from qvl.evaluate.load_test import Arrivals, LoadResult, Outcome
+from qvl.backends.endpoint import base_url, is_model_studio, read_key
+from qvl.cli.options import JsonOption, KeyOption, command
+from qvl.cli.tables import console, print_json, table
+from qvl.errors import nearest
+from qvl.evaluate.load_plot import check_plot, save_plot
+from qvl.evaluate.load_requests import LoadError, Workload, parse_size, request_bodies
+from qvl.evaluate.load_test import Arrivals, LoadResult, Outcome, put_under_load, summary
 
 KINDS = ("serve",)
 
 
+@dataclass(frozen=True)
+class RequestOptions:
+    """What each request holds."""
+
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The size of each request's image (repeatable, to draw from; default: no image).",
+            metavar="WxH",
+        ),
+    ] = None
+    prompt_tokens: Annotated[int, typer.Option(help="Words of text in each request, about a token each.")] = (
+        32
+    )
+    answer_tokens: Annotated[int, typer.Option(help="The longest answer in tokens.")] = 64
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Make all answers that long; qvl and vLLM can do it.")
+    ] = False
+    requests: Annotated[int, typer.Option("-n", "--requests", help="How many requests are measured.")] = 100
+    repeat_pictures: Annotated[
+        bool, typer.Option("--repeat-pictures", help="Send the same image of a size again and again.")
+    ] = False
+    seed: Annotated[int, typer.Option(help="The seed of sizes, words, images and arrival times.")] = 0
+
+    def workload(self) -> Workload:
+        return Workload(
+            num_requests=self.requests,
+            images=tuple(parse_size(size) for size in self.image or ()),
+            prompt_tokens=self.prompt_tokens,
+            answer_tokens=self.answer_tokens,
+            ignore_eos=self.ignore_eos,
+            repeat_pictures=self.repeat_pictures,
+            seed=self.seed,
+        )
+
+
+@command
 def run(
     kind: Annotated[str, typer.Argument(help="What to measure: serve, an endpoint.", metavar="serve")],
     url: Annotated[str, typer.Argument(help="The endpoint, such as http://127.0.0.1:8000.")],
+    asked: RequestOptions,
     model: Annotated[
-        str | None, typer.Option(help="Its name there; the only one served if left out.")
+        str | None, typer.Option(help="The model's name there (default: the only one served).")
     ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(help="Size of each request's picture; again for several to draw from.", metavar="WxH"),
-    ] = None,
-    prompt_tokens: Annotated[
-        int, typer.Option(help="Words of text in each request, about a token each.")
-    ] = 32,
-    answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="All answers that long; qvl and vLLM know how.")
-    ] = False,
-    requests: Annotated[int, typer.Option("-n", "--requests", help="How many.")] = 100,
-    warmup: Annotated[int, typer.Option(help="Requests before, one by one, that don't count.", min=0)] = 1,
+    warmup: Annotated[
+        int, typer.Option(help="Requests sent before, one by one, that don't count.", min=0)
+    ] = 1,
     concurrency: Annotated[
-        int | None, typer.Option(help="Requests under way at most: 8; no limit with --rate.")
+        int | None, typer.Option(help="Most requests under way (default: 8; no limit with --rate).")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Requests a second on average, at random times (Poisson).")
+        float | None,
+        typer.Option(
+            help="Requests a second on average, at random (Poisson) times (default: as soon as one may)."
+        ),
     ] = None,
-    repeat_pictures: Annotated[
-        bool, typer.Option("--repeat-pictures", help="The same picture of a size again and again.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of sizes, words, pictures and arrival times.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds for one request.", min=0.001)] = 300.0,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the key; OPENAI_API_KEY.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write the distributions to this picture.")] = None,
+    timeout: Annotated[
+        float, typer.Option(help="The longest wait for one request, in seconds.", min=0.001)
+    ] = 300.0,
+    api_key_env: KeyOption = None,
+    as_json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the distributions into this file.")] = None,
 ) -> int:
     """Put an OpenAI-compatible endpoint under load: latencies, throughput, errors. Ctrl-C shows what there is."""
-    import asyncio
-
-    from qvl.errors import nearest
-    from qvl.evaluate.load_plot import check_plot, save_plot
-    from qvl.evaluate.load_requests import LoadError, Workload, parse_size
-    from qvl.evaluate.load_test import Arrivals
-
     if kind not in KINDS:
         raise LoadError(f"no benchmark {kind!r}; {nearest(kind, KINDS)}")
-    workload = Workload(
-        num_requests=requests,
-        images=tuple(parse_size(size) for size in image or ()),
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-        ignore_eos=ignore_eos,
-        repeat_pictures=repeat_pictures,
-        seed=seed,
-    )
+    workload = asked.workload()
     limit = 8 if concurrency is None and rate is None else concurrency
-    arrivals = Arrivals(concurrency=limit, rate=rate, seed=seed)
+    arrivals = Arrivals(concurrency=limit, rate=rate, seed=asked.seed)
     if warmup < 0:
         raise LoadError(f"--warmup {warmup}: needs at least 0")
     if plot is not None:
@@ -83,8 +101,6 @@ def run(
     if plot is not None:
         save_plot(result, plot)
     if as_json:
-        from qvl.cli.tables import print_json
-
         print_json(result.as_dict())
     else:
         _print(result)
@@ -102,14 +118,6 @@ async def _measure(
     timeout_s: float,
     api_key_env: str | None,
 ) -> LoadResult:
-    import dataclasses
-
-    import httpx
-
-    from qvl.backends.endpoint import base_url, is_model_studio, read_key
-    from qvl.evaluate.load_requests import LoadError, request_bodies
-    from qvl.evaluate.load_test import LoadResult, put_under_load
-
     base = base_url(url)
     key = read_key(api_key_env, is_model_studio(base))
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -150,10 +158,6 @@ async def _measure(
 
 
 async def _only_model(client: httpx.AsyncClient, base: str) -> str:
-    import httpx
-
-    from qvl.evaluate.load_requests import LoadError
-
     try:
         reply = await client.get(f"{base}/models")
         names = [str(entry["id"]) for entry in reply.json()["data"]]
@@ -182,9 +186,6 @@ def _progress(planned: int) -> Callable[[Outcome], None]:
 
 
 def _print(result: LoadResult) -> None:
-    from qvl.cli.tables import console, table
-    from qvl.evaluate.load_test import summary
-
     out = console()
     workload, arrivals = result.details["workload"], result.details["arrivals"]
     pictures = " or ".join(workload["images"]) or "none"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
-from qvl.cli.ask import WeightsOption
+from qvl.backends.answer import media_item
+from qvl.cli.media import is_media_name
+from qvl.cli.options import AnswerOptions, SourceOptions, command
+from qvl.cli.show import cut_note, terminal_safe
+from qvl.errors import PromptError, QvlError, nearest
+from qvl.units import format_seconds
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from qvl.tasks.model import Model
 
 HELP = """\
@@ -23,42 +29,24 @@ Write and press return. A word that is the path of a picture or clip is shown to
 /quit        leave; so does Ctrl-D. Ctrl-C stops an answer."""
 
 
+@command
 def run(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A checkpoint folder, a hub id, mini, or a hosted model.",
-            metavar="PATH|HUB_ID|mini|NAME|URL",
-        ),
-    ] = "mini",
-    weights: WeightsOption = None,
+    source: SourceOptions,
+    answering: AnswerOptions,
     system: Annotated[
-        str | None, typer.Option(help="System prompt in place of the checkpoint's.", metavar="TEXT")
-    ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="0 is greedy; left out: as the checkpoint says.")
-    ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(help="Pictures and frames are shrunk to this area.", min=1)
+        str | None,
+        typer.Option(help="The system prompt (default: the checkpoint's).", metavar="TEXT"),
     ] = None,
 ) -> int:
-    """Talk with a model about pictures and clips."""
-    from rich.console import Console
-
-    from qvl.tasks.open import open_backend
-
+    """Talk with a model about images and videos."""
     console = Console(highlight=False)
-    talk = Talk(
-        open_backend(model, weights=weights),
-        console,
-        system,
-        {"max_new_tokens": max_new_tokens, "temperature": temperature, "max_pixels": max_pixels},
-    )
+    model = source.open()
+    talk = Talk(model, console, system, answering.settings())
     if sys.stdin.isatty():
         import readline  # noqa: F401  arrow keys and history in input()
 
-        console.print(f"{model}; /help says what can be done, Ctrl-D leaves", style="dim", markup=False)
+        name = source.model or model.name
+        console.print(f"{name}; /help says what can be done, Ctrl-D leaves", style="dim", markup=False)
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
@@ -84,8 +72,6 @@ class Talk:
 
     def hear(self, line: str) -> bool:
         """False when the person wants to leave. A mistake is told and changes nothing."""
-        from qvl.errors import QvlError
-
         line = line.strip()
         try:
             if line.startswith("/") and not Path(line.split()[0]).exists():
@@ -97,8 +83,6 @@ class Talk:
         return True
 
     def _command(self, line: str) -> bool:
-        from qvl.errors import PromptError, nearest
-
         name, _, rest = line.partition(" ")
         if name == "/quit":
             return False
@@ -114,10 +98,6 @@ class Talk:
         return True
 
     def _save(self, name: str) -> None:
-        import json
-
-        from qvl.errors import PromptError
-
         if not name:
             raise PromptError("/save needs the name of a file")
         try:
@@ -128,8 +108,6 @@ class Talk:
         self._note(f"{len(self.messages)} messages in {name}")
 
     def _ask(self, line: str) -> None:
-        from qvl.cli.ask import how_cut, showable
-
         message = {"role": "user", "content": content_of(line)}
         stream = self._model.stream_chat([*self.messages, message], **self._settings)
         said: list[str] = []
@@ -142,7 +120,7 @@ class Talk:
                 if not thought:
                     said.append(text)
                 style = "dim" if thought else None
-                self._console.print(showable(text), end="", markup=False, soft_wrap=True, style=style)
+                self._console.print(terminal_safe(text), end="", markup=False, soft_wrap=True, style=style)
             self._console.print()
         except KeyboardInterrupt:
             self._console.print()
@@ -152,14 +130,12 @@ class Talk:
         # what was said before a stop is part of the conversation, so that "go on" can mean something
         self.messages += [message, {"role": "assistant", "content": "".join(said)}]
         if stream.answer is not None:
-            if (cut := how_cut(stream.answer)) is not None:
+            if (cut := cut_note(stream.answer)) is not None:
                 self._note(cut)
             self._note(figures(stream.answer))
 
     def _note(self, text: str) -> None:
-        from qvl.cli.ask import showable
-
-        self._console.print(showable(text), style="dim", markup=False)
+        self._console.print(terminal_safe(text), style="dim", markup=False)
 
 
 def content_of(line: str) -> list[dict[str, Any]]:
@@ -167,12 +143,6 @@ def content_of(line: str) -> list[dict[str, Any]]:
 
     Raises: PromptError for a name that looks like one and isn't there.
     """
-    import shlex
-
-    from qvl.backends.answer import media_item
-    from qvl.cli.ask import is_media_name
-    from qvl.errors import PromptError
-
     try:
         words = shlex.split(line)  # names with spaces stand in quotes
     except ValueError:  # an apostrophe is no quote
@@ -189,15 +159,11 @@ def content_of(line: str) -> list[dict[str, Any]]:
 
 def _is_quoted_file(word: str) -> bool:
     """A name with spaces that ends like a picture or clip and is there."""
-    from qvl.cli.ask import is_media_name
-
     return " " in word and is_media_name(word.replace(" ", "")) and Path(word).is_file()
 
 
 def figures(answer: Any) -> str:
     """`409 prompt tokens (384 visual, 350 known), 12 tokens in 0.35 s + 30.1 tok/s`"""
-    from qvl.units import format_seconds
-
     seconds = answer.seconds
     first = sum(seconds.get(phase, 0.0) for phase in ("inputs", "queue", "vision", "prefill", "first"))
     rate = answer.decode_tokens_per_s

@@ -3,92 +3,109 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qvl.cli.ask import (
-    EndpointOption,
-    FamilyOption,
-    HighResolutionOption,
-    KeyOption,
-    ModelOption,
-    WeightsOption,
-    check_out,
+from qvl.backends.studio import hosted_name
+from qvl.cli.media import check_writable
+from qvl.cli.options import JsonOption, SourceOptions, command
+from qvl.cli.show import terminal_safe
+from qvl.cli.tables import console, print_json, table
+from qvl.doctor import EndpointUnderTest, examine, sets
+from qvl.doctor.baseline import (
+    Baseline,
+    BaselineError,
+    baseline_path,
+    embedded_weights,
+    is_file_name,
+    name_of,
 )
+from qvl.doctor.expected import Reference
+from qvl.doctor.report import cause_text, write_html
+from qvl.doctor.run import chosen
+from qvl.errors import PromptError
+from qvl.records import pick
+from qvl.tasks.prompts import is_plain
 
 if TYPE_CHECKING:
     from qvl.backends.base import Backend
-    from qvl.doctor import Baseline, EndpointUnderTest, Report
+    from qvl.doctor import Report
     from qvl.doctor.expected import ExpectedAnswers
+    from qvl.doctor.probe import Probe
     from qvl.doctor.report import Result
     from qvl.geometry import PixelLimits
 
+PROBES = "PROBE|THEME|LEVEL"
 
+
+@command
 def run(
+    source: SourceOptions,
     name: Annotated[
         str | None,
         typer.Argument(
             metavar="[BASELINE]",
-            help="With --baseline: a file (.json) or a name; left out, the model's name.",
+            help="With --baseline: a file (.json) or a name (default: the model's name).",
         ),
     ] = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    endpoint: EndpointOption = None,
-    family: FamilyOption = None,
-    api_key_env: KeyOption = None,
-    high_resolution: HighResolutionOption = False,
     reference: Annotated[
         str | None,
         typer.Option(
-            help="The same weights, loaded here to compare answers with.", metavar="PATH|HUB_ID|mini"
+            help="The same weights, loaded here to compare answers with (default: mini for a server of it, else a "
+            "kept baseline).",
+            metavar="PATH|HUB_ID|mini",
         ),
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="Keep these answers, or compare with kept ones.", metavar="save|compare"),
+        typer.Option(
+            help="Keep these answers, or compare with kept ones (default: compare, if there are any).",
+            metavar="save|compare",
+        ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only these; may be repeated.", metavar="PROBE|THEME|LEVEL")
+        list[str] | None,
+        typer.Option(help="Run only these probes (repeatable; default: all).", metavar=PROBES),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(help="All but these; may be repeated.", metavar="PROBE|THEME|LEVEL")
+        list[str] | None, typer.Option(help="Run all but these (repeatable; default: none).", metavar=PROBES)
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(help="What the server was started with, where it doesn't say.")
+        int | None,
+        typer.Option(help="The pixel limit that the server was started with (default: as published)."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Other pictures and questions; 0 by default.")] = None,
-    report: Annotated[str | None, typer.Option(help="A page with the evidence.", metavar="OUT.html")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object in place of the table.")] = False,
-    list_probes: Annotated[bool, typer.Option("--list", help="The probes, without running them.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw other images and questions (default: the baseline's, else 0).")
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option(help="Write a page with the evidence.", metavar="OUT.html")
+    ] = None,
+    as_json: JsonOption = False,
+    list_probes: Annotated[
+        bool, typer.Option("--list", help="List the probes without running them.")
+    ] = False,
 ) -> int:
-    """Examine a model or a server: pictures and questions whose outcome is known."""
-    from qvl.doctor.run import chosen
-
+    """Examine a model or a server: images and questions whose outcome is known."""
     probes = chosen(only or (), skip or ())
     if list_probes:
         _print_list(probes, as_json)
         return 0
     _check(baseline, name, reference, seed)
-    check_out(report)
+    check_writable(report)
     if baseline == "save" and name is not None:
-        from qvl.doctor.baseline import is_file_name
-
-        check_out(name if is_file_name(name) else None)
-    kept = _kept(name, model) if baseline == "compare" else None
-
-    from qvl.cli.ask import open_model
-    from qvl.doctor import EndpointUnderTest, examine
-
-    backend = open_model(
-        model,
-        endpoint,
-        weights=weights,
-        family=family,
-        api_key_env=api_key_env,
-        high_resolution=high_resolution,
+        check_writable(name if is_file_name(name) else None)
+    # the baseline is read before anything is loaded
+    kept = (
+        Baseline.read(baseline_path(name or name_of(source.model or "mini")))
+        if baseline == "compare"
+        else None
     )
+    backend = source.open()
     limits = _limits(backend, max_pixels)
     notes: list[str] = []
     expected: ExpectedAnswers | None
@@ -98,34 +115,30 @@ def run(
     elif baseline == "save":
         expected = None
     else:
-        expected = _expected(backend, endpoint, reference, limits, notes)
+        expected = _expected(backend, source.endpoint, reference, limits, notes)
     number = kept.seed if kept is not None else getattr(expected, "seed", 0) if seed is None else seed
     if seed is not None and expected is not None and getattr(expected, "seed", seed) != seed:
         expected = None  # a baseline knows only its own questions
         notes.append(f"the stored baseline has other questions than seed {seed}: nothing is compared")
     under_test = EndpointUnderTest(backend, seed=number, expected=expected, limits=limits)
     done = examine(under_test, probes, None if as_json else _progress)
-    if baseline == "save":
+    if done.stopped is not None:
+        notes.append(f"stopped after {len(done.results)} of {len(probes)} probes: {done.stopped}")
+    elif baseline == "save":
         notes.append(_save(under_test, done, name))
     if as_json:
-        from qvl.cli.tables import print_json
-
         print_json({**done.to_dict(), "notes": notes})
     else:
         _print(done)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     if report is not None:
-        from qvl.doctor.report import write_html
-
         write_html(done, report)
         print(f"report: {report}", file=sys.stderr)
-    return 0 if done.ok else 1
+    return 0 if done.ok and done.stopped is None else 1
 
 
 def _check(baseline: str | None, name: str | None, reference: str | None, seed: int | None) -> None:
-    from qvl.errors import PromptError
-
     if baseline not in (None, "save", "compare"):
         raise PromptError(f"--baseline {baseline!r}: known: save, compare")
     if name is not None and baseline is None:
@@ -134,28 +147,25 @@ def _check(baseline: str | None, name: str | None, reference: str | None, seed: 
         raise PromptError(
             "--reference and --baseline exclude each other: answers are compared with one of them"
         )
+    if (
+        reference is not None
+        and not Path(reference).exists()
+        and ("://" in reference or hosted_name(reference))
+    ):
+        raise PromptError(
+            f"--reference {reference}: is loaded on this machine, so it can't be a served model"
+        )
     if seed is not None and not 0 <= seed < 50_000:
         raise PromptError(f"--seed {seed}: must be from 0 to 49,999")
     if seed is not None and baseline == "compare":
         raise PromptError("--seed goes with --baseline save: comparing takes the baseline's own")
 
 
-def _kept(name: str | None, model: str | None) -> Baseline:
-    """The baseline to compare with, read before anything is loaded. Raises: BaselineError."""
-    from qvl.doctor.baseline import Baseline, baseline_path, name_of
-
-    return Baseline.read(baseline_path(name or name_of(model or "mini")))
-
-
 def _limits(backend: Backend, max_pixels: int | None) -> PixelLimits | None:
     """Raises: PromptError for a family without limits, MediaError for a limit that can't be."""
-    from dataclasses import replace
-
     if max_pixels is None:
         return None
     if backend.limits is None:
-        from qvl.errors import PromptError
-
         raise PromptError("--max-pixels: the model's family isn't known; say it with --family")
     low = min(backend.limits.min_pixels, max_pixels)
     return replace(backend.limits, min_pixels=low, max_pixels=max_pixels)
@@ -163,8 +173,6 @@ def _limits(backend: Backend, max_pixels: int | None) -> PixelLimits | None:
 
 def _belongs(kept: Baseline, backend: Backend) -> None:
     """Raises: BaselineError for a baseline of another family, or of weights that are no longer embedded."""
-    from qvl.doctor.baseline import BaselineError, embedded_weights
-
     if kept.family is not None and backend.family is not None and kept.family != backend.family:
         raise BaselineError(f"the baseline is of a {kept.family}, the model is a {backend.family}")
     if kept.weights is not None and kept.weights != embedded_weights():
@@ -182,16 +190,10 @@ def _expected(
     notes: list[str],
 ) -> ExpectedAnswers | None:
     """What to compare with by default: the embedded model for a server of it, or a stored baseline."""
-    from qvl.doctor.baseline import Baseline, BaselineError, baseline_path, name_of
-    from qvl.doctor.expected import Reference
-    from qvl.tasks.prompts import is_plain
-
     if reference is None and endpoint is not None and is_plain(backend.name):
         reference = "mini"
     if reference is not None:
-        from qvl.tasks.open import open_backend
-
-        return Reference(open_backend(reference), limits or backend.limits)
+        return Reference(SourceOptions(model=reference).open(), limits or backend.limits)
     path = baseline_path(name_of(backend.name))
     if not path.exists():
         return None
@@ -206,12 +208,9 @@ def _expected(
 
 def _save(under_test: EndpointUnderTest, done: Report, name: str | None) -> str:
     """Asks what is left of the compared questions, writes them, and says where."""
-    import time
-
-    from qvl.doctor.baseline import Baseline, baseline_path, embedded_weights, name_of
-    from qvl.doctor.sets import SETS, asked
-
-    replies = {item.question.name: reply for name in SETS for item, reply in asked(under_test, name)}
+    replies = {
+        item.question.name: reply for name in sets.SETS for item, reply in sets.asked(under_test, name)
+    }
     embedded = under_test.name == "mini" and under_test.backend.can.local
     kept = Baseline(
         model=under_test.name,
@@ -235,10 +234,6 @@ def _progress(result: Result) -> None:
 
 
 def _print(done: Report) -> None:
-    from qvl.cli.ask import showable
-    from qvl.cli.tables import console, table
-    from qvl.doctor.report import cause_text
-
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     out = console()
@@ -247,7 +242,7 @@ def _print(done: Report) -> None:
         rows.append((theme.upper(), "", ""))
         for result in (r for r in done.results if r.probe.theme == theme):
             finding = result.finding
-            rows.append((result.probe.name, finding.status, showable(finding.evidence)))
+            rows.append((result.probe.name, finding.status, terminal_safe(finding.evidence)))
     out.print(table(["probe", "status", "evidence"], rows, whole=(0, 1)))
     for result in done.failed:
         out.print(f"\n{result.probe.name} failed: {result.probe.shows}", markup=False, style="bold")
@@ -261,11 +256,9 @@ def _print(done: Report) -> None:
     )
 
 
-def _print_list(probes: Any, as_json: bool) -> None:
-    from qvl.cli.tables import console, print_json, table
-
+def _print_list(probes: Sequence[Probe], as_json: bool) -> None:
     if as_json:
-        print_json([{"name": p.name, "theme": p.theme, "level": p.level, "shows": p.shows} for p in probes])
+        print_json([pick(p, "name", "theme", "level", "shows") for p in probes])
         return
     console().print(
         table(["probe", "theme", "level", "shows"], [(p.name, p.theme, p.level, p.shows) for p in probes])

@@ -2,75 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qvl.cli.ask import (
-    EndpointOption,
-    FamilyOption,
-    HighResolutionOption,
-    KeyOption,
-    ModelOption,
-    PricesOption,
-    RegionOption,
-    SpendOption,
-    WeightsOption,
-    open_media,
-    open_model,
-    tell,
-)
+from qvl.backends.answer import media_item
+from qvl.cli.media import open_media
+from qvl.cli.options import AnswerOptions, JsonOption, SourceOptions, command
+from qvl.cli.show import print_doubts
+from qvl.errors import OutputError, PromptError
+from qvl.inputs.video import frames_at
+from qvl.tasks.run import run_task
 
 if TYPE_CHECKING:
     from qvl.outputs.events import Event
 
 
+@command
 def run(
-    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A video file.")],
+    source: SourceOptions,
+    answering: AnswerOptions,
+    clip: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file.")],
     what: Annotated[str, typer.Argument(metavar='"WHAT"', help="What happens then, in quotes.")],
     frames: Annotated[
         str | None,
-        typer.Option(help="Saves the pictures at both ends of each moment here.", metavar="FOLDER"),
+        typer.Option(help="Save the frames at both ends of each moment in this folder.", metavar="FOLDER"),
     ] = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    endpoint: EndpointOption = None,
-    family: FamilyOption = None,
-    api_key_env: KeyOption = None,
-    high_resolution: HighResolutionOption = False,
-    region: RegionOption = None,
-    max_spend: SpendOption = None,
-    prices: PricesOption = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second shown to the model.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Frames are shrunk to this area.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object in place of the text.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Find the moment of a clip where something happens."""
-    from qvl.backends.answer import media_item
-    from qvl.errors import PromptError
-
+    """Find the moment of a video where something happens."""
     if media_item(clip)["type"] != "video":
         raise PromptError(f"{clip}: is no clip by its name; known are .mp4, .mov, .mkv, .webm and others")
     open_media(clip)
     if frames is not None and not Path(frames).is_dir():
         raise PromptError(f"{frames}: no such folder; make it first")
-    backend = open_model(
-        model, endpoint, weights=weights, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
-        region=region, max_spend=max_spend, prices=prices, mapped=True,
-    )  # fmt: skip
-
-    from qvl.tasks.run import run_task
-
-    asked: dict[str, Any] = {"fps": fps, "max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
-    found = run_task(backend, "moment", [clip], what, **{k: v for k, v in asked.items() if v is not None})
+    backend = source.open(mapped=True)
+    found = run_task(backend, "moment", [clip], what, **answering.settings())
     events: list[Event] = list(found.result)
     saved = save_frames(clip, events, frames) if frames is not None else []
     if as_json:
-        import json
-
         more = {"model": backend.name, "answer": found.answer.text, "frames": saved}
         print(json.dumps(found.to_dict() | more, ensure_ascii=False))
     else:
@@ -78,7 +51,7 @@ def run(
             print(f"{clock(event.start)} - {clock(event.end)}")
         for path in saved:
             print(path, file=sys.stderr)
-    tell(found)
+    print_doubts(found)
     return 0 if events else 1
 
 
@@ -93,9 +66,6 @@ def clock(seconds: float) -> str:
 
 def save_frames(clip: str, events: list[Event], folder: str) -> list[str]:
     """The frames at the ends of each event as PNG; returns their paths. Raises: MediaError, OutputError."""
-    from qvl.errors import OutputError
-    from qvl.inputs.video import frames_at
-
     wanted = [
         (f"{Path(clip).stem}-{number}-{end}.png", seconds)
         for number, event in enumerate(events, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -11,26 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvl.cli.ask import (
-    EndpointOption,
-    FamilyOption,
-    HighResolutionOption,
-    KeyOption,
-    ModelOption,
-    PricesOption,
-    RegionOption,
-    RetryOption,
-    SpendOption,
-    WeightsOption,
-    check_out,
-    open_model,
-    showable,
-)
+from qvl.cli.media import check_writable
+from qvl.cli.options import MaxPixelsOption, RetryOption, SourceOptions, command
+from qvl.cli.show import terminal_safe
+from qvl.errors import OutputError, PromptError, QvlError
+from qvl.inputs.pages import list_pages, page_image
+from qvl.outputs import export
+from qvl.outputs.draw import draw_regions, save
+from qvl.tasks.journal import Journal, fingerprint
+from qvl.tasks.pages import read_pages
+from qvl.tasks.retry import check_retry
+from qvl.units import format_seconds
 
 if TYPE_CHECKING:
     from qvl.inputs.pages import PageRef
     from qvl.outputs.blocks import Page
-    from qvl.tasks.journal import Journal
     from qvl.tasks.model import Model
     from qvl.tasks.pages import ReadPage
 
@@ -42,54 +38,48 @@ _BY_SUFFIX = {
 }  # fmt: skip
 
 
+@command
 def run(
-    files: Annotated[list[str], typer.Argument(metavar="PAGE...", help="Pictures of pages, and PDFs.")],
+    source: SourceOptions,
+    files: Annotated[list[str], typer.Argument(metavar="PAGE...", help="Images of pages, and PDFs.")],
     to: Annotated[
         str | None,
-        typer.Option(help="Left out: as the ending of -o says, or md.", metavar="|".join(FORMATS)),
+        typer.Option(
+            help="The format to write (default: as the ending of -o says, else md).",
+            metavar="|".join(FORMATS),
+        ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="One file for all pages.", metavar="FILE")
+        str | None,
+        typer.Option(
+            "--out", "-o", help="One file for all pages (default: standard output).", metavar="FILE"
+        ),
     ] = None,
-    pages: Annotated[str | None, typer.Option(help="Of a PDF.", metavar="1-3,7")] = None,
-    dpi: Annotated[float, typer.Option(help="How finely PDF pages are drawn.")] = 144.0,
+    pages: Annotated[
+        str | None, typer.Option(help="Which pages of a PDF to read (default: all).", metavar="1-3,7")
+    ] = None,
+    dpi: Annotated[
+        float, typer.Option(help="The resolution at which PDF pages are drawn, in dots per inch.")
+    ] = 144.0,
     draw: Annotated[
         str | None,
-        typer.Option(help="The pages with their blocks marked; several get numbers.", metavar="OUT.png"),
+        typer.Option(help="Draw the pages with their blocks marked; several get numbers.", metavar="OUT.png"),
     ] = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    endpoint: EndpointOption = None,
-    family: FamilyOption = None,
-    api_key_env: KeyOption = None,
-    high_resolution: HighResolutionOption = False,
-    region: RegionOption = None,
-    max_spend: SpendOption = None,
-    prices: PricesOption = None,
     retry: RetryOption = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(help="Longest text of one page in tokens; left out: 4096, or half the context."),
+        typer.Option(help="The longest text of one page in tokens (default: 4096, or half the context)."),
     ] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Pages are shrunk to this area.")] = None,
+    max_pixels: MaxPixelsOption = None,
 ) -> int:
-    """Read pages: text, tables and formulas in reading order, with their places in the picture."""
-    from qvl.errors import PromptError, QvlError
-    from qvl.inputs.pages import list_pages
-    from qvl.tasks.journal import Journal, fingerprint
-    from qvl.tasks.pages import read_pages
-    from qvl.tasks.retry import check_retry
-
+    """Read pages: text, tables and formulas in reading order, with their places in the image."""
     form = _format(to, out)
     if not files:
         raise PromptError("no page; qvl read PAGE...")
     refs = list_pages(files, dpi, pages)
-    check_out(out)
-    check_out(draw, drawing=True)
-    backend = open_model(
-        model, endpoint, weights=weights, family=family, api_key_env=api_key_env, high_resolution=high_resolution,
-        region=region, max_spend=max_spend, prices=prices,
-    )  # fmt: skip
+    check_writable(out)
+    check_writable(draw, drawing=True)
+    backend = source.open()
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens or _page_tokens(backend)}
     if max_pixels is not None:
         settings["max_pixels"] = max_pixels
@@ -99,8 +89,8 @@ def run(
     journal: Journal | None = None
     if out is not None and len(refs) > 1:
         made_with = {
-            "files": fingerprint(files), "dpi": dpi, "model": backend.name, "endpoint": endpoint, "region": region,
-            "family": backend.family, "high_resolution": high_resolution, **settings,
+            "files": fingerprint(files), "dpi": dpi, "model": backend.name, "endpoint": source.endpoint,
+            "region": source.region, "family": backend.family, "high_resolution": source.high_resolution, **settings,
         }  # fmt: skip
         journal = Journal(f"{out}.partial", made_with)
         if journal.outdated:
@@ -149,8 +139,6 @@ def _page_tokens(backend: Model) -> int:
 
 
 def _format(to: str | None, out: str | None) -> str:
-    from qvl.errors import PromptError
-
     if to is not None and to not in FORMATS:
         raise PromptError(f"--to {to!r}: known: {', '.join(FORMATS)}")
     if to is not None:
@@ -165,9 +153,6 @@ def _format(to: str | None, out: str | None) -> str:
 
 
 def _draw(read: ReadPage, path: str, numbered: bool) -> list[str]:
-    from qvl.inputs.pages import page_image
-    from qvl.outputs.draw import draw_regions, save
-
     where = Path(path)
     if numbered:
         where = where.with_name(f"{where.stem}-{read.ref.number}{where.suffix}")
@@ -186,8 +171,6 @@ class _Progress:
         self.began = time.monotonic()
 
     def tell(self, read: ReadPage) -> None:
-        from qvl.units import format_seconds
-
         self.count += 1
         if read.resumed or self.total == 1:
             return
@@ -203,10 +186,6 @@ def write_pages(pages: Sequence[Page], form: str, out: str | None) -> bool:
 
     Raises: OutputError when a file can't be written.
     """
-    import json
-
-    from qvl.outputs import export
-
     if form == "csv":
         return _write_tables(export.to_csvs(pages), out)
     if form == "html":
@@ -239,10 +218,8 @@ def _write_tables(tables: dict[str, str], out: str | None) -> bool:
 def _write(text: str, out: str | None) -> None:
     """Whole or not at all: an interrupted write leaves the older file."""
     if out is None:
-        sys.stdout.write(showable(text) if sys.stdout.isatty() else text)
+        sys.stdout.write(terminal_safe(text) if sys.stdout.isatty() else text)
         return
-    from qvl.errors import OutputError
-
     temporary = f"{out}.new"
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:

@@ -4,61 +4,110 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from qvl.cli.options import command
+from qvl.errors import ConfigError
+from qvl.units import MiB
 
-def run(
-    model: Annotated[
-        str, typer.Option(help="A checkpoint folder, a hub id, or mini.", metavar="PATH|HUB_ID|mini")
-    ] = "mini",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
-    api_key: Annotated[
-        str | None, typer.Option(help="Clients must send it. Better: the QVL_API_KEY environment variable.")
-    ] = None,
-    served_model_name: Annotated[
-        str | None, typer.Option(help="What clients call the model; its folder's or hub name if left out.")
-    ] = None,
-    allow_media_host: Annotated[
-        list[str] | None,
-        typer.Option(help="Host that pictures may be fetched from; again for more.", metavar="HOST[:PORT]"),
-    ] = None,
-    allow_media_path: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder that file:// addresses may lie in; again for more.", metavar="FOLDER"),
-    ] = None,
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the model is loaded and run, by the names of `qvl.backends.native.load`."""
+
     max_model_len: Annotated[
-        int | None, typer.Option(help="Longest prompt and answer together, in tokens.")
-    ] = None,
-    max_num_seqs: Annotated[int, typer.Option(help="Answers that run at once.", min=1, max=1024)] = 16,
-    max_queue: Annotated[
-        int, typer.Option(help="Answers that may wait beside them; more are told 429.", min=0)
-    ] = 64,
-    max_body_mib: Annotated[int, typer.Option(help="Largest request body in MiB.", min=1, max=4096)] = 64,
-    grace: Annotated[
-        float, typer.Option(help="Seconds that running answers get after SIGTERM.", min=0, max=3600)
-    ] = 30.0,
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+        int | None,
+        typer.Option(help="The longest prompt and answer together, in tokens (default: what memory allows)."),
+    ] = None
+    max_num_seqs: Annotated[int, typer.Option(help="How many answers run at once.", min=1, max=1024)] = 16
+    dtype: Annotated[
+        str,
+        typer.Option(help="The type of the activations; auto is as stored.", metavar="auto|fp32|bf16|fp16"),
+    ] = "auto"
     weights: Annotated[
-        str, typer.Option(help="auto (as stored), or int8, int4: made so as they are read.")
-    ] = "auto",
+        str, typer.Option(help="Quantize while loading; auto is as stored.", metavar="auto|int8|int4")
+    ] = "auto"
     mapped: Annotated[
         bool,
         typer.Option(
             "--mapped",
             help="Leave weights in their files, which must not change: ready at once, but the system may drop them.",
         ),
-    ] = False,
-    kv_dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or fp8.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    ] = False
+    kv_dtype: Annotated[
+        str,
+        typer.Option(
+            help="The type of the KV cache; auto is that of the activations.", metavar="auto|fp32|…|fp8"
+        ),
+    ] = "auto"
+    device: Annotated[
+        str,
+        typer.Option(
+            help="The device to run on; auto is a GPU when there is one, else the CPU.",
+            metavar="auto|cpu|cuda|cuda:N",
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """How the server answers."""
+
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)
+    ] = 8000
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="The key that clients must send (default: QVL_API_KEY of the environment, else none)."
+        ),
+    ] = None
+    served_model_name: Annotated[
+        str | None,
+        typer.Option(
+            help="What clients call the model (default: the last part of its folder, or its hub id)."
+        ),
+    ] = None
+    allow_media_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A host that images may be fetched from (repeatable; default: none).", metavar="HOST[:PORT]"
+        ),
+    ] = None
+    allow_media_path: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder that file:// addresses may lie in (repeatable; default: none).", metavar="FOLDER"
+        ),
+    ] = None
+    max_queue: Annotated[
+        int,
+        typer.Option(help="How many requests may wait beside the running ones; more are told 429.", min=0),
+    ] = 64
+    max_body_mib: Annotated[int, typer.Option(help="The largest request body in MiB.", min=1, max=4096)] = 64
+    grace: Annotated[
+        float, typer.Option(help="Seconds that running answers get after SIGTERM.", min=0, max=3600)
+    ] = 30.0
+
+
+@command
+def run(
+    http: HttpOptions,
+    engine: EngineOptions,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A checkpoint folder, a hub id, or mini, the embedded model.", metavar="PATH|HUB_ID|mini"
+        ),
+    ] = "mini",
 ) -> int:
     """Serve a model behind the OpenAI API."""
-    from qvl.errors import ConfigError
-
-    for path in allow_media_path or []:
+    for path in http.allow_media_path or []:
         if not path.exists():
             raise ConfigError(f"--allow-media-path {path}: no such folder")
     try:
@@ -68,39 +117,29 @@ def run(
         from qvl.serve.settings import MediaPolicy, ServeOptions
     except ModuleNotFoundError as e:
         raise ConfigError(f"{e.name} is not installed: pip install 'qvl[serve]'") from e
-    from qvl.units import MiB
 
-    key = api_key or os.environ.get("QVL_API_KEY") or None
+    key = http.api_key or os.environ.get("QVL_API_KEY") or None
     options = ServeOptions(
-        model_name=served_model_name or _name(model),
+        model_name=http.served_model_name or _name(model),
         api_key=key,
-        media=MediaPolicy(hosts=tuple(allow_media_host or ()), paths=tuple(allow_media_path or ())),
-        max_queue=max_queue,
-        max_body_bytes=max_body_mib * MiB,
-        grace_s=grace,
+        media=MediaPolicy(hosts=tuple(http.allow_media_host or ()), paths=tuple(http.allow_media_path or ())),
+        max_queue=http.max_queue,
+        max_body_bytes=http.max_body_mib * MiB,
+        grace_s=http.grace,
     )
     MediaReader(options.media)  # tells a wrong host now
-    bound = bind(host, port)
+    bound = bind(http.host, http.port)
 
     from qvl.backends.native import load
 
-    loaded = load(
-        model,
-        dtype=dtype,
-        weights=weights,
-        mapped=mapped,
-        kv_dtype=kv_dtype,
-        device=device,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-    )
+    loaded = load(model, **asdict(engine))
     server = Server(Service(loaded, options))
-    shown = f"[{host}]" if ":" in host else host
+    shown = f"[{http.host}]" if ":" in http.host else http.host
     print(f"memory: {loaded.memory}", file=sys.stderr)
     for note in loaded.engine.notes:
         print(f"note: {note}", file=sys.stderr)
-    if key is None and host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"qvl serve: {host} may be reached by others, and no --api-key is set", file=sys.stderr)
+    if key is None and http.host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"qvl serve: {http.host} may be reached by others, and no --api-key is set", file=sys.stderr)
     print(f"{options.model_name} at http://{shown}:{bound.getsockname()[1]}/v1", file=sys.stderr, flush=True)
     server.run(sockets=[bound])
     return 0

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from qvl.synth import Clip, Sample
-    from qvl.tasks.model import Model
+from qvl.cli.options import HUB_NAMES, JsonOption, SourceOptions, command
+from qvl.evaluate.score_synth import RULES, score, wilson
+from qvl.records import pick
+from qvl.synth import KINDS, TEST_SEEDS, Clip, Sample, SynthError, make, resolve_kind
+from qvl.tasks.model import Model
 
 # Longest answer per kind, in tokens of any tokenizer that has one token per character.
 ANSWER_TOKENS = {"page": 1024, "find": 96, "screen": 96}
@@ -17,36 +23,56 @@ DEFAULT_ANSWER_TOKENS = 64
 BATCH = 16
 
 
+@dataclass(frozen=True)
+class ScoredOptions(SourceOptions):
+    """The model that is scored."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--score",
+            "--model",
+            help="Score this model on the samples (default: draw them).",
+            metavar=HUB_NAMES,
+        ),
+    ] = None
+
+
+@command
 def run(
+    source: ScoredOptions,
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="read, field (receipt, form), find, count, chart, page, screen, clip, pair; repeatable."
+            help="What to draw: read, field (receipt, form), find, count, chart, page, screen, clip or pair "
+            "(repeatable; default: all to score, none to draw)."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="First seed to draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="The first seed to draw.")] = 0,
     num: Annotated[
-        int | None, typer.Option("-n", "--num", help="Samples a kind: 1 to draw, 500 to score.")
+        int | None,
+        typer.Option("-n", "--num", help="Samples of each kind (default: 1 to draw, 500 to score)."),
     ] = None,
-    difficulty: Annotated[int, typer.Option(help="0 to 3; 1 is the test level.")] = 1,
-    script: Annotated[str, typer.Option(help="latin, ko or zh (kind read, needs a font).")] = "latin",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to write samples to.")] = None,
-    score: Annotated[str | None, typer.Option(help="Score this model (mini, a folder or a hub id).")] = None,
+    difficulty: Annotated[int, typer.Option(help="From 0 to 3; 1 is the level of the tests.")] = 1,
+    script: Annotated[
+        str, typer.Option(help="The writing of kind read: latin, ko or zh; the last two need a font.")
+    ] = "latin",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The folder to write samples to.")] = None,
     seed0: Annotated[
-        int | None, typer.Option(help="First seed to score; default: the first of the test seeds.")
+        int | None, typer.Option(help="The first seed to score (default: the first of the test seeds).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Scores as one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Draw samples from seeds into a folder, or score a model on unseen ones."""
-    from qvl.synth import KINDS, SynthError, resolve_kind
-
-    count = num if num is not None else (500 if score else 1)
+    count = num if num is not None else (500 if source.model else 1)
     if count < 1:
         raise SynthError(f"-n {count}: needs at least 1")
     for name in kind or []:
         resolve_kind(name)
-    if score:
-        return _score(score, kind or list(KINDS), count, difficulty, seed0, as_json)
+    if source.model:
+        return _score(source, kind or list(KINDS), count, difficulty, seed0, as_json)
+    if source != ScoredOptions():
+        raise SynthError("an option for the model to score, and no --score")
     if not kind:
         raise SynthError(f"which --kind? known: {', '.join(KINDS)}, receipt, form")
     if out is None:
@@ -56,10 +82,6 @@ def run(
 
 def _draw(kinds: list[str], seed: int, count: int, difficulty: int, script: str, out: Path) -> int:
     """Writes the media of each sample and one line of JSON about it, the same line that goes to stdout."""
-    import json
-
-    from qvl.synth import SynthError, make
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         record = (out / "samples.jsonl").open("a", encoding="utf-8")
@@ -77,8 +99,6 @@ def _draw(kinds: list[str], seed: int, count: int, difficulty: int, script: str,
 
 def write_media(sample: Sample, folder: Path) -> list[str]:
     """Saves pictures as PNG and clips as MP4. Returns the file names in the sample's order."""
-    from qvl.synth import Clip
-
     names = []
     stem = f"{sample.kind}-{sample.seed}-d{sample.difficulty}"
     for i, medium in enumerate(sample.media):
@@ -110,30 +130,15 @@ def write_clip(clip: Clip, path: Path) -> None:
 
 def describe(sample: Sample, files: list[str]) -> dict[str, Any]:
     """A sample without its pixels, as JSON can hold it."""
-    return {
-        "kind": sample.kind,
-        "seed": sample.seed,
-        "difficulty": sample.difficulty,
-        "media": files,
-        "question": sample.question,
-        "answer": sample.answer,
-        "boxes": [box._asdict() for box in sample.boxes],
-    }
+    boxes = [box._asdict() for box in sample.boxes]
+    return pick(sample, "kind", "seed", "difficulty", "question", "answer", media=files, boxes=boxes)
 
 
 def _score(
-    model: str, kinds: list[str], count: int, difficulty: int, seed0: int | None, as_json: bool
+    source: SourceOptions, kinds: list[str], count: int, difficulty: int, seed0: int | None, as_json: bool
 ) -> int:
-    import json
-    import sys
-    import time
-
-    import qvl
-    from qvl.evaluate.score_synth import RULES, wilson
-    from qvl.synth import TEST_SEEDS, make, resolve_kind
-
     start = TEST_SEEDS.start if seed0 is None else seed0
-    chat = qvl.load(model)
+    chat, model = source.open(), source.model
     results = []
     for kind in kinds:
         began, right = time.perf_counter(), 0
@@ -164,9 +169,6 @@ def _score(
 
 def _num_right(model: Model, batch: list[Sample]) -> int:
     """Asks greedily and together, and counts the right answers."""
-    from qvl.evaluate.score_synth import score
-    from qvl.synth import resolve_kind
-
     limit = ANSWER_TOKENS.get(resolve_kind(batch[0].kind), DEFAULT_ANSWER_TOKENS)
     answers = model.ask_many([(list(s.media), s.question) for s in batch], max_new_tokens=limit)
     return sum(score(s, answer.text) for s, answer in zip(batch, answers, strict=True))

@@ -41,6 +41,7 @@ class Report:
     has_logprobs: bool
     results: tuple[Result, ...]
     title: str = "qvl doctor"
+    stopped: str | None = None  # why not all probes were run
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -88,7 +89,7 @@ class Report:
             for r in self.results
         ]
         names = {"compared_with": "standard"}  # the key keeps the name that scripts read
-        head = {names.get(k, k): v for k, v in vars(self).items() if k not in ("results", "title")}
+        head = {names.get(k, k): v for k, v in vars(self).items() if k not in ("results", "title", "stopped")}
         return {**head, "ok": self.ok, "counts": {s: self.count(s) for s in STATUSES}, "probes": probes}
 
 

@@ -11,7 +11,7 @@ from qvl.doctor import answers, consistency, places, safety, sight, text, times,
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.probe import Finding, Probe, failed, not_supported
 from qvl.doctor.report import Report, Result
-from qvl.errors import BackendError, MediaError, PromptError, QvlError, nearest
+from qvl.errors import BackendError, PromptError, QvlError, SpendError, nearest
 
 # In this order they are run and shown: what is cheap and telling comes first.
 PROBES: tuple[Probe, ...] = (
@@ -50,14 +50,21 @@ def examine(
     on_result: Callable[[Result], object] | None = None,
 ) -> Report:
     """Runs the probes. A probe that the endpoint can't take is "not supported"; one that it breaks on has failed.
+    When a limit on the cost forbids the next question it stops there.
 
     Raises: BackendError when the server is gone (it can't be reached, or refuses the key) in the middle.
     """
     began = time.perf_counter()
     results = []
+    stopped = None
     for probe in probes:
         start = time.perf_counter()
-        result = Result(probe, _find(probe, endpoint), time.perf_counter() - start)
+        try:
+            finding = _find(probe, endpoint)
+        except SpendError as e:
+            stopped = str(e)
+            break
+        result = Result(probe, finding, time.perf_counter() - start)
         results.append(result)
         if on_result is not None:
             on_result(result)
@@ -72,6 +79,7 @@ def examine(
         seconds=round(time.perf_counter() - began, 2),
         has_logprobs=endpoint.has_logprobs,
         results=tuple(results),
+        stopped=stopped,
     )
 
 
@@ -84,8 +92,8 @@ def _find(probe: Probe, endpoint: EndpointUnderTest) -> Finding:
         if e.status in (400, 404, 413, 415, 422, 501):
             return not_supported(f"refused: {e}")
         return failed(f"the endpoint broke: {e}")
-    except (PromptError, MediaError) as e:
-        return not_supported(f"{e}")
+    except SpendError:
+        raise
     except QvlError as e:
         return not_supported(f"{e}")
 

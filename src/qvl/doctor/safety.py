@@ -13,7 +13,7 @@ from qvl.backends.answer import conversation
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.images import blocks, png
 from qvl.doctor.probe import Finding, failed, passed, plumbing
-from qvl.errors import BackendError, CapacityError, MediaError, PromptError
+from qvl.errors import BackendError, CapacityError, MediaError, PromptError, SpendError
 
 SLOW_S = 60.0
 
@@ -27,6 +27,8 @@ def _refused(endpoint: EndpointUnderTest, what: str, send: Callable[[], Any]) ->
     try:
         send()
         said, status = "", 200
+    except SpendError:
+        raise
     except (MediaError, PromptError, CapacityError) as e:
         said, status = str(e), 400
     except BackendError as e:

@@ -44,10 +44,11 @@ def open_backend(
     if where is not None:
         from qvl.backends.http import connect
 
-        if "weights" in given:
-            raise BackendError(
-                f"weights {given['weights']!r}: a server has loaded its weights already; start it with them"
-            )
+        for name in ("weights", "device"):
+            if name in given:
+                raise BackendError(
+                    f"{name} {given[name]!r}: a server has loaded its weights already; start it with that"
+                )
         return Model(connect(*where, region=region, **given))
     for name in sorted(SERVER_OPTIONS & set(given)):
         raise BackendError(
