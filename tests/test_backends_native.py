@@ -170,7 +170,41 @@ def test_a_failing_device_is_a_backend_error(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(model.engine._runner, "logits", broken)
     with pytest.raises(BackendError, match="the device failed: no kernel image"):
         model.ask([picture()], "What?")
-    assert model._mail == {}
+    assert not model._driver.busy
+
+
+def test_after_a_fault_in_a_step_those_in_it_are_told_and_the_next_question_is_answered(
+    tiny_checkpoint, monkeypatch
+):
+    model = qvl.load(tiny_checkpoint)
+    whole, faults = model.engine._draw, iter([1])
+
+    def draw(*words):
+        if next(faults, None):
+            raise AssertionError("impossible")
+        return whole(*words)
+
+    monkeypatch.setattr(model.engine, "_draw", draw)
+    other = model.stream([], "And what?", max_new_tokens=4)
+    with pytest.raises(BackendError, match="the engine failed: AssertionError: impossible"):
+        model.ask([picture()], "What?", max_new_tokens=4)
+    with pytest.raises(BackendError, match="the engine failed"):
+        other.finish()
+    assert model.ask([picture()], "What?", max_new_tokens=4, ignore_eos=True).completion_tokens == 4
+    model.engine.check()
+
+
+def test_an_engine_whose_books_are_wrong_after_a_fault_takes_nothing_new(tiny_checkpoint, monkeypatch):
+    model = qvl.load(tiny_checkpoint)
+
+    def fault(*_):
+        raise AssertionError("impossible")
+
+    monkeypatch.setattr(model.engine._scheduler, "schedule", fault)
+    with pytest.raises(BackendError, match="the engine failed: AssertionError: impossible"):
+        model.ask([], "What?")
+    with pytest.raises(BackendError, match="the engine doesn't run: AssertionError: impossible"):
+        model.ask([], "What?")
 
 
 def test_an_answer_without_a_limit_is_bounded(tiny_checkpoint, monkeypatch):
@@ -195,7 +229,7 @@ def test_a_question_that_cannot_fit_is_refused_and_leaves_nothing_behind(tiny_ch
         model.ask([picture(height=560, width=560)], "What?")
     assert model.ask([], "What?").completion_tokens <= 64
     model.engine.check()
-    assert model._mail == {}
+    assert not model._driver.busy
 
 
 def test_loading_brings_in_nothing_of_pytorchs_compiler(tiny_checkpoint):

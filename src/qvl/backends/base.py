@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,6 +42,13 @@ class Stream(Iterator[str]):
     def release(self) -> None:
         """Gives back what the request holds; may be called again."""
 
+    async def afetch_more(self) -> bool:
+        """As `fetch_more`, without holding up the event loop."""
+        return await asyncio.to_thread(self.fetch_more)
+
+    async def aclose(self) -> None:
+        self.close()
+
     def pieces(self) -> Iterator[Piece]:
         """The thoughts and then the answer, as they come. Leaving this loop leaves the stream open."""
         while True:
@@ -76,6 +84,67 @@ class Stream(Iterator[str]):
             self.close()
 
 
+class AsyncStream(AsyncIterator[str]):
+    """As `Stream`, for `async for`; the request begins with the first piece. Cancelling a wait cancels it."""
+
+    def __init__(self, opening: Callable[[], Awaitable[Stream]]):
+        self._opening = opening
+        self._stream: Stream | None = None
+
+    @property
+    def answer(self) -> Answer | None:
+        """The whole one, once the last piece was taken."""
+        return None if self._stream is None else self._stream.answer
+
+    @property
+    def media(self) -> tuple[MediaSize, ...]:
+        """As the model sees each; empty before the first piece, and when its family isn't known."""
+        return () if self._stream is None else self._stream.media
+
+    async def _next(self) -> Piece | None:
+        if self._stream is None:
+            self._stream = await self._opening()
+        stream = self._stream
+        try:
+            while not stream._pieces:
+                if not await stream.afetch_more():
+                    return None
+        except asyncio.CancelledError:
+            await asyncio.shield(stream.aclose())
+            raise
+        return stream._pieces.popleft()
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The thoughts and then the answer, as they come. Leaving this loop leaves the stream open."""
+        while (piece := await self._next()) is not None:
+            yield piece
+
+    async def __anext__(self) -> str:
+        while (piece := await self._next()) is not None:
+            if not piece.thought:
+                return piece.text
+        raise StopAsyncIteration
+
+    async def finish(self) -> Answer:
+        """Waits for the end. Raises: BackendError; PromptError after `aclose`."""
+        async for _ in self.pieces():
+            pass
+        if self.answer is None:
+            raise PromptError("the answer was closed before its end")
+        return self.answer
+
+    async def aclose(self) -> None:
+        """Cancels what still runs; its memory, connection or slot is free on return."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """What a kind of backend can do, said by its class, so that nobody has to try."""
@@ -91,7 +160,6 @@ class Capabilities:
     scales_down: bool = False  # to fewer pixels than the model's own least, where `max_pixels` asks for it
     raw: bool = False  # `post` sends a body as it is
     prices: bool = False  # calls may cost money, which `meter` counts
-    concurrency: bool = False  # `ask_many` works on several questions at once
 
 
 class Backend(ABC):
@@ -138,6 +206,11 @@ class Backend(ABC):
         """What a token id stands for, where answers have ids (`can.token_ids`)."""
         return None
 
+    @property
+    def max_concurrency(self) -> int:
+        """How many questions are worked on at once."""
+        return 1
+
     def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A raw request to chat/completions and its raw reply, where `can.raw`. Raises: BackendError."""
         raise BackendError(f"{self.name}: is no server, and takes no raw requests")
@@ -171,8 +244,49 @@ class Backend(ABC):
     def ask_many(
         self, questions: Iterable[tuple[Sequence[Any], str]], *, system: str | None = None, **settings: Any
     ) -> list[Answer]:
-        """Answers to (media, question) pairs in their order, worked on together where `can.concurrency`."""
+        """Answers to (media, question) pairs in their order, `max_concurrency` at a time."""
         return [self.ask(media, question, system=system, **settings) for media, question in questions]
+
+    # For callers in an event loop
+
+    async def _aopen(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Stream:
+        return await asyncio.to_thread(self.stream_chat, messages, **settings)
+
+    def astream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> AsyncStream:
+        """As `stream_chat`, for `async for`."""
+        return AsyncStream(lambda: self._aopen(messages, settings))
+
+    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+        """As `chat`. Cancelling the coroutine cancels the request."""
+        return await self.astream_chat(messages, **settings).finish()
+
+    async def aask(self, media: Any, question: str, *, system: str | None = None, **settings: Any) -> Answer:
+        """As `ask`. Cancelling the coroutine cancels the request."""
+        return await self.achat(conversation(as_list(media), question, system), **settings)
+
+    def astream(
+        self, media: Any, question: str, *, system: str | None = None, **settings: Any
+    ) -> AsyncStream:
+        """As `stream`, for `async for`."""
+        return self.astream_chat(conversation(as_list(media), question, system), **settings)
+
+    async def aask_many(
+        self, questions: Iterable[tuple[Sequence[Any], str]], *, system: str | None = None, **settings: Any
+    ) -> list[Answer]:
+        """As `ask_many`; media are read as room comes free. The first error cancels the rest."""
+        room = asyncio.Semaphore(self.max_concurrency)
+
+        async def one(media: Sequence[Any], question: str) -> Answer:
+            async with room:
+                return await self.aask(media, question, system=system, **settings)
+
+        tasks = [asyncio.ensure_future(one(media, question)) for media, question in questions]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     __getattr__ = moved.methods("qvl.tasks.model:Model", TASKS)
 

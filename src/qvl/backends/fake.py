@@ -155,6 +155,9 @@ class FakeStream(Stream):
         self._pieces.append(line)
         return True
 
+    async def afetch_more(self) -> bool:
+        return self.fetch_more()
+
 
 def _words(message: Mapping[str, Any]) -> str:
     content = message["content"]

@@ -172,9 +172,7 @@ def _meter(
 class HttpModel(Backend):
     """A served model. Threads may ask it together; at most `max_concurrency` requests are under way."""
 
-    can = Capabilities(
-        tools=True, thinking=True, schemas=True, ignore_eos=True, raw=True, prices=True, concurrency=True
-    )
+    can = Capabilities(tools=True, thinking=True, schemas=True, ignore_eos=True, raw=True, prices=True)
 
     def __init__(
         self,
@@ -209,6 +207,10 @@ class HttpModel(Backend):
     @property
     def meter(self) -> Meter | None:
         return self._meter
+
+    @property
+    def max_concurrency(self) -> int:
+        return self.wire.max_concurrency
 
     def close(self) -> None:
         """Gives the connections back."""

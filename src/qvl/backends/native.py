@@ -8,13 +8,16 @@ for piece in model.stream(["receipt.png"], "What is the total?"):
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,9 +28,10 @@ from qvl.catalog.config import ModelConfig
 from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qvl.checkpoint.generation_config import GenerationDefaults
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
+from qvl.engine.loop import Driver, Ticket
 from qvl.engine.memory import DEFAULT_FEATURE_BYTES, EngineMemory, plan_memory
 from qvl.engine.sampling import Logprob
-from qvl.errors import BackendError, ConfigError
+from qvl.errors import BackendError, ConfigError, QvlError
 from qvl.geometry import PixelLimits
 from qvl.inputs.processor import ModelInputs, Processor
 from qvl.inputs.sampling import SamplingParams
@@ -38,6 +42,7 @@ from qvl.outputs.thinking import Piece, ThinkSplitter, joined, opens_thinking
 from qvl.plan.machine import host_memory
 from qvl.plan.memory import KvDtype, Precision, check_precision, stored_precision
 
+T = TypeVar("T")
 DEFAULT_MAX_NEW_TOKENS = 1024  # when neither the caller nor the checkpoint says
 
 _SHORT: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -184,7 +189,6 @@ class NativeModel(Backend):
 
     can = Capabilities(
         local=True, logprobs=True, token_ids=True, tools=True, thinking=True, ignore_eos=True, scales_down=True,
-        concurrency=True,
     )  # fmt: skip
 
     def __init__(
@@ -202,8 +206,9 @@ class NativeModel(Backend):
         self.memory = memory
         self.defaults = defaults
         self.engine = Engine(model, processor.tokenizer, memory, options=options, defaults=defaults)
-        self._mail: dict[int, list[Event]] = {}
+        self._driver = Driver(self.engine)
         self._lock = threading.Lock()
+        self._stepper = ThreadPoolExecutor(1, "qvl-engine")  # its thread begins with the first `await`
 
     def __repr__(self) -> str:
         config = self.model.config
@@ -219,6 +224,10 @@ class NativeModel(Backend):
     def limits(self) -> PixelLimits | None:
         """The area that a picture may take unless a question says otherwise; None for the first generation's square."""
         return None if self.processor.is_first else self.processor.image_limits
+
+    @property
+    def max_concurrency(self) -> int:
+        return self.engine.options.max_num_seqs + 2  # some wait, so that the next step is never short of one
 
     @property
     def max_model_len(self) -> int:
@@ -241,8 +250,11 @@ class NativeModel(Backend):
     # Asking
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> AnswerStream:
-        asked = self._prepare(messages, settings)
-        return AnswerStream(self, self._submit(asked), asked)
+        return AnswerStream(self, self._prepare(messages, settings))
+
+    async def _aopen(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Stream:
+        asked = await asyncio.to_thread(self._prepare, messages, settings)
+        return await self._off_loop(lambda: AnswerStream(self, asked))
 
     def ask_many(
         self,
@@ -261,7 +273,7 @@ class NativeModel(Backend):
         more = True
         try:
             while more or running:
-                while more and len(running) < self.engine.options.max_num_seqs + 2:
+                while more and len(running) < self.max_concurrency:
                     number, (media, question) = next(waiting, (-1, ((), "")))
                     if number < 0:
                         more = False
@@ -297,46 +309,44 @@ class NativeModel(Backend):
         params = SamplingParams.of(given)
         return _Asked(self.processor(messages, **limits), params, time.perf_counter() - began)
 
-    def _submit(self, asked: _Asked) -> int:
+    def _admit(self, ticket: Ticket) -> None:
         with self._lock:
-            request_id = self.engine.submit(asked.inputs, asked.params)
-            self._mail[request_id] = []
-        return request_id
+            self._driver.admit(ticket)
 
-    def _pump(self) -> None:
-        """Runs one step and puts each event where its asker finds it."""
+    def _pump(self, events: Collection[object] = ()) -> None:
+        """Runs one step, unless another thread's step has brought these events meanwhile."""
         with self._lock:
-            for event in self.engine.step():
-                if event.request_id in self._mail:
-                    self._mail[event.request_id].append(event)
+            if not events:
+                self._driver.step()
 
-    def _take_mail(self, request_id: int) -> list[Event]:
+    def _forget(self, ticket: Ticket) -> None:
         with self._lock:
-            events = self._mail.get(request_id, [])
-            if events:
-                self._mail[request_id] = []
-        return events
+            self._driver.forget(ticket)  # does nothing to one that has ended
 
-    def _forget(self, request_id: int) -> None:
-        with self._lock:
-            self.engine.cancel(request_id)  # does nothing to one that has ended
-            self._mail.pop(request_id, None)
+    def _off_loop(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Work under the lock for callers in an event loop: on one thread, so that they don't queue for the lock."""
+        return asyncio.get_running_loop().run_in_executor(self._stepper, work)
 
 
 class AnswerStream(Stream):
     """An answer as the engine brings it; its media are known before the first piece."""
 
-    def __init__(self, model: NativeModel, request_id: int, asked: _Asked):
+    def __init__(self, model: NativeModel, asked: _Asked):
         super().__init__()
         self.media = _media_sizes(asked.inputs)
         self._model = model
-        self._request_id = request_id
         self._asked = asked
         self._splitter = ThinkSplitter(model.opens_thinking(asked.inputs))
         self._said: list[Piece] = []
         self._token_ids: list[int] = []
         self._logprobs: list[Logprob] = []
-        self._error: str | None = None
+        self._error: QvlError | None = None
+        self._events: deque[Event | QvlError] = deque()  # by the driver, not yet collected
+        self._ticket = Ticket(asked.inputs, asked.params, self._events.append)
+        model._admit(self._ticket)
+        first = self._events.popleft()
+        if isinstance(first, QvlError):
+            raise first
 
     @property
     def ended(self) -> bool:
@@ -344,21 +354,42 @@ class AnswerStream(Stream):
         return self.answer is not None or self._error is not None
 
     def fetch_more(self) -> bool:
-        if self._error is not None:
-            raise BackendError(f"the device failed: {self._error}")
-        if self.answer is not None or self._closed:
+        if not self._goes_on():
             return False
-        self.collect()
         if not self._pieces and not self.ended:
-            self._model._pump()
+            self._model._pump(self._events)
+        return True
+
+    async def afetch_more(self) -> bool:
+        if not self._goes_on():
+            return False
+        if not self._pieces and not self.ended:
+            await self._model._off_loop(lambda: self._model._pump(self._events))
+        return True
+
+    def _goes_on(self) -> bool:
+        if self._error is None and self.answer is None and not self._closed:
+            self.collect()
+        elif self._error is None:
+            return False
+        if self._error is not None and not self._pieces:
+            raise self._error
         return True
 
     def release(self) -> None:
-        self._model._forget(self._request_id)
+        self._model._forget(self._ticket)
+
+    async def aclose(self) -> None:
+        await self._model._off_loop(self.close)
 
     def collect(self) -> None:
         """Takes over what steps have brought so far, running none itself."""
-        for event in self._model._take_mail(self._request_id):
+        while self._events:
+            event = self._events.popleft()
+            if isinstance(event, QvlError):
+                self._error = event
+                self._closed = True
+                return
             self._token_ids += event.token_ids
             self._logprobs += event.logprobs
             pieces = self._splitter.push(event.text)
@@ -367,11 +398,11 @@ class AnswerStream(Stream):
             self._pieces += pieces
             self._said += pieces
             if event.finish_reason == "error":
-                self._error = event.error
+                self._error = BackendError(f"the device failed: {event.error}")
             elif event.finish_reason is not None:
                 self.answer = self._assembled(event)
             if event.finish_reason is not None:
-                self.close()
+                self._closed = True
 
     def _assembled(self, end: Event) -> Answer:
         usage = end.usage

@@ -1,4 +1,6 @@
-"""The one thread that steps the engine, for callers on other threads who wait for events. Knows nothing of HTTP.
+"""Who steps the engine and hands each event to its asker: `Driver`, and `EngineLoop`, a thread that drives.
+
+After a fault those who were there are told so, and the next question is answered. Knows nothing of HTTP.
 
 caller ── submit / cancel ──► list under a lock ──► this thread: engine.submit · cancel · step
    ▲                                                        │
@@ -27,16 +29,109 @@ log = logging.getLogger(__name__)
 # request was taken on, or the QvlError that refused it; then its events, the last one with a finish_reason.
 Deliver = Callable[[Event | QvlError], None]
 
+MOST_FAULTS = 3  # in a row, before the engine is given up
+
 
 @dataclass(eq=False)
 class Ticket:
-    """One request on its way through the loop."""
+    """One request on its way through the engine."""
 
     inputs: ModelInputs
     params: SamplingParams
     deliver: Deliver
     constraint: Constraint | None = None
-    request_id: int | None = None  # known to the engine's thread alone
+    request_id: int | None = None  # known to whoever drives
+
+
+class Driver:
+    """Takes requests on, steps, and delivers. Not thread-safe: one thread at a time."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self.failure: str | None = None  # why it can't go on, after a fault that it couldn't recover from
+        self._tickets: dict[int, Ticket] = {}
+        self._faults = 0  # in a row
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._tickets)
+
+    def admit(self, ticket: Ticket) -> None:
+        """Tells the ticket that it was taken on, or why it wasn't."""
+        if self.failure is not None:
+            self._tell(ticket, BackendError(f"the engine doesn't run: {self.failure}"))
+            return
+        try:
+            ticket.request_id = self.engine.submit(ticket.inputs, ticket.params, ticket.constraint)
+        except QvlError as e:
+            self._tell(ticket, e)
+        except Exception as e:
+            self._tell(ticket, BackendError(f"the engine failed: {type(e).__name__}: {e}"))
+            self._recover(e)
+        else:
+            self._tickets[ticket.request_id] = ticket
+            self._tell(ticket, Event(ticket.request_id))
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Ends a request now; its event comes with the next step. One that has ended already stays as it is."""
+        if ticket.request_id is not None and self.failure is None:
+            try:
+                self.engine.cancel(ticket.request_id)
+            except Exception as e:
+                self._recover(e)
+
+    def forget(self, ticket: Ticket) -> None:
+        """Cancels a request whose asker wants to hear no more of it."""
+        self.cancel(ticket)
+        if ticket.request_id is not None:
+            self._tickets.pop(ticket.request_id, None)
+
+    def cancel_all(self) -> None:
+        for ticket in [*self._tickets.values()]:
+            self.cancel(ticket)
+
+    def step(self) -> None:
+        """Runs one step and delivers what it brought."""
+        try:
+            for event in self.engine.step():
+                ended = event.finish_reason is not None
+                pop = self._tickets.pop if ended else self._tickets.get
+                ticket = pop(event.request_id, None)
+                if ticket is not None:
+                    self._tell(ticket, event)
+            self._faults = 0
+        except Exception as e:  # a fault of ours: no asker may wait for ever because of it
+            self._recover(e)
+
+    def _recover(self, error: Exception) -> None:
+        """Ends all requests there are with the reason; gives up when the engine's books aren't right afterwards."""
+        reason = f"{type(error).__name__}: {error}"
+        log.error("the engine met a fault", exc_info=error)
+        self._faults += 1
+        sound = self._faults < MOST_FAULTS
+        if sound:
+            try:
+                for request_id in self._tickets:
+                    self.engine.cancel(request_id)
+                while self.engine.has_work:
+                    self.engine.step()
+                self.engine.check()
+            except Exception:
+                log.exception("the engine can't go on")
+                sound = False
+        if not sound:
+            self.failure = reason
+        left, self._tickets = [*self._tickets.values()], {}
+        for ticket in left:
+            self._tell(ticket, BackendError(f"the engine failed: {reason}"))
+
+    def _tell(self, ticket: Ticket, what: Event | QvlError) -> None:
+        try:
+            ticket.deliver(what)
+        except RuntimeError as e:  # its event loop is closed: whoever asked is gone
+            log.debug("the events of request %s are not taken: %s", ticket.request_id, e)
+            if ticket.request_id is not None:
+                self.engine.cancel(ticket.request_id)
 
 
 class EngineLoop:
@@ -44,14 +139,18 @@ class EngineLoop:
 
     def __init__(self, engine: Engine):
         self.engine = engine
-        self.failure: str | None = None  # why the thread ended, when it wasn't asked to
+        self._driver = Driver(engine)
         self._wake = threading.Condition()
         self._incoming: list[Ticket] = []
         self._cancelled: list[Ticket] = []
         self._cancel_all = False
         self._stopping = False
-        self._tickets: dict[int, Ticket] = {}
         self._thread: threading.Thread | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the thread ended, when it wasn't asked to."""
+        return self._driver.failure
 
     @property
     def alive(self) -> bool:
@@ -104,42 +203,11 @@ class EngineLoop:
     # On the thread
 
     def _run(self) -> None:
-        faults = 0  # in a row
-        more = True
-        while more:
-            try:
-                more = self._turn()
-                faults = 0
-            except Exception as e:  # a fault of ours: no request may wait for ever because of it
-                log.exception("the engine's thread met a fault")
-                faults += 1
-                if not self._recover(f"{type(e).__name__}: {e}", last=faults == 3):
-                    return
-
-    def _recover(self, reason: str, last: bool) -> bool:
-        """Ends everybody who was there with the reason. True if the engine's books are right, so that it may go on."""
-        sound = not last
-        if sound:
-            try:
-                for request_id in self._tickets:
-                    self.engine.cancel(request_id)
-                while self.engine.has_work:
-                    self.engine.step()
-                self.engine.check()
-            except Exception:
-                log.exception("the engine can't go on")
-                sound = False
-        left, self._tickets = [*self._tickets.values()], {}
-        with self._wake:
-            if not sound:  # no ticket comes in after this
-                self.failure = reason
-                left += self._incoming
-                self._incoming = []
-        for ticket in left:
-            self._tell(ticket, BackendError(f"the engine failed: {reason}"))
-        return sound
+        while self._turn():
+            pass
 
     def _turn(self) -> bool:
+        driver = self._driver
         with self._wake:
             while not (
                 self._incoming
@@ -153,40 +221,18 @@ class EngineLoop:
             cancelled, self._cancelled = self._cancelled, []
             everybody, self._cancel_all = self._cancel_all or self._stopping, False
             stopping = self._stopping
-        for number, ticket in enumerate(incoming):
-            try:
-                self._admit(ticket)
-            except Exception as e:
-                self._tell(ticket, BackendError(f"the engine failed: {type(e).__name__}: {e}"))
-                with self._wake:  # those behind it have their turn after the fault
-                    self._incoming = incoming[number + 1 :] + self._incoming
-                    self._cancelled += cancelled
-                raise
-        for ticket in [*self._tickets.values()] if everybody else cancelled:
-            if ticket.request_id is not None:
-                self.engine.cancel(ticket.request_id)
-        if self.engine.has_work:
-            for event in self.engine.step():
-                ended = event.finish_reason is not None
-                pop = self._tickets.pop if ended else self._tickets.get
-                ticket_or_none = pop(event.request_id, None)
-                if ticket_or_none is not None:
-                    self._tell(ticket_or_none, event)
-        return not stopping or bool(self._tickets)
-
-    def _admit(self, ticket: Ticket) -> None:
-        try:
-            ticket.request_id = self.engine.submit(ticket.inputs, ticket.params, ticket.constraint)
-        except QvlError as e:
-            self._tell(ticket, e)
-            return
-        self._tickets[ticket.request_id] = ticket
-        self._tell(ticket, Event(ticket.request_id))
-
-    def _tell(self, ticket: Ticket, what: Event | QvlError) -> None:
-        try:
-            ticket.deliver(what)
-        except RuntimeError as e:  # its event loop is closed: whoever asked is gone
-            log.debug("the events of request %s are not taken any more: %s", ticket.request_id, e)
-            if ticket.request_id is not None:
-                self.engine.cancel(ticket.request_id)
+        for ticket in incoming:
+            driver.admit(ticket)
+        if everybody:
+            driver.cancel_all()
+        for ticket in cancelled:
+            driver.cancel(ticket)
+        if driver.failure is None and self.engine.has_work:
+            driver.step()
+        if driver.failure is not None:
+            with self._wake:  # no ticket comes in after this, as `alive` is False
+                incoming, self._incoming = self._incoming, []
+            for ticket in incoming:
+                driver.admit(ticket)
+            return False
+        return not stopping or driver.busy

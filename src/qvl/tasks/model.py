@@ -72,6 +72,10 @@ class Model(Backend):
     def token_bytes(self) -> Callable[[int], bytes] | None:
         return self.backend.token_bytes
 
+    @property
+    def max_concurrency(self) -> int:
+        return self.backend.max_concurrency
+
     def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
         return self.backend.post(body)
 
@@ -90,6 +94,12 @@ class Model(Backend):
         self, questions: Iterable[tuple[Sequence[Any], str]], *, system: str | None = None, **settings: Any
     ) -> list[Answer]:
         return self.backend.ask_many(questions, system=system, **settings)
+
+    async def _aopen(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Stream:
+        return await self.backend._aopen(messages, settings)
+
+    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+        return await self.backend.achat(messages, **settings)
 
     # Asking for something that is parsed and mapped: see qvl.tasks.run.run_task
 
