@@ -358,7 +358,7 @@ def test_9_a_text_only_template_is_an_error(plain: Path) -> None:
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% endfor %}<|im_start|>assistant\n"
     )
     found = [f for f in check(plain).findings if f.rule == "template-media"]
-    assert ["0 <|image_pad|> for one picture" in found[0].what, "0 <|video_pad|>" in found[1].what] == [
+    assert ["0 <|image_pad|> for one image" in found[0].what, "0 <|video_pad|>" in found[1].what] == [
         True,
         True,
     ]

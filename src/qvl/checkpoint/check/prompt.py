@@ -1,4 +1,4 @@
-"""What turns a conversation into ids: special tokens, chat template, picture limits, how generation ends."""
+"""What turns a conversation into ids: special tokens, chat template, pixel limits, how generation ends."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _tokenizer(checkpoint: Checkpoint) -> Iterator[Finding]:
             "error",
             "truncation",
             f"tokenizer.json cuts prompts at {truncation.get('max_length')} tokens, a leftover of calibration: "
-            "placeholders of pictures are cut with them, and features no longer match tokens",
+            "placeholders of images are cut with them, and features no longer match tokens",
             'set "truncation" to null in tokenizer.json',
         )
     yield from _template(checkpoint, tokenizer)
@@ -114,13 +114,13 @@ def _template(checkpoint: Checkpoint, tokenizer: Any) -> Iterator[Finding]:
         yield Finding("error", "template", str(e), _ORIGINAL)
         return
     text = "".join(piece for piece, _ in parts)
-    for kind, pad in (("picture", "<|image_pad|>"), ("video", "<|video_pad|>")):
+    for kind, pad in (("image", "<|image_pad|>"), ("video", "<|video_pad|>")):
         if (count := text.count(pad)) != 1:
             yield Finding(
                 "error",
                 "template-media",
                 f"{template.where}: writes {count} {pad} for one {kind}: features and placeholders won't match",
-                "copy the template from the original model; the text-only Qwen template drops pictures",
+                "copy the template from the original model; the text-only Qwen template drops images",
             )
     if text.count("<|vision_start|>") != text.count("<|vision_end|>"):
         yield Finding(
@@ -145,7 +145,7 @@ def _processor(checkpoint: Checkpoint) -> Iterator[Finding]:
             if name.startswith("pre"):
                 yield Finding(
                     "warning", "processor-missing", f"there is no {name}; engines fall back on the limits of a class "
-                    "or refuse pictures", _ORIGINAL,
+                    "or refuse images", _ORIGINAL,
                 )  # fmt: skip
             continue
         if not isinstance(raw, dict):
@@ -191,7 +191,7 @@ def _limits(name: str, raw: dict[str, Any], config: Any) -> Iterator[Finding]:
         return
     if not 0 < low <= high:
         yield Finding(
-            "error", "limits", f"{name}: pictures must have {low} to {high} pixels, which no picture has",
+            "error", "limits", f"{name}: images must have {low} to {high} pixels, which no image has",
             "min_pixels must be above 0 and at most max_pixels",
         )  # fmt: skip
         return
