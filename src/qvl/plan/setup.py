@@ -34,6 +34,14 @@ class Term:
 GpuTerms = tuple[Term, ...]
 
 
+class Terms(list[Term]):
+    """Terms of one GPU as they are reckoned; what takes no memory is left out."""
+
+    def put(self, name: str, size: int, formula: str) -> None:
+        if size:
+            self.append(Term(name, size, formula))
+
+
 def _usual_chunk(_: Device | None) -> int:
     return 2048
 

@@ -20,7 +20,7 @@ from qvl.plan.memory import (
     weight_bytes,
 )
 from qvl.plan.parameters import parameter_counts
-from qvl.plan.setup import GpuTerms, Setup, Term
+from qvl.plan.setup import GpuTerms, Setup, Term, Terms
 from qvl.units import GiB, MiB
 
 # CUDA context, loaded kernels and library workspaces of one process: the mean of what the eight official
@@ -57,15 +57,14 @@ def weight_terms(config: ModelConfig, precision: Precision, shards: Shards, smal
     cut = "" if shards.tensor == 1 else f" / {shards.tensor} GPUs"
     tower_cut, mergers = cut if shards.vision == "split" else "", c.merger + c.deepstack
     language = c.linears + c.norms
-    terms = (
-        Term("weights", w.linears + w.norms, f"{language:,} language parameters in {precision}{cut}"),
-        Term("scales", w.scales, f"scales and zero points of {precision}{cut}"),
-        Term("embeddings", w.embeddings, _parameters(c.embeddings, whole.embeddings) + cut),
-        Term("head", w.head, _parameters(c.head, whole.head) + cut),
-        Term("tower", w.tower, _parameters(c.tower, whole.tower) + tower_cut),
-        Term("merger", w.merger, _parameters(mergers, whole.merger) + tower_cut),
-    )
-    return tuple(t for t in terms if t.bytes)
+    terms = Terms()
+    terms.put("weights", w.linears + w.norms, f"{language:,} language parameters in {precision}{cut}")
+    terms.put("scales", w.scales, f"scales and zero points of {precision}{cut}")
+    terms.put("embeddings", w.embeddings, _parameters(c.embeddings, whole.embeddings) + cut)
+    terms.put("head", w.head, _parameters(c.head, whole.head) + cut)
+    terms.put("tower", w.tower, _parameters(c.tower, whole.tower) + tower_cut)
+    terms.put("merger", w.merger, _parameters(mergers, whole.merger) + tower_cut)
+    return tuple(terms)
 
 
 def _parameters(count: int, size: int) -> str:
@@ -73,30 +72,21 @@ def _parameters(count: int, size: int) -> str:
     return f"{count:,} parameters x {size / count:.3g} B" if count else ""
 
 
-def kv_terms(setup: Setup, shards: Shards, block: int = 1) -> list[Term]:
+def kv_terms(setup: Setup, shards: Shards, block: int = 1) -> Terms:
     per_token = kv_bytes_per_token(setup.config, setup.kv_dtype, shards)
     batch, tokens = setup.workload.concurrency, setup.context_tokens
     held = ceil(tokens / block) * block
     text = setup.config.text
     heads = ceil(text.num_key_value_heads / shards.tensor)
     unit = f" in blocks of {block}" if block > 1 else ""
-    terms = [
-        Term(
-            "kv_cache",
-            batch * held * per_token,
-            f"{batch} x {held:,} tokens{unit} x {per_token:,} B (2 x {len(text.full_attention_layers)} layers x "
-            f"{heads} KV heads x {text.head_dim} in {setup.kv_dtype})",
-        )
-    ]
+    terms = Terms()
+    layers = len(text.full_attention_layers)
+    words = f"2 x {layers} layers x {heads} KV heads x {text.head_dim} in {setup.kv_dtype}"
+    words = f"{batch} x {held:,} tokens{unit} x {per_token:,} B ({words})"
+    terms.put("kv_cache", batch * held * per_token, words)
     state = state_bytes(setup.config, setup.precision, shards)
-    if state:
-        terms.append(
-            Term(
-                "linear_state",
-                batch * state,
-                f"{batch} x {state:,} B for the linear-attention layers, whatever the length",
-            )
-        )
+    words = f"{batch} x {state:,} B for the linear-attention layers, whatever the length"
+    terms.put("linear_state", batch * state, words)
     return terms
 
 
@@ -167,35 +157,26 @@ def vision_term(setup: Setup, *, fused_rotary: bool, pixel_bytes: int, batch: in
     if not media.items:
         return Term("vision_activations", 0, "no images")
     patches, segment = media.patches * batch, media.largest_segment
-    value = bytes_per_value(setup.precision)
+    value, flash = bytes_per_value(setup.precision), setup.flash_attention
     inside = vision_activation_bytes(
-        setup.config, patches, segment, flash=setup.flash_attention, fused_rotary=fused_rotary, value=value
+        setup.config, patches, segment, flash=flash, fused_rotary=fused_rotary, value=value
     )
-    pixels = patches * v.patch_dim * pixel_bytes
-    scores = (
-        ""
-        if setup.flash_attention
-        else f", of it {v.num_heads} heads x {segment:,}² scores for want of flash attention"
-    )
-    return Term(
-        "vision_activations",
-        inside + pixels,
-        f"{patches:,} patches x ({(inside - _scores(setup, value)) // patches:,} B in a block + "
-        f"{v.patch_dim * pixel_bytes:,} B of pixels){scores}",
-    )
+    scores = 0 if flash else v.num_heads * segment**2 * value
+    each, pixels = (inside - scores) // patches, v.patch_dim * pixel_bytes
+    words = f"{patches:,} patches x ({each:,} B in a block + {pixels:,} B of pixels)"
+    if not flash:
+        words += f", of it {v.num_heads} heads x {segment:,}² scores for want of flash attention"
+    return Term("vision_activations", inside + patches * pixels, words)
 
 
-def _scores(setup: Setup, value: int) -> int:
-    return (
-        0 if setup.flash_attention else setup.config.vision.num_heads * setup.media.largest_segment**2 * value
-    )
-
-
-def features_formula(setup: Setup, batch: int, value: int) -> str:
-    levels = len(setup.config.vision.deepstack_visual_indexes)
+def feature_terms(setup: Setup, batch: int, value: int) -> Terms:
+    """What the tower made of all images, until the language model has read it."""
+    levels, terms = len(setup.config.vision.deepstack_visual_indexes), Terms()
     deep = f" x {1 + levels} levels (DeepStack)" if levels else ""
     tokens, width = setup.media.visual_tokens * batch, setup.config.vision.out_hidden_size
-    return f"{tokens:,} visual tokens x {width:,}{deep} x {value} B"
+    words = f"{tokens:,} visual tokens x {width:,}{deep} x {value} B"
+    terms.put("encoder_outputs", tokens * encoder_bytes_per_token(setup.config, value), words)
+    return terms
 
 
 def dealt_layers(
@@ -206,7 +187,7 @@ def dealt_layers(
     kv = kv_terms(setup, Shards())
     result = []
     for gpu in range(setup.gpus):
-        terms: list[Term] = []
+        terms = Terms()
         for t in [*weights, *kv]:
             if t.name in ("embeddings", "tower", "merger"):
                 size = t.bytes if gpu == 0 else 0
@@ -214,12 +195,11 @@ def dealt_layers(
                 size = t.bytes if gpu == setup.gpus - 1 else 0
             else:
                 size = t.bytes * (gpu + 1) // setup.gpus - t.bytes * gpu // setup.gpus
-            if size:
-                share = f", layers dealt to {setup.gpus} GPUs" if setup.gpus > 1 and size != t.bytes else ""
-                terms.append(Term(t.name, size, t.formula + share))
+            share = f", layers dealt to {setup.gpus} GPUs" if setup.gpus > 1 and size != t.bytes else ""
+            terms.put(t.name, size, t.formula + share)
         if gpu == 0:
             terms += first_only
         phases = (first if gpu == 0 else []) + (last if gpu == setup.gpus - 1 else first[1:])
-        terms = with_fragmentation(terms + largest_phase(list(dict.fromkeys(phases))))
-        result.append((*terms, *process_terms(setup)))
+        held = with_fragmentation(terms + largest_phase(list(dict.fromkeys(phases))))
+        result.append((*held, *process_terms(setup)))
     return tuple(result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Term
+from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Term, Terms
 from qvl.plan.terms import dealt_layers, vision_activation_bytes
 
 LLAMA_CPP_UBATCH = 512
@@ -11,26 +11,19 @@ LLAMA_CPP_UBATCH = 512
 def _memory(setup: Setup) -> tuple[GpuTerms, ...]:
     """GGUF text weights, the tower in a 16-bit mmproj file, KV for all slots, and two compute buffers."""
     t, v, media = setup.config.text, setup.config.vision, setup.media
-    buffer = LLAMA_CPP_UBATCH * (t.vocab_size + t.hidden_size) * 4
-    compute = Term(
-        "compute_activations",
-        buffer,
-        f"{LLAMA_CPP_UBATCH} tokens x ({t.vocab_size:,} logits + {t.hidden_size:,}) x 4 B",
-    )
-    item = media.largest_item
-    vision = Term("vision_activations", 0, "no images")
-    if item:
+    words = f"{LLAMA_CPP_UBATCH} tokens x ({t.vocab_size:,} logits + {t.hidden_size:,}) x 4 B"
+    compute = Term("compute_activations", LLAMA_CPP_UBATCH * (t.vocab_size + t.hidden_size) * 4, words)
+    vision = Terms()
+    if item := media.largest_item:
         # one image at a time, fp32
         inside = vision_activation_bytes(
             setup.config, item.patches, item.segment, flash=setup.flash_attention, value=4
         )
         scores = "" if setup.flash_attention else f", {v.num_heads} heads x {item.segment:,}² x 4 B scores"
-        vision = Term(
-            "vision_activations", inside, f"{item.patches:,} patches of the largest image in fp32{scores}"
-        )
+        words = f"{item.patches:,} patches of the largest image in fp32{scores}"
+        vision.put("vision_activations", inside, words)
     # both buffers are reserved for good, so they add up
-    extra = [vision] if vision.bytes else []
-    return dealt_layers(setup, [compute], [compute], extra)
+    return dealt_layers(setup, [compute], [compute], vision)
 
 
 ENGINE = EngineRecord(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from qvl.plan.memory import Shards, bytes_per_value
-from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Term
+from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Terms
 from qvl.plan.terms import (
-    encoder_bytes_per_token,
-    features_formula,
+    feature_terms,
     kv_terms,
     largest_phase,
     prefill_activation_bytes,
@@ -20,26 +19,16 @@ from qvl.plan.terms import (
 def _memory(setup: Setup) -> tuple[GpuTerms, ...]:
     value, batch = bytes_per_value(setup.precision), setup.workload.concurrency
     chunk = min(setup.max_num_batched_tokens, setup.prompt_tokens * batch)
-    vocab = setup.config.text.vocab_size
-    # images are encoded one request at a time; features wait for prefill in 16 bits
-    features = setup.media.visual_tokens * batch * encoder_bytes_per_token(setup.config, value)
-    terms = [
-        *weight_terms(setup.config, setup.precision, Shards(), setup.small_rest),
-        *kv_terms(setup, Shards(), setup.request.block_size),
-    ]
-    if features:
-        terms.append(Term("encoder_outputs", features, features_formula(setup, batch, value)))
-    phases = [
-        vision_term(setup, fused_rotary=False, pixel_bytes=4),
-        Term(
-            "prefill_activations",
-            prefill_activation_bytes(setup.config, chunk, value=value),
-            f"{chunk:,} tokens of one step in one layer",
-        ),
-        Term(
-            "logits", batch * vocab * (value + 4), f"{batch} x {vocab:,} x {value + 4} B, last positions only"
-        ),
-    ]
+    vocab, shards = setup.config.text.vocab_size, Shards()
+    terms = Terms(weight_terms(setup.config, setup.precision, shards, setup.small_rest))
+    terms += kv_terms(setup, shards, setup.request.block_size)
+    terms += feature_terms(setup, batch, value)  # they wait for prefill in 16 bits
+    phases = Terms()
+    phases.append(vision_term(setup, fused_rotary=False, pixel_bytes=4))  # of one request at a time
+    prefill = prefill_activation_bytes(setup.config, chunk, value=value)
+    phases.put("prefill_activations", prefill, f"{chunk:,} tokens of one step in one layer")
+    words = f"{batch} x {vocab:,} x {value + 4} B, last positions only"
+    phases.put("logits", batch * vocab * (value + 4), words)
     return ((*with_fragmentation(terms + largest_phase(phases)), *process_terms(setup)),)
 
 

@@ -12,7 +12,7 @@ from qvl.catalog.config import ModelConfig
 from qvl.catalog.precisions import PRECISIONS
 from qvl.plan.memory import WeightBytes, matrix_bytes, weight_bytes
 from qvl.plan.parameters import language_linears, parameter_counts
-from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Term
+from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Terms
 from qvl.plan.terms import FRAGMENTATION, NCCL_PER_RANK, process_terms, vision_activation_bytes
 
 # DeepSpeed ZeRO 3 defaults of common configs: gathered parameters kept alive, and the optimizer's sub-group
@@ -72,71 +72,48 @@ def training_terms(setup: Setup) -> tuple[GpuTerms, ...]:
     spread = {"copies": (1, 1), "zero2": (1, n), "zero3": (n, n), "tensor": (n, n), "layers": (n, n)}
     weight_share, state_share = spread[how.sharding]
     w: WeightBytes = weight_bytes(config, setup.precision)
-    terms = [
-        Term(
-            "weights",
-            _share(w.language, weight_share),
-            f"language model in {setup.precision}{_over(weight_share)}",
-        ),
-        Term(
-            "tower", _vision_share(w.vision, how.sharding, weight_share), "tower and mergers, 2 B a parameter"
-        ),
-    ]
+    terms = Terms()
+    terms.put(
+        "weights",
+        _share(w.language, weight_share),
+        f"language model in {setup.precision}{_over(weight_share)}",
+    )
+    # Megatron keeps the whole tower on every rank, layer dealing puts it on the first
+    tower = w.vision if how.sharding in ("tensor", "layers") else _share(w.vision, weight_share)
+    terms.put("tower", tower, "tower and mergers, 2 B a parameter")
     if how.reference_model:
-        terms.append(
-            Term(
-                "reference_model",
-                _share(w.total, weight_share),
-                f"a second copy for DPO{_over(weight_share)}",
-            )
+        terms.put(
+            "reference_model", _share(w.total, weight_share), f"a second copy for DPO{_over(weight_share)}"
         )
     gradient = 4 if how.sharding == "tensor" else 2  # Megatron sums gradients in fp32
-    learned = trained + adapters
-    terms += [
-        Term(
-            "gradients",
-            _share(trained * gradient, state_share),
-            f"{trained:,} parameters x {gradient} B{_over(state_share)}",
-        ),
-        Term(
-            "optimizer",
-            _share(trained * 12, state_share),
-            f"{trained:,} x 12 B: fp32 copy and two moments{_over(state_share)}",
-        ),
-        Term(
-            "adapters",
-            _share(adapters * 16, n if how.sharding == "tensor" else 1),
-            f"{adapters:,} LoRA parameters of rank {how.lora_rank} x 16 B",
-        ),
-    ]
+    learned, over = trained + adapters, _over(state_share)
+    terms.put(
+        "gradients", _share(trained * gradient, state_share), f"{trained:,} parameters x {gradient} B{over}"
+    )
+    words = f"{trained:,} x 12 B: fp32 copy and two moments{over}"
+    terms.put("optimizer", _share(trained * 12, state_share), words)
+    words = f"{adapters:,} LoRA parameters of rank {how.lora_rank} x 16 B"
+    terms.put("adapters", _share(adapters * 16, n if how.sharding == "tensor" else 1), words)
     if how.sharding == "zero3":
-        layer = counts.linears // text.num_hidden_layers
-        gathered = 2 * (min(ZERO3_LIVE, counts.total) + layer)
-        terms.append(
-            Term(
-                "gathered_weights",
-                gathered,
-                f"ZeRO 3: {ZERO3_LIVE:,} parameters alive and one layer arriving",
-            )
-        )
+        gathered = 2 * (min(ZERO3_LIVE, counts.total) + counts.linears // text.num_hidden_layers)
+        words = f"ZeRO 3: {ZERO3_LIVE:,} parameters alive and one layer arriving"
+        terms.put("gathered_weights", gathered, words)
     if how.sharding in ("zero2", "zero3") and learned:
         group = min(ZERO3_SUB_GROUP, ceil(learned / n)) if how.sharding == "zero3" else ceil(learned / n)
         # flat fp32 buffers that the allocator keeps: activations never fit back into them, as the measured
         # runs show (they differ by their activations, not by the larger of both)
-        terms.append(
-            Term("optimizer_step", 8 * group, f"{group:,} x 8 B: fp32 gradients and square roots of one step")
-        )
+        words = f"{group:,} x 8 B: fp32 gradients and square roots of one step"
+        terms.put("optimizer_step", 8 * group, words)
     terms += _activations(setup)
-    terms = [t for t in terms if t.bytes]
     lost = ceil(sum(t.bytes for t in terms if t.name not in ("weights", "tower")) * FRAGMENTATION)
-    terms.append(Term("fragmentation", lost, f"{FRAGMENTATION:.0%} of all but the weights"))
+    terms.put("fragmentation", lost, f"{FRAGMENTATION:.0%} of all but the weights")
     terms += process_terms(setup)
     if n > 1:
-        terms.append(Term("nccl", NCCL_PER_RANK, "communication buffers of one rank"))
+        terms.put("nccl", NCCL_PER_RANK, "communication buffers of one rank")
     return (tuple(terms),) * n
 
 
-def _activations(setup: Setup) -> list[Term]:
+def _activations(setup: Setup) -> Terms:
     config, how = setup.config, setup.request.training
     text, batch = config.text, setup.workload.concurrency
     tokens = batch * setup.context_tokens
@@ -144,18 +121,16 @@ def _activations(setup: Setup) -> list[Term]:
     per_layer = layer_activation_bytes(config, fused=how.fused_kernels)
     layers = text.num_hidden_layers
     mine = ceil(layers / setup.gpus) if how.sharding == "layers" else layers
-    terms = []
+    terms = Terms()
     if how.checkpoint_language:
         kept = tokens * (mine * 2 * text.hidden_size + per_layer) // cut
         words = f"{tokens:,} tokens x ({mine} layers x {2 * text.hidden_size:,} B kept + one layer's {per_layer:,} B)"
     else:
         kept, words = tokens * mine * per_layer // cut, f"{tokens:,} tokens x {mine} layers x {per_layer:,} B"
-    terms.append(Term("language_activations", kept, words))
+    terms.put("language_activations", kept, words)
     if not how.fused_loss:
         # 16-bit logits, their fp32 copy and its log-softmax; the backward pass puts gradients in place of the copy
-        terms.append(
-            Term("logits", tokens * text.vocab_size * 10, f"{tokens:,} tokens x {text.vocab_size:,} x 10 B")
-        )
+        terms.put("logits", tokens * text.vocab_size * 10, f"{tokens:,} tokens x {text.vocab_size:,} x 10 B")
     patches = batch * setup.media.patches
     if patches and how.train_vision:
         depth, block = config.vision.depth, tower_activation_bytes(config)
@@ -164,22 +139,17 @@ def _activations(setup: Setup) -> list[Term]:
         else:
             size = patches * depth * block
         kind = "one block recomputed" if how.checkpoint_vision else f"{depth} blocks"
-        terms.append(Term("vision_activations", size, f"{patches:,} patches, {kind} of {block:,} B"))
+        terms.put("vision_activations", size, f"{patches:,} patches, {kind} of {block:,} B")
     elif patches:
         size = vision_activation_bytes(
             config, patches, setup.media.largest_segment, flash=setup.flash_attention, fused_rotary=False
         )
-        terms.append(Term("vision_activations", size, f"{patches:,} patches through the frozen tower"))
+        terms.put("vision_activations", size, f"{patches:,} patches through the frozen tower")
     if not PRECISIONS[setup.precision].is_plain:
         largest = max(language_linears(config), key=lambda s: s.in_features * s.out_features)
         size, _ = matrix_bytes(largest.name, largest.in_features, largest.out_features, "bf16")
-        terms.append(Term("dequantised", size, f"{largest.name} in 16 bits while it is used"))
+        terms.put("dequantised", size, f"{largest.name} in 16 bits while it is used")
     return terms
-
-
-def _vision_share(size: int, sharding: str, share: int) -> int:
-    # Megatron keeps the whole tower on every rank, layer dealing puts it on the first
-    return size if sharding in ("tensor", "layers") else _share(size, share)
 
 
 def _share(size: int, share: int) -> int:

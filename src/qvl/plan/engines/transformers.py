@@ -6,8 +6,7 @@ from qvl.plan.memory import bytes_per_value
 from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Term
 from qvl.plan.terms import (
     dealt_layers,
-    encoder_bytes_per_token,
-    features_formula,
+    feature_terms,
     prefill_activation_bytes,
     vision_term,
 )
@@ -30,11 +29,8 @@ def _memory(setup: Setup) -> tuple[GpuTerms, ...]:
     batch, tokens = setup.workload.concurrency, setup.prompt_tokens * setup.workload.concurrency
     d, value = setup.config.text.hidden_size, bytes_per_value(setup.precision)
     vision = vision_term(setup, fused_rotary=False, pixel_bytes=4, batch=batch)
-    prefill = Term(
-        "prefill_activations",
-        prefill_activation_bytes(setup.config, tokens, value=value),
-        f"{tokens:,} prompt tokens in one layer",
-    )
+    size = prefill_activation_bytes(setup.config, tokens, value=value)
+    prefill = Term("prefill_activations", size, f"{tokens:,} prompt tokens in one layer")
     per_token = logits_bytes_per_token(setup)
     if per_token:
         words = (
@@ -44,9 +40,7 @@ def _memory(setup: Setup) -> tuple[GpuTerms, ...]:
     else:
         vocab = setup.config.text.vocab_size
         logits = Term("logits", batch * vocab * 6, f"{batch} x {vocab:,} x 6 B, last positions only")
-    features = setup.media.visual_tokens * batch * encoder_bytes_per_token(setup.config, value)
-    outputs = [Term("encoder_outputs", features, features_formula(setup, batch, value))] if features else []
-    return dealt_layers(setup, [vision, prefill], [prefill, logits], outputs)
+    return dealt_layers(setup, [vision, prefill], [prefill, logits], feature_terms(setup, batch, value))
 
 
 ENGINE = EngineRecord(

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from qvl.catalog.config import ModelConfig
-from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Term
+from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Terms
 from qvl.plan.terms import (
     NCCL_PER_RANK,
     encoder_bytes_per_token,
@@ -46,25 +46,18 @@ def worst_item_tokens(config: ModelConfig, max_model_len: int) -> int:
 def _memory(setup: Setup) -> tuple[GpuTerms, ...]:
     config, largest = setup.config, setup.media.largest_item
     item, segment = (largest.tokens, largest.segment) if largest else (0, 0)
-    terms = [
-        *weight_terms(config, setup.precision, setup.shards, setup.small_rest),
-        *kv_terms(setup, setup.shards, setup.request.block_size),
-        *_start_up(
-            config, setup.shards.tensor, setup.max_num_batched_tokens, setup.max_num_seqs, item, segment,
-            setup.flash_attention, setup.request.default_limits,
-        ),
-        *process_terms(setup),
-    ]  # fmt: skip
+    terms = Terms(weight_terms(config, setup.precision, setup.shards, setup.small_rest))
+    terms += kv_terms(setup, setup.shards, setup.request.block_size)
+    terms += _start_up(
+        config, setup.shards.tensor, setup.max_num_batched_tokens, setup.max_num_seqs, item, segment,
+        setup.flash_attention, setup.request.default_limits,
+    )  # fmt: skip
+    terms += process_terms(setup)
     if setup.gpus > 1 and (setup.device is None or setup.device.kind == "gpu"):
-        terms.append(Term("nccl", NCCL_PER_RANK, "communication buffers of one rank"))
+        terms.put("nccl", NCCL_PER_RANK, "communication buffers of one rank")
     if not setup.request.enforce_eager:
-        terms.append(
-            Term(
-                "cuda_graphs",
-                CUDA_GRAPHS,
-                "captured decode steps, outside the utilisation budget; unverified",
-            )
-        )
+        words = "captured decode steps, outside the utilisation budget; unverified"
+        terms.put("cuda_graphs", CUDA_GRAPHS, words)
     return (tuple(terms),) * setup.gpus
 
 
@@ -82,18 +75,16 @@ def _start_up(
     """What vLLM's start-up run reserves: a step of `chunk` tokens, a full batch, and the largest item (its tokens, the
     patches of its frame) as often as the encoder's budget takes."""
     merge = config.vision.spatial_merge_size**2
-    terms: list[Term] = []
+    terms, phases = Terms(), Terms()
     if default_limits:
         item = max(item, worst_item_tokens(config, config.text.max_position_embeddings))
         segment = max(segment, DEFAULT_IMAGE_TOKENS * merge)
-    phases: list[Term] = []
     if item:
         budget = max(chunk, item)
         per_token = encoder_bytes_per_token(config)
         why = "largest item" if item > chunk else "one prefill step"
-        terms.append(
-            Term("encoder_cache", budget * per_token, f"{budget:,} tokens ({why}) x {per_token:,} B a token")
-        )
+        words = f"{budget:,} tokens ({why}) x {per_token:,} B a token"
+        terms.put("encoder_cache", budget * per_token, words)
         patches = max(1, budget // item) * item * merge
         if config.family == "qwen_vl":
             patches = max(1, budget // item) * (config.vision.image_size // config.vision.patch_size) ** 2
@@ -102,23 +93,13 @@ def _start_up(
         pixels = patches * config.vision.patch_dim * 2
         scores = "" if flash else f", {config.vision.num_heads} heads x {segment:,}² scores"
         limit = " (no --limit-mm-per-prompt: the worst there is)" if default_limits else ""
-        phases.append(
-            Term(
-                "vision_activations", inside + pixels, f"start-up run over {patches:,} patches{limit}{scores}"
-            )
-        )
-    phases.append(
-        Term(
-            "prefill_activations",
-            prefill_activation_bytes(config, chunk, tensor=tp),
-            f"start-up run over {chunk:,} tokens of one step in one layer",
-        )
-    )
+        words = f"start-up run over {patches:,} patches{limit}{scores}"
+        phases.put("vision_activations", inside + pixels, words)
+    prefill = prefill_activation_bytes(config, chunk, tensor=tp)
+    phases.put("prefill_activations", prefill, f"start-up run over {chunk:,} tokens of one step in one layer")
     # sampling of a full batch: 16-bit logits, the fp32 copy, and the sort of top-p with its 64-bit indices
     vocab = config.text.vocab_size
-    phases.append(
-        Term("logits", seqs * vocab * 18, f"{seqs} sequences x {vocab:,} x 18 B (sampling with top-p)")
-    )
+    phases.put("logits", seqs * vocab * 18, f"{seqs} sequences x {vocab:,} x 18 B (sampling with top-p)")
     return tuple(with_fragmentation(terms + largest_phase(phases)))
 
 
