@@ -100,28 +100,10 @@ def _mixed(endpoint: EndpointUnderTest) -> Finding:
     return replace(found, numbers={**apart.numbers, **found.numbers})
 
 
-PROBES = (
-    plumbing("repeat", "consistency", "the same question gives the same answer", _repeat, "unsteady"),
-    plumbing(
-        "batch",
-        "consistency",
-        "eight together are answered as one by one",
-        _batch,
-        "right-padding",
-        "batch-mask",
-    ),
-    plumbing(
-        "cache",
-        "consistency",
-        "an image asked again is answered right, and faster",
-        _cache,
-        "cache-text-only",
-    ),
-    plumbing(
-        "cache-mixed",
-        "consistency",
-        "images of one size aren't mistaken for each other",
-        _mixed,
-        "cache-text-only",
-    ),
+PROBES = plumbing(
+    "consistency",
+    ("repeat", "the same question gives the same answer", _repeat, "unsteady"),
+    ("batch", "eight together are answered as one by one", _batch, "right-padding", "batch-mask"),
+    ("cache", "an image asked again is answered right, and faster", _cache, "cache-text-only"),
+    ("cache-mixed", "images of one size aren't mistaken for each other", _mixed, "cache-text-only"),
 )

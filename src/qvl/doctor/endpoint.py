@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from qvl.backends.answer import Answer, MediaSize, conversation
 from qvl.backends.base import Backend
@@ -15,9 +18,6 @@ from qvl.doctor.expected import ExpectedAnswers
 from qvl.doctor.images import blocks
 from qvl.errors import BackendError, PromptError
 from qvl.geometry import PixelLimits, Size
-
-if TYPE_CHECKING:
-    import numpy as np
 
 LARGE_PIXELS = 1_204_224  # 1,536 tokens of 28x28: a page, ten windows wide; faults of windows show from two
 DEFAULT_ROOM = 8192  # tokens of context taken for granted where a server doesn't say
@@ -76,8 +76,6 @@ class EndpointUnderTest:
 
     def rng(self, name: str) -> np.random.Generator:
         """Random numbers of one probe: the same for the same seed, whatever else runs."""
-        import numpy as np
-
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
     def seen(self, size: tuple[int, int], **pixels: int) -> MediaSize | None:
@@ -85,8 +83,6 @@ class EndpointUnderTest:
 
         pixels: min_pixels, max_pixels of the question.
         """
-        from dataclasses import replace
-
         if self.family is None or (pixels and self.limits is None):
             return None
         limits = self.limits

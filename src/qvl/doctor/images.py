@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
+import numpy as np
+from PIL import Image
 
 Rgb = tuple[int, int, int]
 
 
 def blocks(rng: np.random.Generator, height: int, width: int, side: int) -> Image.Image:
     """Squares of random colours: every part of the image says something."""
-    import numpy as np
-    from PIL import Image
-
     rows, columns = -(-height // side), -(-width // side)
     small = rng.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
     pixels = small.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
@@ -25,16 +21,11 @@ def blocks(rng: np.random.Generator, height: int, width: int, side: int) -> Imag
 
 
 def flat(height: int, width: int, colour: Rgb) -> Image.Image:
-    from PIL import Image
-
     return Image.new("RGB", (width, height), colour)
 
 
 def changed(image: Image.Image, rng: np.random.Generator, box: tuple[int, int, int, int]) -> Image.Image:
     """A copy that differs inside the box (left, top, right, bottom) alone, in every pixel of it."""
-    import numpy as np
-    from PIL import Image
-
     pixels = np.array(image)
     x1, y1, x2, y2 = box
     # half the range away from what was there

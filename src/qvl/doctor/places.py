@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.probe import EvidenceImage, Finding, Probe, not_supported
@@ -11,6 +12,7 @@ from qvl.doctor.sets import asked
 from qvl.doctor.statistics import sign_flip
 from qvl.geometry import Size
 from qvl.outputs.boxes import Box, find_places, parse_boxes
+from qvl.outputs.draw import draw_places
 from qvl.outputs.mapping import (
     CONVENTIONS,
     ORIGINAL_PIXELS,
@@ -21,9 +23,6 @@ from qvl.outputs.mapping import (
     Rect,
     iou,
 )
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 KNOWN_IOU = 0.3  # boxes that fit no better on average say nothing about a space
 CLEAR_P = 0.01
@@ -96,8 +95,6 @@ def _rect(numbers: tuple[float, ...] | None, road: PictureMap, space: Convention
 
 def _drawn(image: Image.Image, truth: Rect, found: list[Box], words: str) -> EvidenceImage:
     """The image with the true box and the model's."""
-    from qvl.outputs.draw import draw_places
-
     x1, y1, x2, y2 = truth
     boxes = [Box(x1=x1, y1=y1, x2=x2, y2=y2, label="true", seen=truth, written=()), *found]
     return EvidenceImage(

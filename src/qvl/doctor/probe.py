@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from PIL import Image
 
 from qvl import moved
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from qvl.doctor.endpoint import EndpointUnderTest
+from qvl.doctor.endpoint import EndpointUnderTest
 
 # measured: a number with nothing to hold it against; not supported: the endpoint gives nothing to tell by
 Status = Literal["passed", "failed", "measured", "not supported"]
@@ -64,8 +62,11 @@ def not_supported(evidence: str, **numbers: float | int | str | bool | None) -> 
     return Finding("not supported", evidence, numbers)
 
 
-def plumbing(name: str, theme: str, shows: str, run: Run, *causes: str) -> Probe:
-    return Probe(name, theme, "plumbing", shows, run, causes)
+def plumbing(theme: str, *rows: tuple[str, str, Run, *tuple[str, ...]]) -> tuple[Probe, ...]:
+    """Probes of one theme that hold for any weights, each row (name, what it shows, run, causes ...)."""
+    return tuple(
+        Probe(name, theme, "plumbing", shows, run, tuple(causes)) for name, shows, run, *causes in rows
+    )
 
 
 __getattr__ = moved.names(__name__)

@@ -6,14 +6,14 @@ import base64
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
 from qvl.doctor.causes import CAUSES
 from qvl.doctor.probe import Finding, Probe, Status
 from qvl.errors import QvlError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 WIDEST = 640  # pixels a side; larger evidence is shrunk
@@ -102,8 +102,6 @@ def cause_text(key: str) -> str:
 
 def to_html(report: Report) -> str:
     """Everything that models and servers said is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     return environment.from_string(template).render(report=report, cause_text=cause_text, data_url=data_url)

@@ -102,10 +102,11 @@ def _too_long(endpoint: EndpointUnderTest) -> Finding:
 
 _CAUSES = ("media-checks",)
 
-PROBES = (
-    plumbing("bad-picture", "safety", "bytes that are no image are refused", _garbage, *_CAUSES),
-    plumbing("cut-picture", "safety", "half an image is refused", _cut, *_CAUSES),
-    plumbing("huge-claim", "safety", "a decompression bomb is refused", _bomb, *_CAUSES),
-    plumbing("thread-picture", "safety", "an impossible shape is refused", _thread, *_CAUSES),
-    plumbing("too-long", "safety", "a prompt beyond the context is refused", _too_long, "context-cut"),
+PROBES = plumbing(
+    "safety",
+    ("bad-picture", "bytes that are no image are refused", _garbage, *_CAUSES),
+    ("cut-picture", "half an image is refused", _cut, *_CAUSES),
+    ("huge-claim", "a decompression bomb is refused", _bomb, *_CAUSES),
+    ("thread-picture", "an impossible shape is refused", _thread, *_CAUSES),
+    ("too-long", "a prompt beyond the context is refused", _too_long, "context-cut"),
 )

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from zlib import crc32
+
+from PIL import Image
 
 from qvl.doctor.compare import Question, Reply
 from qvl.doctor.endpoint import EndpointUnderTest
+from qvl.doctor.images import on_paper, video
 from qvl.geometry import Size
-from qvl.outputs.mapping import Rect, iou
+from qvl.outputs import events
+from qvl.outputs.boxes import Box, parse_boxes
+from qvl.outputs.mapping import PictureMap, Rect, iou
+from qvl.synth import Clip, Sample, make
 from qvl.tasks.prompts import is_plain, task_prompt
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from qvl.synth import Clip, Sample
 
 FIRST_SEED = 1_900_000_000  # in the range that training never draws from
 SEEDS_A_SET = 1000
@@ -75,10 +77,8 @@ def _box_score(endpoint: EndpointUnderTest, item: Item, text: str) -> float:
 
 def _span_score(endpoint: EndpointUnderTest, item: Item, text: str) -> float:
     """Overlap in time over union in time of the first span."""
-    from qvl.outputs.events import Clip, parse_events
-
     start, end, duration = item.truth
-    found = parse_events(text, Clip(duration=duration)).items
+    found = events.parse_events(text, events.Clip(duration=duration)).items
     if not found:
         return 0.0
     return iou((found[0].start, 0, found[0].end, 1), (start, 0, end, 1))
@@ -86,9 +86,6 @@ def _span_score(endpoint: EndpointUnderTest, item: Item, text: str) -> float:
 
 def parsed_boxes(endpoint: EndpointUnderTest, item: Item, text: str) -> list[Rect]:
     """Boxes of an answer in pixels of the question's image; none where the family isn't known."""
-    from qvl.outputs.boxes import Box, parse_boxes
-    from qvl.outputs.mapping import PictureMap
-
     image = item.question.media[0]
     seen = endpoint.seen((image.height, image.width))
     if seen is None:
@@ -103,10 +100,6 @@ def parsed_boxes(endpoint: EndpointUnderTest, item: Item, text: str) -> list[Rec
 def _samples(
     endpoint: EndpointUnderTest, name: str, kind: str, count: int, difficulty: int = 1
 ) -> list[Sample]:
-    from zlib import crc32
-
-    from qvl.synth import make
-
     first = FIRST_SEED + endpoint.seed * SEEDS_A_SET + crc32(name.encode()) % 977 * 100_000
     return [make(kind, first + i, difficulty) for i in range(count)]
 
@@ -142,8 +135,6 @@ def _on_sheet(
     """Text to read somewhere on a sheet of (height, width)."""
 
     def draw(endpoint: EndpointUnderTest, name: str) -> list[Item]:
-        from qvl.doctor.images import on_paper
-
         rng = endpoint.rng(name)
         items = []
         for i, sample in enumerate(_samples(endpoint, name, "read", count)):
@@ -218,8 +209,6 @@ def _draw_pairs(endpoint: EndpointUnderTest, name: str) -> list[Item]:
 
 
 def _draw_clips(endpoint: EndpointUnderTest, name: str) -> list[Item]:
-    from qvl.doctor.images import video
-
     items = []
     for i, sample in enumerate(_samples(endpoint, name, "clip", 6)):
         clip: Clip = sample.media[0]  # type: ignore[assignment]

@@ -4,20 +4,18 @@ and the probabilities of the answer's first tokens have to move.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
 
 from qvl.backends.answer import Answer, media_item
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.images import blocks, changed, corners, flat, png
 from qvl.doctor.probe import EvidenceImage, Finding, Run, failed, not_supported, passed, plumbing
 from qvl.doctor.verdicts import Trial, must_agree, must_differ
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 WORDS = "What is shown here?"
 
@@ -49,9 +47,6 @@ def _colours(endpoint: EndpointUnderTest) -> Finding:
 
 def _fine(endpoint: EndpointUnderTest) -> Finding:
     """Stripes of one pixel against their mean: what a second resizing or a lossy copy wipes out."""
-    import numpy as np
-    from PIL import Image
-
     side = 10 * endpoint.unit
     stripes = np.zeros((side, side, 3), np.uint8)
     stripes[:, ::2] = 254
@@ -67,11 +62,14 @@ def _fine(endpoint: EndpointUnderTest) -> Finding:
     return must_differ(endpoint, trials, "stripes of one pixel instead of their mean")
 
 
-def _corners(name: str, shape: Callable[[EndpointUnderTest], tuple[int, int]]) -> Run:
-    """A change in one corner alone: a mask, a crop or a lost window hides it, and some only in large images."""
+def _corners(name: str, rows: int = 0, columns: int = 0) -> Run:
+    """A change in one corner alone: a mask, a crop or a lost window hides it, and some only in large images.
+
+    rows, columns: of the image, in units; as large as the endpoint takes when left out.
+    """
 
     def run(endpoint: EndpointUnderTest) -> Finding:
-        height, width = shape(endpoint)
+        height, width = (n * endpoint.unit or endpoint.large for n in (rows, columns))
         seen = endpoint.seen((height, width))
         if seen is not None and seen.visual_tokens + 64 > endpoint.room:
             return not_supported(
@@ -197,66 +195,20 @@ def _formats(endpoint: EndpointUnderTest) -> Finding:
     return must_agree(endpoint, pairs, "the same pixels in other file formats")
 
 
-def _small_shape(endpoint: EndpointUnderTest) -> tuple[int, int]:
-    return 10 * endpoint.unit, 10 * endpoint.unit
-
-
-def _large_shape(endpoint: EndpointUnderTest) -> tuple[int, int]:
-    return endpoint.large, endpoint.large
-
-
-def _wide_shape(endpoint: EndpointUnderTest) -> tuple[int, int]:
-    return 6 * endpoint.unit, 36 * endpoint.unit
-
-
-def _tall_shape(endpoint: EndpointUnderTest) -> tuple[int, int]:
-    return 36 * endpoint.unit, 6 * endpoint.unit
-
-
 _HIDDEN = ("window-mask", "attention-kernel")
 
-PROBES = (
-    plumbing(
-        "picture-seen",
-        "sight",
-        "another image gives another answer",
-        _image_seen,
-        "cache-text-only",
-        "language-only",
-    ),
-    plumbing("colours", "sight", "colours are seen", _colours, "image-decoding", "language-only"),
-    plumbing("fine-detail", "sight", "lines of one pixel are seen", _fine, "double-resize"),
-    plumbing(
-        "corners-small",
-        "sight",
-        "every corner of a small image is seen",
-        _corners("corners-small", _small_shape),
-        *_HIDDEN,
-    ),
-    plumbing(
-        "corners-large",
-        "sight",
-        "every corner of a large image is seen",
-        _corners("corners-large", _large_shape),
-        *_HIDDEN,
-    ),
-    plumbing(
-        "corners-wide",
-        "sight",
-        "both ends of a wide image are seen",
-        _corners("corners-wide", _wide_shape),
-        *_HIDDEN,
-    ),
-    plumbing(
-        "corners-tall",
-        "sight",
-        "both ends of a tall image are seen",
-        _corners("corners-tall", _tall_shape),
-        *_HIDDEN,
-    ),
-    plumbing("layout", "sight", "rows and columns have positions of their own", _layout, "mrope"),
-    plumbing("order", "sight", "the order of images matters", _order, "image-order"),
-    plumbing("each-of-two", "sight", "each of two images is seen", _each, "image-order", "cache-text-only"),
-    plumbing("words-around", "sight", "words stay on their side of an image", _words_around, "template"),
-    plumbing("formats", "sight", "file formats don't matter", _formats, "image-decoding"),
+PROBES = plumbing(
+    "sight",
+    ("picture-seen", "another image gives another answer", _image_seen, "cache-text-only", "language-only"),
+    ("colours", "colours are seen", _colours, "image-decoding", "language-only"),
+    ("fine-detail", "lines of one pixel are seen", _fine, "double-resize"),
+    ("corners-small", "every corner of a small image is seen", _corners("corners-small", 10, 10), *_HIDDEN),
+    ("corners-large", "every corner of a large image is seen", _corners("corners-large"), *_HIDDEN),
+    ("corners-wide", "both ends of a wide image are seen", _corners("corners-wide", 6, 36), *_HIDDEN),
+    ("corners-tall", "both ends of a tall image are seen", _corners("corners-tall", 36, 6), *_HIDDEN),
+    ("layout", "rows and columns have positions of their own", _layout, "mrope"),
+    ("order", "the order of images matters", _order, "image-order"),
+    ("each-of-two", "each of two images is seen", _each, "image-order", "cache-text-only"),
+    ("words-around", "words stay on their side of an image", _words_around, "template"),
+    ("formats", "file formats don't matter", _formats, "image-decoding"),
 )

@@ -14,14 +14,13 @@ from qvl.doctor.probe import Finding, failed, not_supported, passed, plumbing
 from qvl.doctor.sets import FIRST_SEED, SEEDS_A_SET
 from qvl.doctor.verdicts import Trial, must_agree, must_differ
 from qvl.errors import BackendError, PromptError
+from qvl.synth import make
 
 LONG = 24  # tokens of answers that have to be cut, stopped and streamed
 
 
 def _long_answer(endpoint: EndpointUnderTest) -> tuple[list[Any], str, Answer]:
     """(media, words, answer) with a text of some length, as these weights happen to give it."""
-    from qvl.synth import make
-
     kept: tuple[list[Any], str, Answer] | None = endpoint.memo.get("long")
     if kept is not None:
         return kept
@@ -245,14 +244,15 @@ def _seeds(endpoint: EndpointUnderTest) -> Finding:
     return must_agree(endpoint, {"twice": pair}, "the same seed at temperature 1")
 
 
-PROBES = (
-    plumbing("max-tokens", "text", "the limit on an answer is kept", _limit, "limit-ignored"),
-    plumbing("stop", "text", "stop strings end the answer", _stop, "stop-ignored"),
-    plumbing("system-prompt", "text", "the system prompt is read", _system, "template"),
-    plumbing("history", "text", "earlier turns are read", _history, "template", "context-cut"),
-    plumbing("json-schema", "text", "a JSON schema is kept to", _schema, "schema-ignored"),
-    plumbing("stream", "text", "streaming gives the same text", _stream, "stream-pieces"),
-    plumbing("stream-stop", "text", "stop strings end a stream", _stream_stops, "stop-ignored"),
-    plumbing("logprobs", "text", "log probabilities are probabilities", _logprobs, "raw-logits"),
-    plumbing("seed", "text", "a seed repeats an answer", _seeds, "unsteady"),
+PROBES = plumbing(
+    "text",
+    ("max-tokens", "the limit on an answer is kept", _limit, "limit-ignored"),
+    ("stop", "stop strings end the answer", _stop, "stop-ignored"),
+    ("system-prompt", "the system prompt is read", _system, "template"),
+    ("history", "earlier turns are read", _history, "template", "context-cut"),
+    ("json-schema", "a JSON schema is kept to", _schema, "schema-ignored"),
+    ("stream", "streaming gives the same text", _stream, "stream-pieces"),
+    ("stream-stop", "stop strings end a stream", _stream_stops, "stop-ignored"),
+    ("logprobs", "log probabilities are probabilities", _logprobs, "raw-logits"),
+    ("seed", "a seed repeats an answer", _seeds, "unsteady"),
 )

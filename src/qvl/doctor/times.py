@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from PIL import Image
 
 from qvl.backends.answer import Answer
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.images import frames, video
 from qvl.doctor.probe import Finding, not_supported, plumbing
 from qvl.doctor.verdicts import Trial, must_differ
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
 
 WORDS = "What happens here?"
 NUM_FRAMES = 8
@@ -83,9 +80,10 @@ def _mixed(endpoint: EndpointUnderTest) -> Finding:
     return must_differ(endpoint, trials, "an image beside a video")
 
 
-PROBES = (
-    plumbing("clip-order", "time", "frames have an order", _order, "video-frames"),
-    plumbing("clip-frames", "time", "start, middle and end of a video are seen", _each, "video-frames"),
-    plumbing("clip-rate", "time", "seconds are seen, not only frames", _rate, "video-time"),
-    plumbing("clip-and-picture", "time", "a video and an image go together", _mixed, "mixed-media"),
+PROBES = plumbing(
+    "time",
+    ("clip-order", "frames have an order", _order, "video-frames"),
+    ("clip-frames", "start, middle and end of a video are seen", _each, "video-frames"),
+    ("clip-rate", "seconds are seen, not only frames", _rate, "video-time"),
+    ("clip-and-picture", "a video and an image go together", _mixed, "mixed-media"),
 )

@@ -172,31 +172,16 @@ def _answer_counts(endpoint: EndpointUnderTest) -> Finding:
 
 _PIXELS = ("pixels-ignored", "double-resize")
 
-PROBES = (
-    plumbing(
-        "tokens-small", "tokens and pixels", "small images cost what `fit` says", _sizes(_small), *_PIXELS
-    ),
-    plumbing(
-        "tokens-large", "tokens and pixels", "a large image costs what `fit` says", _sizes(_large), *_PIXELS
-    ),
-    plumbing(
-        "tokens-long", "tokens and pixels", "wide and tall images keep their shape", _sizes(_long), *_PIXELS
-    ),
-    plumbing(
-        "tokens-tiny",
-        "tokens and pixels",
-        "an image below the least area is enlarged",
-        _sizes(_least),
-        *_PIXELS,
-    ),
-    plumbing(
-        "tokens-over", "tokens and pixels", "an image above the server's limit is shrunk", _over, *_PIXELS
-    ),
-    plumbing("max-pixels", "tokens and pixels", "max_pixels of a request is kept", _asked_most, *_PIXELS),
-    plumbing("min-pixels", "tokens and pixels", "min_pixels of a request is kept", _asked_least, *_PIXELS),
-    plumbing("tokens-several", "tokens and pixels", "three images cost the sum of each", _several, *_PIXELS),
-    plumbing("tokens-clip", "tokens and pixels", "a video costs what its frames cost", _clip, "video-frames"),
-    plumbing(
-        "tokens-answer", "tokens and pixels", "answer tokens are counted", _answer_counts, "token-counts"
-    ),
+PROBES = plumbing(
+    "tokens and pixels",
+    ("tokens-small", "small images cost what `fit` says", _sizes(_small), *_PIXELS),
+    ("tokens-large", "a large image costs what `fit` says", _sizes(_large), *_PIXELS),
+    ("tokens-long", "wide and tall images keep their shape", _sizes(_long), *_PIXELS),
+    ("tokens-tiny", "an image below the least area is enlarged", _sizes(_least), *_PIXELS),
+    ("tokens-over", "an image above the server's limit is shrunk", _over, *_PIXELS),
+    ("max-pixels", "max_pixels of a request is kept", _asked_most, *_PIXELS),
+    ("min-pixels", "min_pixels of a request is kept", _asked_least, *_PIXELS),
+    ("tokens-several", "three images cost the sum of each", _several, *_PIXELS),
+    ("tokens-clip", "a video costs what its frames cost", _clip, "video-frames"),
+    ("tokens-answer", "answer tokens are counted", _answer_counts, "token-counts"),
 )
