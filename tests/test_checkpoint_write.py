@@ -159,3 +159,12 @@ def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="x comes twice"):
         write_checkpoint(tmp_path / "new", [("x", raw), ("x", raw)], {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_ended_process_left_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 7)
+    (tmp_path / ".new.7").mkdir()
+    (tmp_path / ".new.7" / "left").write_text("x")
+    write_checkpoint(tmp_path / "new", [("x", Raw("I8", (1,), b"a"))], {})
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["config.json", "model.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]

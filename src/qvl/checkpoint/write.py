@@ -149,6 +149,7 @@ def whole_folder(target: Path, over: bool = False) -> Iterator[Path]:
     if (there and not over) or (target.exists() and not target.is_dir()):
         raise CheckpointError(f"{target}: is there already; name a folder that isn't, or an empty one")
     working = (target if there else target.parent) / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(working, ignore_errors=True)  # of an earlier process of this number that was ended
     try:
         working.mkdir(parents=True)
         yield working
