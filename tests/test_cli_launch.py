@@ -25,7 +25,7 @@ def test_the_issues_own_command_prints_a_command_with_reasons(capsys):
     assert all(line.startswith("#") for line in comments.splitlines())
     words = shlex.split(command.replace("\\\n", ""))
     assert words[1:4] == ["vllm", "serve", "Qwen/Qwen2.5-VL-7B-Instruct"]
-    assert "one 1240x1754 picture" in err  # what was assumed is said, apart from the command
+    assert "one 1240x1754 image" in err  # what was assumed is said, apart from the command
 
 
 def test_json_holds_words_reasons_and_text(capsys):

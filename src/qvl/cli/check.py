@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from qvl.checkpoint.check import Report
+from qvl.checkpoint.check import Report, check
+from qvl.checkpoint.checkpoint import open_checkpoint
+from qvl.cli.options import JsonOption
+from qvl.cli.tables import print_json
+from qvl.records import pick
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(help="Checkpoint or adapter folder, hub id or mini.")],
+    folder: Annotated[Path, typer.Argument(help="A checkpoint or adapter folder, a hub id or mini.")],
     tensor_parallel_size: Annotated[
-        int | None, typer.Option(help="GPUs it must be cut over; without it illegal cuts are only reported")
+        int | None,
+        typer.Option(
+            help="The GPUs it must be cut over (default: cuts that can't be made are only reported)."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Examines a checkpoint without loading it. Exit status 1 when something is wrong."""
-    from qvl.checkpoint.check import check
-    from qvl.checkpoint.checkpoint import open_checkpoint
-
+    """Examine a checkpoint without loading it. Exit status 1 when something is wrong."""
     report = check(open_checkpoint(folder), tensor_parallel_size)
     if as_json:
-        import json
-
-        print(
-            json.dumps(
-                {
-                    "folder": str(report.folder),
-                    "summary": report.summary,
-                    "failed": report.failed,
-                    "findings": [vars(f) for f in report.findings],
-                }
-            )
+        findings = [vars(f) for f in report.findings]
+        print_json(
+            pick(report, "summary", "failed", folder=str(report.folder), findings=findings), indent=None
         )
     else:
         print_report(report)

@@ -3,118 +3,127 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+from qvl.catalog.devices import parse_hardware
+from qvl.catalog.models import resolve
+from qvl.checkpoint.checkpoint import local_checkpoint
+from qvl.cli.options import JsonOption, command
+from qvl.cli.workload import (
+    ConfigOption,
+    EagerOption,
+    ExpertParallelOption,
+    GpuOption,
+    KvDtypeOption,
+    ModelArgument,
+    UtilizationOption,
+    WorkloadOptions,
+    check_named,
+)
+from qvl.errors import PlanError
+from qvl.plan.fit import fit
+from qvl.plan.request import FitRequest, Sharding, Training
+from qvl.plan.resolve import request_for
+from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from qvl.plan.fit import FitResult
     from qvl.plan.setup import GpuTerms
 
 
-def run(
-    model: Annotated[str, typer.Argument(help="a name of `qvl models`; leave out with --config")] = "",
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the model is run, by the names of `FitRequest`."""
+
     engine: Annotated[
         str,
         typer.Option(
-            help="qvl, transformers, vllm, llama.cpp, train-full, train-lora, train-qlora; @VERSION may follow"
+            help="What runs it: qvl, transformers, vllm, llama.cpp, train-full, train-lora or train-qlora; @VERSION "
+            "may follow."
         ),
-    ] = "vllm",
+    ] = "vllm"
     precision: Annotated[
         str,
         typer.Option(
-            help="bf16, fp8, int8, int4, awq, gptq-int8, gptq-int4; as the checkpoint is stored if left out"
+            help="The weights: bf16, fp8, int8, int4, awq, gptq-int8 or gptq-int4 (default: as the checkpoint is "
+            "stored)."
         ),
-    ] = "",
-    prompt_tokens: Annotated[int, typer.Option(help="tokens of text in a request")] = 256,
-    answer_tokens: Annotated[int, typer.Option(help="tokens of its answer")] = 256,
-    image: Annotated[list[str] | None, typer.Option(help="WxH or WxHxCOUNT, again for other sizes")] = None,
-    video: Annotated[list[str] | None, typer.Option(help="SECONDS@FPS, again for other clips")] = None,
-    video_size: Annotated[str, typer.Option(help="WxH of the clips")] = "1280x720",
-    concurrency: Annotated[
-        int, typer.Option(help="requests at once; for training, the batch of one GPU")
-    ] = 1,
-    gpu: Annotated[str, typer.Option(help="NAME or COUNTxNAME; without it only bytes are told")] = "",
-    min_pixels: Annotated[int | None, typer.Option(help="smallest area a picture is enlarged to")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="largest area a picture keeps")] = None,
-    kv_dtype: Annotated[str, typer.Option(help="auto (16 bits), fp8; llama.cpp: q8_0")] = "auto",
-    config: Annotated[str, typer.Option(help="a local config.json (or its folder) instead of MODEL")] = "",
+    ] = ""
+    kv_dtype: KvDtypeOption = "auto"
     flash_attention: Annotated[
         bool | None,
-        typer.Option("--flash-attention/--no-flash-attention", help="as the device has it if left out"),
-    ] = None,
-    gpu_memory_utilization: Annotated[float, typer.Option(help="vllm: share of the card")] = 0.9,
+        typer.Option(
+            "--flash-attention/--no-flash-attention",
+            help="Whether attention is computed piece by piece (default: as the device can).",
+        ),
+    ] = None
+    gpu_memory_utilization: UtilizationOption = 0.9
     max_num_batched_tokens: Annotated[
-        int | None, typer.Option(help="vllm, qvl: tokens of a prefill step")
-    ] = None,
-    max_num_seqs: Annotated[int | None, typer.Option(help="vllm: widest batch it prepares for")] = None,
-    enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="vllm: no CUDA graphs")] = False,
+        int | None,
+        typer.Option(help="Tokens of a prefill step of vLLM or qvl (default: as the engine has it)."),
+    ] = None
+    max_num_seqs: Annotated[
+        int | None, typer.Option(help="The widest batch that vLLM prepares for (default: as vLLM has it).")
+    ] = None
+    enforce_eager: EagerOption = False
     default_limits: Annotated[
         bool,
-        typer.Option("--default-limits/--limit-media", help="vllm started without --limit-mm-per-prompt"),
-    ] = False,
-    expert_parallel: Annotated[
-        bool, typer.Option("--expert-parallel", help="vllm: deal experts whole")
-    ] = False,
-    lora_rank: Annotated[int, typer.Option(help="train-lora, train-qlora")] = 8,
-    train_vision: Annotated[bool, typer.Option("--train-vision", help="train the tower too")] = False,
-    sharding: Annotated[str, typer.Option(help="copies, zero2, zero3, tensor, layers")] = "copies",
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing/--no-checkpointing", help="recompute activations")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
-) -> None:
-    """Memory and speed of a model for your pictures on your hardware."""
-    from typing import get_args
-
-    from qvl.catalog.devices import parse_hardware
-    from qvl.errors import PlanError
-    from qvl.plan.fit import fit
-    from qvl.plan.request import FitRequest, Sharding, Training
-    from qvl.plan.resolve import request_for
-    from qvl.plan.workload import Workload, parse_image, parse_videos
-
-    if bool(model) == bool(config):
-        raise PlanError(
-            "name one model, or give --config config.json" if not model else f"both {model} and --config"
-        )
-    if sharding not in get_args(Sharding):
-        raise PlanError(f"no sharding {sharding!r}; known: {', '.join(get_args(Sharding))}")
-    clips = parse_videos(video or (), video_size)
-    work = Workload(
-        images=tuple(parse_image(i) for i in image or ()),
-        videos=clips,
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-        concurrency=concurrency,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-    )
-    fields = dict(
-        workload=work,
-        engine=engine,
-        precision=precision,
-        hardware=parse_hardware(gpu) if gpu else None,
-        kv_dtype=kv_dtype,
-        flash_attention=flash_attention,
-        gpu_memory_utilization=gpu_memory_utilization,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_num_seqs=max_num_seqs,
-        enforce_eager=enforce_eager,
-        default_limits=default_limits,
-        expert_parallel=expert_parallel,
-        training=Training(
-            lora_rank=lora_rank,
-            train_vision=train_vision,
-            sharding=sharding,  # type: ignore[arg-type]
-            checkpoint_language=checkpointing,
-            checkpoint_vision=checkpointing,
+        typer.Option(
+            "--default-limits/--limit-media", help="Whether vLLM is started without --limit-mm-per-prompt."
         ),
-    )
-    if config:
-        from qvl.checkpoint.checkpoint import local_checkpoint
+    ] = False
+    expert_parallel: ExpertParallelOption = False
 
-        request = FitRequest(config=local_checkpoint(config).config, name=config, **fields)  # type: ignore[arg-type]
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How it is trained, where the engine is one that trains."""
+
+    lora_rank: Annotated[int, typer.Option(help="The rank of train-lora and train-qlora.")] = 8
+    train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too.")] = False
+    sharding: Annotated[
+        str, typer.Option(help="How GPUs share the work: copies, zero2, zero3, tensor or layers.")
+    ] = "copies"
+    checkpointing: Annotated[
+        bool,
+        typer.Option("--checkpointing/--no-checkpointing", help="Whether activations are recomputed."),
+    ] = True
+
+    def training(self) -> Training:
+        if self.sharding not in get_args(Sharding):
+            raise PlanError(f"no sharding {self.sharding!r}; known: {', '.join(get_args(Sharding))}")
+        return Training(
+            lora_rank=self.lora_rank,
+            train_vision=self.train_vision,
+            sharding=self.sharding,  # type: ignore[arg-type]
+            checkpoint_language=self.checkpointing,
+            checkpoint_vision=self.checkpointing,
+        )
+
+
+@command
+def run(
+    work: WorkloadOptions,
+    engine: EngineOptions,
+    trained: TrainingOptions,
+    model: ModelArgument = "",
+    config: ConfigOption = "",
+    gpu: GpuOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Memory and speed of a model for your images on your hardware."""
+    check_named(model, config)
+    fields: dict[str, Any] = {
+        **vars(engine),
+        "training": trained.training(),
+        "workload": work.workload(),
+        "hardware": parse_hardware(gpu) if gpu else None,
+    }
+    if config:
+        request = FitRequest(config=local_checkpoint(config).config, name=config, **fields)
     else:
         request = request_for(model, **fields)
     result = fit(request)
@@ -128,16 +137,12 @@ def run(
 
 def _names_weights(model: str) -> bool:
     """Whether the name is that of quantised weights, which have one precision."""
-    from qvl.catalog.models import resolve
-
     checkpoint = resolve(model)[1] if model else None
     return checkpoint is not None and checkpoint.precision != "bf16"
 
 
 def describe(result: FitResult) -> str:
     """The verdict first, then every term with its formula, then speed and what would make it fit."""
-    from qvl.units import format_bytes, format_seconds
-
     setup = result.setup
     request = setup.request
     lines = [f"{request.name} in {setup.precision} on {request.engine}: {result.verdict}", ""]

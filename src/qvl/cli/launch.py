@@ -2,88 +2,126 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from qvl.catalog.devices import parse_hardware
+from qvl.catalog.models import config_of, resolve
+from qvl.checkpoint.checkpoint import local_checkpoint
+from qvl.cli.options import JsonOption, command
+from qvl.cli.workload import (
+    AnswerTokensOption,
+    ConfigOption,
+    EagerOption,
+    ExpertParallelOption,
+    KvDtypeOption,
+    ModelArgument,
+    UtilizationOption,
+    WorkloadOptions,
+    check_named,
+)
+from qvl.errors import PlanError
+from qvl.plan.launch import LaunchRequest, plan_launch
+from qvl.plan.launch.formats import FORMATS, format_launch
+from qvl.plan.workload import Image
+from qvl.records import pick
 
 if TYPE_CHECKING:
     from qvl.plan.launch import Launch
 
 
-def run(
-    model: Annotated[str, typer.Argument(help="a name of `qvl models`; leave out with --config")] = "",
-    gpu: Annotated[str, typer.Option(help="NAME or COUNTxNAME, such as 2xl40s")] = "",
-    engine: Annotated[str, typer.Option(help="vllm, sglang, llama.cpp, qvl; @VERSION may follow")] = "vllm",
+@dataclass(frozen=True)
+class LaunchWorkload(WorkloadOptions):
+    answer_tokens: AnswerTokensOption = 1024
+    concurrency: Annotated[int, typer.Option(help="Requests at once, over all replicas.")] = 8
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the engine is started, by the names of `LaunchRequest`."""
+
+    engine: Annotated[
+        str, typer.Option(help="What runs it: vllm, sglang, llama.cpp or qvl; @VERSION may follow.")
+    ] = "vllm"
     precision: Annotated[
-        str, typer.Option(help="bf16, fp8, int8, int4, awq, gptq-int8, gptq-int4; bf16 if left out")
-    ] = "",
-    image: Annotated[list[str] | None, typer.Option(help="WxH or WxHxCOUNT in a request, repeatable")] = None,
-    video: Annotated[list[str] | None, typer.Option(help="SECONDS@FPS in a request, repeatable")] = None,
-    video_size: Annotated[str, typer.Option(help="WxH of the clips")] = "1280x720",
-    text_only: Annotated[bool, typer.Option("--text-only", help="no pictures: the tower stays out")] = False,
-    prompt_tokens: Annotated[int, typer.Option(help="tokens of text in a request")] = 256,
-    answer_tokens: Annotated[int, typer.Option(help="tokens of its answer")] = 1024,
-    concurrency: Annotated[int, typer.Option(help="requests at once, over all copies")] = 8,
-    min_pixels: Annotated[int | None, typer.Option(help="smallest area a picture is enlarged to")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="largest area a picture keeps")] = None,
+        str,
+        typer.Option(
+            help="The weights: bf16, fp8, int8, int4, awq, gptq-int8 or gptq-int4 (default: bf16, or those named)."
+        ),
+    ] = ""
     tensor_parallel_size: Annotated[
-        int | None, typer.Option(help="GPUs of one copy; chosen if left out")
-    ] = None,
-    expert_parallel: Annotated[bool, typer.Option("--expert-parallel", help="deal experts whole")] = False,
-    max_model_len: Annotated[int | None, typer.Option(help="tokens; as the work needs if left out")] = None,
-    gpu_memory_utilization: Annotated[float, typer.Option(help="share of the card that vLLM takes")] = 0.9,
-    kv_dtype: Annotated[str, typer.Option(help="auto (16 bits), fp8, q8_0")] = "auto",
-    enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="vllm: no CUDA graphs")] = False,
-    config: Annotated[str, typer.Option(help="a local config.json (or its folder) instead of MODEL")] = "",
-    source: Annotated[
-        str, typer.Option(help="folder or hub id to load instead of the published weights")
-    ] = "",
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+        int | None, typer.Option(help="GPUs of one replica (default: chosen by memory and speed).")
+    ] = None
+    expert_parallel: ExpertParallelOption = False
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(help="The longest prompt and answer in tokens (default: as the workload needs)."),
+    ] = None
+    gpu_memory_utilization: UtilizationOption = 0.9
+    kv_dtype: KvDtypeOption = "auto"
+    enforce_eager: EagerOption = False
+
+
+@dataclass(frozen=True)
+class AddressOptions:
+    """Where it listens, and which media it may read."""
+
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000
     media_domain: Annotated[
-        list[str] | None, typer.Option(help="host that requests may name, repeatable")
-    ] = None,
-    media_path: Annotated[str, typer.Option(help="folder whose files requests may name")] = "",
-    form: Annotated[str, typer.Option("--format", help="shell, compose, kubernetes, ray")] = "shell",
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+        list[str] | None, typer.Option(help="A host that requests may name (repeatable; default: none).")
+    ] = None
+    media_path: Annotated[
+        str, typer.Option(help="A folder whose files requests may name (default: none).")
+    ] = ""
+
+
+@command
+def run(
+    work: LaunchWorkload,
+    engine: EngineOptions,
+    address: AddressOptions,
+    model: ModelArgument = "",
+    gpu: Annotated[
+        str,
+        typer.Option(help="The hardware, such as 2xl40s; there is no default.", metavar="NAME|COUNTxNAME"),
+    ] = "",
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="Send no images, so that the vision tower stays out.")
+    ] = False,
+    config: ConfigOption = "",
+    source: Annotated[
+        str, typer.Option(help="The folder or hub id to load (default: the published weights).")
+    ] = "",
+    form: Annotated[
+        str, typer.Option("--format", help="How it is written: shell, compose, kubernetes or ray.")
+    ] = "shell",
+    as_json: JsonOption = False,
 ) -> None:
     """A checked command that starts an engine, each flag with its reason."""
-    from qvl.catalog.devices import parse_hardware
-    from qvl.errors import PlanError
-    from qvl.plan.launch import LaunchRequest, plan_launch
-    from qvl.plan.launch.formats import FORMATS, format_launch
-    from qvl.plan.workload import Image, Workload, parse_image, parse_videos
-
     if form not in FORMATS:
         raise PlanError(f"no format {form!r}; known: {', '.join(FORMATS)}")
-    if bool(model) == bool(config):
-        raise PlanError(
-            f"both {model} and --config: give one"
-            if model
-            else "name one model, or give --config config.json"
-        )
+    check_named(model, config)
     if not gpu:
         raise PlanError("give --gpu NAME or COUNTxNAME, such as --gpu 2xl40s")
-    if text_only and (image or video):
+    images = work.images
+    if text_only and (images or work.video):
         raise PlanError(
-            f"--text-only and {'--image' if image else '--video'} contradict each other: drop one"
+            f"--text-only and {'--image' if images else '--video'} contradict each other: drop one"
         )
-    images = tuple(parse_image(i) for i in image or ())
-    clips = parse_videos(video or (), video_size)
-    if not images and not clips and not text_only:
+    if not images and not work.videos and not text_only:
         images = (Image(1240, 1754),)  # one A4 page at 150 dpi
-        print("qvl launch: planned for one 1240x1754 picture a request; --image, --video or --text-only say otherwise",
+        print("qvl launch: planned for one 1240x1754 image a request; --image, --video or --text-only say otherwise",
               file=sys.stderr)  # fmt: skip
     known: dict[str, Any]
     if config:
-        from qvl.checkpoint.checkpoint import local_checkpoint
-
         opened = local_checkpoint(config)
         known = {"config": opened.config, "source": source or str(opened.folder)}
     else:
-        from qvl.catalog.models import config_of, resolve
-
         found, checkpoint = resolve(model)
         if found.hosted:
             raise PlanError(f"{found.name} is hosted: there are no weights to start; see `qvl cost`")
@@ -92,32 +130,15 @@ def run(
         LaunchRequest(
             **known,
             hardware=parse_hardware(gpu),
-            engine=engine,
-            precision=precision,
-            workload=Workload(
-                images=images,
-                videos=clips,
-                prompt_tokens=prompt_tokens,
-                answer_tokens=answer_tokens,
-                concurrency=concurrency,
-                min_pixels=min_pixels,
-                max_pixels=max_pixels,
-            ),
-            tensor_parallel_size=tensor_parallel_size,
-            expert_parallel=expert_parallel,
-            max_model_len=max_model_len,
-            gpu_memory_utilization=gpu_memory_utilization,
-            kv_dtype=kv_dtype,
-            enforce_eager=enforce_eager,
-            host=host,
-            port=port,
-            media_domains=tuple(media_domain or ()),
-            media_path=media_path,
+            **vars(engine),
+            workload=work.workload(images),
+            host=address.host,
+            port=address.port,
+            media_domains=tuple(address.media_domain or ()),
+            media_path=address.media_path,
         )
     )
     if as_json:
-        import json
-
         print(json.dumps(as_dict(launch, form), indent=1))
     else:
         print(format_launch(launch, form), end="")
@@ -125,22 +146,12 @@ def run(
 
 def as_dict(launch: Launch, form: str) -> dict[str, Any]:
     """For programs: the words to execute, the environment, every reason, and the text of the format."""
-    from qvl.plan.launch.formats import format_launch
-
-    return {
-        "model": launch.name,
-        "weights": launch.model,
-        "precision": launch.precision,
-        "engine": launch.engine.name,
-        "version": launch.version,
-        "gpu": launch.hardware.name,
-        "gpus_per_replica": launch.gpus_per_replica,
-        "replicas": launch.replicas,
-        "command": list(launch.command),
-        "environment": {v.name: v.value for v in launch.environment},
-        "flags": [{"name": f.name, "value": f.value, "reason": f.reason} for f in launch.flags],
-        "notes": list(launch.notes),
-        "warnings": list(launch.warnings),
-        "format": form,
-        "text": format_launch(launch, form),
-    }
+    return pick(
+        launch,
+        "model=name", "weights=model", "precision", "engine=engine.name", "version", "gpu=hardware.name",
+        "gpus_per_replica", "replicas", "command", "notes", "warnings",
+        environment={v.name: v.value for v in launch.environment},
+        flags=[pick(f, "name", "value", "reason") for f in launch.flags],
+        format=form,
+        text=format_launch(launch, form),
+    )  # fmt: skip

@@ -57,8 +57,8 @@ def table(
     return t
 
 
-def print_json(data: Any) -> None:
-    json.dump(data, sys.stdout, ensure_ascii=False, indent=2)
+def print_json(data: Any, indent: int | None = 2) -> None:
+    json.dump(data, sys.stdout, ensure_ascii=False, indent=indent)
     sys.stdout.write("\n")
 
 
