@@ -225,6 +225,16 @@ class Backend(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def aclose(self) -> None:
+        """As `close`, with the connections of this event loop."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     @abstractmethod
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream:
         """The next turn of a conversation: `{"role", "content"}` messages with text, image and video items."""

@@ -10,10 +10,13 @@ a conversation becomes a request, and a reply an Answer.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +25,7 @@ from typing import Any
 import httpx
 
 from qvl.backends.answer import Answer, MediaSize
-from qvl.backends.base import Backend, Capabilities, Stream
+from qvl.backends.base import AsyncStream, Backend, Capabilities, Stream
 from qvl.backends.endpoint import (
     base_url,
     entry_of,
@@ -37,8 +40,8 @@ from qvl.backends.endpoint import (
 from qvl.backends.media import SentMedia, image_limits, prepare
 from qvl.backends.spend import Hold, Meter, call_cost, parse_amount
 from qvl.backends.studio import check_region, find_price, longest_output, region_of
-from qvl.backends.transport import Transport
-from qvl.backends.wire import Reply, assembled, data_lines, read_chunk, read_reply
+from qvl.backends.transport import OpenReply, Transport
+from qvl.backends.wire import DataLines, Reply, assembled, read_chunk, read_reply
 from qvl.catalog.prices import price_book
 from qvl.errors import BackendError, PlanError, PromptError, nearest
 from qvl.geometry import PixelLimits
@@ -78,6 +81,10 @@ _MEDIA_SETTINGS = (
 _OWN_FIELDS = frozenset(
     ["model", "messages", "stream", "stream_options", "n"]
 )  # extra_body may not change them
+
+
+_PATH = "/chat/completions"
+_STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 @dataclass(frozen=True)
@@ -216,6 +223,9 @@ class HttpModel(Backend):
         """Gives the connections back."""
         self.wire.client.close()
 
+    async def aclose(self) -> None:
+        await self.wire.aclose()
+
     @cached_property
     def max_model_len(self) -> int | None:
         """Prompt and answer together, in tokens; ours and vLLM's servers say it, None where it isn't said."""
@@ -233,25 +243,46 @@ class HttpModel(Backend):
         asked = self._prepare(messages, settings)
         if asked.body.get("enable_thinking"):  # which Model Studio takes over a stream alone
             return self._streamed(asked).finish()
-        began = time.perf_counter()
-        hold = self._hold(asked)
-        try:
-            reply = read_reply(self.wire.post(asked.body), self.wire.url)
-        except BaseException as e:
-            _settle_failed(hold, e)
-            raise
+        with self._held(asked) as hold:
+            began = time.perf_counter()
+            return self._answer(self.wire.post(asked.body), asked, began, hold)
+
+    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+        asked = await asyncio.to_thread(self._prepare, messages, settings)
+        if asked.body.get("enable_thinking"):
+            return await AsyncStream(lambda: self._astreamed(asked)).finish()
+        with self._held(asked) as hold:
+            began = time.perf_counter()
+            return self._answer(await self.wire.apost(asked.body), asked, began, hold)
+
+    def _answer(self, raw: Mapping[str, Any], asked: _Asked, began: float, hold: Hold | None) -> Answer:
         seconds = {"inputs": asked.inputs_s, "total": time.perf_counter() - began}
-        return answer_of(reply, asked, seconds, hold=hold)
+        return answer_of(read_reply(raw, self.wire.url), asked, seconds, hold=hold)
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> HttpStream:
         return self._streamed(self._prepare(messages, settings))
 
+    async def _aopen(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Stream:
+        return await self._astreamed(await asyncio.to_thread(self._prepare, messages, settings))
+
     def _streamed(self, asked: _Asked) -> HttpStream:
-        asked.body["stream"] = True
-        asked.body["stream_options"] = {"include_usage": True}
+        body = {**asked.body, **_STREAMED}
+        with self._held(asked) as hold:
+            began = time.perf_counter()
+            return HttpStream(self.wire, asked, self.wire.open("POST", _PATH, body), began, hold)
+
+    async def _astreamed(self, asked: _Asked) -> HttpStream:
+        body = {**asked.body, **_STREAMED}
+        with self._held(asked) as hold:
+            began = time.perf_counter()
+            return HttpStream(self.wire, asked, await self.wire.aopen("POST", _PATH, body), began, hold)
+
+    @contextmanager
+    def _held(self, asked: _Asked) -> Iterator[Hold | None]:
+        """What the call may cost is set aside; an error inside settles it."""
         hold = self._hold(asked)
         try:
-            return HttpStream(self.wire, asked, hold)
+            yield hold
         except BaseException as e:
             _settle_failed(hold, e)
             raise
@@ -420,40 +451,93 @@ def _json(value: Any) -> str:
 
 
 class HttpStream(Stream):
-    """An answer as a server sends it; letting it go hangs up."""
+    """An answer as a server sends it; releasing it hangs up. It is read the way its reply was opened."""
 
-    def __init__(self, wire: Transport, asked: _Asked, hold: Hold | None = None):
+    def __init__(
+        self, wire: Transport, asked: _Asked, reply: OpenReply, began: float, hold: Hold | None = None
+    ):
         super().__init__()
-        self._hold = hold
-        self._closed = True  # until something is held
         self.media = asked.media
+        self._hold = hold
         self._wire = wire
         self._asked = asked
         self._reply = Reply()
         self._splitter = ThinkSplitter(asked.thinks)
         self._parted = False
-        self._began = time.perf_counter()
+        self._began = began
         self._first: float | None = None
         # Retries end here: once text was handed out, a second try could contradict it
-        self._open = wire.open("POST", "/chat/completions", asked.body)
-        self._closed = False
-        self._lines = data_lines(self._open.response.iter_bytes())
+        self._open = reply
+        self._data = DataLines()
+        self._lines: deque[str] = deque()
+        self._chunks: Iterator[bytes] | None = None
+        self._achunks: AsyncIterator[bytes] | None = None
 
     def fetch_more(self) -> bool:
         if self.answer is not None or self._closed:
             return False
+        self._chunks = self._chunks or self._open.response.iter_bytes()
         try:
-            line = next(self._lines, None)
-        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as e:
+            with self._breaking():
+                chunk = b"" if self._lines else next(self._chunks, None)
+            self._take(chunk)
+        except BackendError:
             self.close()
+            raise
+        if self.answer is not None:
+            self._closed = True
+            self._open.close()
+        return True
+
+    async def afetch_more(self) -> bool:
+        if self.answer is not None or self._closed:
+            return False
+        self._achunks = self._achunks or self._open.response.aiter_bytes()
+        try:
+            with self._breaking():
+                chunk = b"" if self._lines else await anext(self._achunks, None)
+            self._take(chunk)
+        except BackendError:
+            await self.aclose()
+            raise
+        if self.answer is not None:
+            await self.aclose()
+        return True
+
+    def release(self) -> None:
+        self._open.close()
+        if self._hold is not None:
+            self._hold.end(None)  # does nothing after its end
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await self._open.aclose()
+        if self._hold is not None:
+            self._hold.end(None)
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as e:
             raise BackendError(self._broken(str(e) or type(e).__name__)) from e
-        if line is None or line == "[DONE]":
-            self._end()
-            return True
+
+    def _take(self, chunk: bytes | None) -> None:
+        """One event of those that are there; without a chunk the reply has ended."""
+        self._lines += self._data.end() if chunk is None else self._data.feed(chunk)
+        if self._lines:
+            line = self._lines.popleft()
+            if line != "[DONE]":
+                self._event(line)
+                return
+        elif chunk is not None:
+            return
+        self._end()
+
+    def _event(self, line: str) -> None:
         try:
             thought, text = read_chunk(line, self._reply, self._wire.url)
         except BackendError as e:
-            self.close()
             raise BackendError(self._wire.hidden(str(e)), status=200) from None
         if thought or text:
             self._first = self._first or time.perf_counter()
@@ -462,18 +546,9 @@ class HttpStream(Stream):
                 self._parted, self._splitter = True, ThinkSplitter(closed=True)
             self._pieces.append(Piece(thought, thought=True))
         self._pieces += self._splitter.push(text)
-        return True
-
-    def release(self) -> None:
-        self._open.close()
-        if self._hold is not None:
-            self._hold.end(None)  # does nothing after its end
 
     def _end(self) -> None:
-        self._closed = True
-        self._open.close()
         if self._reply.finish_reason is None:
-            self.close()
             raise BackendError(self._broken("the stream ended without a finish_reason"))
         now = time.perf_counter()
         first = self._first or now

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import httpx
@@ -32,6 +33,8 @@ class Transport:
         self._key = key
         self._max_retries = max_retries
         self._slots = threading.BoundedSemaphore(max_concurrency)
+        # each event loop's own client and slots
+        self._loops: dict[asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, asyncio.Semaphore]] = {}
         self._timeout_s = client.timeout.read or 600.0
 
     def __repr__(self) -> str:
@@ -40,10 +43,7 @@ class Transport:
     def models(self) -> list[Mapping[str, Any]]:
         """What the server lists, each with its `id`."""
         with self.open("GET", "/models", whole=True) as reply:
-            try:
-                listed = read_json(reply.read(), self.url).get("data")
-            except BackendError as e:
-                raise BackendError(self.hidden(str(e)), status=200) from None
+            listed = self._json(reply).get("data")
         if not isinstance(listed, list):
             raise BackendError(f"{self.url}/models lists no models; say which with --model", status=200)
         return [entry for entry in listed if isinstance(entry, Mapping) and "id" in entry]
@@ -51,10 +51,20 @@ class Transport:
     def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON reply to one body, read whole. A connection that breaks meanwhile is tried again."""
         with self.open("POST", "/chat/completions", body, whole=True) as reply:
-            try:
-                return read_json(reply.read(), self.url)
-            except BackendError as e:
-                raise BackendError(self.hidden(str(e)), status=200) from None
+            return self._json(reply)
+
+    async def apost(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        reply = await self.aopen("POST", "/chat/completions", body, whole=True)
+        try:
+            return self._json(reply)
+        finally:
+            await reply.aclose()
+
+    def _json(self, reply: OpenReply) -> dict[str, Any]:
+        try:
+            return read_json(reply.response.content, self.url)
+        except BackendError as e:
+            raise BackendError(self.hidden(str(e)), status=200) from None
 
     def open(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, whole: bool = False
@@ -64,53 +74,122 @@ class Transport:
         Raises: BackendError with the server's message.
         """
         if not self._slots.acquire(timeout=self._timeout_s):
-            raise BackendError(
-                f"{self.url}: {self.max_concurrency} requests are under way and none ended in {self._timeout_s:g} s: "
-                "finish or close a stream, or raise max_concurrency"
-            )
+            raise self._full()
         try:
-            return OpenReply(self._tried(method, path, body, whole), self._slots)
+            trying, result = self._trying(method, path, body), None
+            try:
+                step = next(trying)
+                while True:
+                    if isinstance(step, float):
+                        self.sleep(step)
+                        step = next(trying)
+                        continue
+                    try:
+                        result = self.client.send(step, stream=True)
+                        if whole or result.status_code != 200:
+                            result.read()
+                    except httpx.HTTPError as e:
+                        step = trying.throw(e)
+                    else:
+                        step = trying.send(result)
+            except StopIteration as end:
+                return OpenReply(end.value, self._slots)
         except BaseException:
             self._slots.release()
             raise
 
-    def _tried(self, method: str, path: str, body: Mapping[str, Any] | None, whole: bool) -> httpx.Response:
+    async def aopen(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, whole: bool = False
+    ) -> OpenReply:
+        """As `open`, for callers in an event loop; it has its own connections, as many."""
+        loop = asyncio.get_running_loop()
+        client, slots = self._of_loop(loop)
+        try:
+            await asyncio.wait_for(slots.acquire(), self._timeout_s)
+        except TimeoutError:
+            raise self._full() from None
+        try:
+            trying = self._trying(method, path, body)
+            try:
+                step = next(trying)
+                while True:
+                    if isinstance(step, float):
+                        await asyncio.sleep(step)
+                        step = next(trying)
+                        continue
+                    try:
+                        result = await client.send(step, stream=True)
+                        if whole or result.status_code != 200:
+                            await result.aread()
+                    except httpx.HTTPError as e:
+                        step = trying.throw(e)
+                    else:
+                        step = trying.send(result)
+            except StopIteration as end:
+                return OpenReply(end.value, slots, loop)
+        except BaseException:
+            slots.release()
+            raise
+
+    def _full(self) -> BackendError:
+        return BackendError(
+            f"{self.url}: {self.max_concurrency} requests are under way and none ended in {self._timeout_s:g} s: "
+            "finish or close a stream, or raise max_concurrency"
+        )
+
+    def _of_loop(self, loop: asyncio.AbstractEventLoop) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:
+        if loop not in self._loops:
+            self._loops = {known: made for known, made in self._loops.items() if not known.is_closed()}
+            limits = httpx.Limits(max_connections=self.max_concurrency + 1)
+            client = httpx.AsyncClient(timeout=self.client.timeout, limits=limits, follow_redirects=False)
+            self._loops[loop] = client, asyncio.Semaphore(self.max_concurrency)
+        return self._loops[loop]
+
+    async def aclose(self) -> None:
+        """Gives back the connections of this event loop, and those of threads."""
+        client, _ = self._loops.pop(asyncio.get_running_loop(), (None, None))
+        if client is not None:
+            await client.aclose()
+        self.client.close()
+
+    def _trying(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> Generator[httpx.Request | float, httpx.Response, httpx.Response]:
+        """What has to be done, one after the other, for whoever does it: send a request, or wait so many seconds."""
+        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         for attempt in range(self._max_retries + 1):
-            error, wait_s = self._once(method, path, body, whole)
-            if isinstance(error, httpx.Response):
-                return error
+            error, wait_s = BackendError(""), None
+            try:
+                request = self.client.build_request(method, self.url + path, json=body, headers=headers)
+                response = yield request
+                if response.status_code == 200:
+                    return response
+                error, wait_s = self._refusal(response)
+            except httpx.HTTPError as e:
+                error, wait_s = self._breakdown(e)
             if wait_s is None or attempt == self._max_retries:
                 if attempt:
                     raise BackendError(f"{error} (tried {attempt + 1} times)", status=error.status)
                 raise error
             # half to all of the growing wait, so that clients refused together don't come back together
             backoff = FIRST_WAIT_S * 2**attempt * (0.5 + 0.5 * self.draw())
-            self.sleep(max(wait_s, min(backoff, LONGEST_WAIT_S)))
+            yield max(wait_s, min(backoff, LONGEST_WAIT_S))
         raise AssertionError("the last attempt returns or raises")
 
-    def _once(
-        self, method: str, path: str, body: Mapping[str, Any] | None, whole: bool
-    ) -> tuple[httpx.Response, None] | tuple[BackendError, float | None]:
-        """A good reply, or the error and the least wait before another try; None: another try is no use."""
-        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
-        request = self.client.build_request(method, self.url + path, json=body, headers=headers)
-        try:
-            response = self.client.send(request, stream=True)
-            if whole or response.status_code != 200:
-                response.read()
-        except httpx.TimeoutException as e:
-            return BackendError(f"{self.url}: {_timeout(e)}"), 0.0 if isinstance(
-                e, httpx.ConnectTimeout
-            ) else None
-        except httpx.TransportError as e:
+    def _breakdown(self, e: httpx.HTTPError) -> tuple[BackendError, float | None]:
+        """The error, and the least wait before another try; None: another try is no use."""
+        if isinstance(e, httpx.TimeoutException):
+            again = 0.0 if isinstance(e, httpx.ConnectTimeout) else None
+            return BackendError(f"{self.url}: {_timeout(e)}"), again
+        if isinstance(e, httpx.TransportError):
             refused = isinstance(e, httpx.ConnectError)
             what = "can't be reached" if refused else "broke off the connection"
             return BackendError(f"{self.url}: {what} ({self.hidden(str(e)) or type(e).__name__})"), 0.0
-        except httpx.DecodingError as e:
-            return BackendError(f"{self.url}: sent a reply that can't be unpacked ({e})"), None
+        return BackendError(f"{self.url}: sent a reply that can't be unpacked ({e})"), None
+
+    def _refusal(self, response: httpx.Response) -> tuple[BackendError, float | None]:
+        """As `_breakdown`, of a reply that isn't 200."""
         status = response.status_code
-        if status == 200:
-            return response, None
         said, code = error_text(response.content, response.headers)
         error = BackendError(
             self.hidden(f"{self.url} answered {status}: {said}{_hint(status)}"), status=status
@@ -147,11 +226,17 @@ def _hint(status: int) -> str:
 
 
 class OpenReply:
-    """An open reply and the slot it holds."""
+    """An open reply and the slot it holds. loop: of the coroutine that opened it, which closes it with `aclose`."""
 
-    def __init__(self, response: httpx.Response, slots: threading.BoundedSemaphore):
+    def __init__(
+        self,
+        response: httpx.Response,
+        slots: threading.BoundedSemaphore | asyncio.Semaphore,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ):
         self.response = response
-        self._slots: threading.BoundedSemaphore | None = slots
+        self._slots: threading.BoundedSemaphore | asyncio.Semaphore | None = slots
+        self._loop = loop
 
     def __enter__(self) -> OpenReply:
         return self
@@ -159,12 +244,22 @@ class OpenReply:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def read(self) -> bytes:
-        return self.response.read()
-
     def close(self) -> None:
-        """May be called again."""
+        """May be called again. From outside of its event loop, it is closed soon."""
+        loop = self._loop
+        if loop is not None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.aclose(), loop=loop))
+            return
         slots, self._slots = self._slots, None
         if slots is not None:
             self.response.close()
             slots.release()
+
+    async def aclose(self) -> None:
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            try:
+                await self.response.aclose()
+            finally:
+                slots.release()

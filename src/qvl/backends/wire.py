@@ -155,37 +155,45 @@ def _count(value: Any) -> int:
 # ---------------------------------------------------------------------------------------------------- streams
 
 
-def data_lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The data of each server-sent event.
+class DataLines:
+    """The data of each server-sent event, from bytes as they come.
 
     Lines end at \\n, \\r or \\r\\n only: a JSON text may hold U+2028 and its like, where Python's splitlines tears it.
     """
-    data: list[str] = []
-    for line in _lines(chunks):
-        if not line:
-            if data:
-                yield "\n".join(data)
-            data = []
-        elif line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" ").decode("utf-8", "replace"))
-        elif line.startswith(b"{"):  # an error in the middle of a stream, without its frame
-            yield line.decode("utf-8", "replace")
-    if data:
-        yield "\n".join(data)
 
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[str] = []
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for chunk in chunks:
+    def feed(self, chunk: bytes) -> list[str]:
         # a lone \r at the end may be the first half of \r\n
-        text = rest + chunk
+        text = self._rest + chunk
         held = b"\r" if text.endswith(b"\r") else b""
         text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *whole, rest = text.split(b"\n")
-        rest += held
-        yield from whole
-    if rest.strip(b"\r"):
-        yield rest.strip(b"\r")
+        self._rest = rest + held
+        return [data for line in whole for data in self._line(line)]
+
+    def end(self) -> list[str]:
+        rest, self._rest = self._rest.strip(b"\r"), b""
+        return [*(self._line(rest) if rest else []), *self._line(b"")]
+
+    def _line(self, line: bytes) -> list[str]:
+        if not line:
+            data, self._data = self._data, []
+            return ["\n".join(data)] if data else []
+        if line.startswith(b"data:"):
+            self._data.append(line[5:].removeprefix(b" ").decode("utf-8", "replace"))
+        elif line.startswith(b"{"):  # an error in the middle of a stream, without its frame
+            return [line.decode("utf-8", "replace")]
+        return []
+
+
+def data_lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    lines = DataLines()
+    for chunk in chunks:
+        yield from lines.feed(chunk)
+    yield from lines.end()
 
 
 # ----------------------------------------------------------------------------------------------------- errors

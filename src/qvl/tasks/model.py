@@ -82,6 +82,9 @@ class Model(Backend):
     def close(self) -> None:
         self.backend.close()
 
+    async def aclose(self) -> None:
+        await self.backend.aclose()
+
     # Asking; the rest is made of these
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream:
