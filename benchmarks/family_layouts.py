@@ -75,7 +75,7 @@ def write(folder: Path, raw: dict[str, Any], weights: str = "plain") -> int:
     pickled = config.family == "qwen_vl" and weights == "plain"
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in build(config).named_parameters()}
-    published = published_names(shapes, config.family)
+    published = published_names(shapes, config.generation)
     if config.family == "qwen_vl":  # its list of tensors was written without our network
         assert {published[name]: shape for name, shape in shapes.items()} == qwen_vl_small.shapes(raw)
     if weights != "plain":

@@ -26,6 +26,7 @@ from qvl.backends.studio import (
     region_of,
     region_url,
 )
+from qvl.catalog.generations import by_name
 from qvl.catalog.prices import price_book
 from qvl.cli.main import main
 from qvl.errors import BackendError, CapacityError, PlanError, PromptError
@@ -181,7 +182,7 @@ def test_a_snapshot_counts_pictures_as_it_did_on_its_day(name, rule):
 
 
 def test_a_snapshot_is_of_its_models_family():
-    assert find_family("qwen-vl-max-2025-08-13") == find_family("qwen-vl-max") == "qwen2_5_vl"
+    assert find_family("qwen-vl-max-2025-08-13") == find_family("qwen-vl-max") == by_name("qwen2_5_vl")
 
 
 # ------------------------------------------------------------------------------------------------ answers

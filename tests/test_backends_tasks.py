@@ -7,16 +7,17 @@ import pytest
 from PIL import Image
 
 from qvl.backends.fake import FakeModel
+from qvl.catalog import generations
 from qvl.errors import BackendError, OutputError, PromptError
 from qvl.geometry import Size
 from qvl.outputs.actions import Click, Swipe
 from qvl.outputs.boxes import write_boxes
-from qvl.outputs.mapping import CONVENTIONS, PictureMap, iou, picture_map
+from qvl.outputs.mapping import PictureMap, iou, picture_map
 from qvl.synth import make
 from qvl.tasks.prompts import task_prompt, tool_system_prompt
 from qvl.tasks.run import draw_result, run_task
 
-FAMILIES = sorted(CONVENTIONS)
+FAMILIES = sorted(generations.names())
 LATER = [f for f in FAMILIES if f != "qwen_vl"]
 
 
@@ -156,7 +157,7 @@ def call(name, **arguments):
 @pytest.mark.parametrize("family", LATER)
 def test_a_click_lands_on_the_real_screen(family):
     screen = Image.new("RGB", (1920, 1080))
-    scale = CONVENTIONS[family].scale
+    scale = generations.by_name(family).coordinates.scale
 
     def answer(media, question):
         wide, high = (scale, scale) if scale else (media[0].seen.width, media[0].seen.height)

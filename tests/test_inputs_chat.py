@@ -7,14 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inputs_small import CHECKPOINT_TEMPLATE, PLAIN_ADDED, SPECIAL, TEXT, tokenizer_json, write_checkpoint
+from qvl.catalog.generations import by_name
 from qvl.errors import ConfigError, PromptError
 from qvl.inputs.chat import ChatTemplate, assistant_spans, read_messages
 from qvl.inputs.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.from_json(json.loads(tokenizer_json()))
 CHECKPOINT = ChatTemplate(CHECKPOINT_TEMPLATE)
-QWEN2 = ChatTemplate.default("qwen2_5_vl")
-QWEN3 = ChatTemplate.default("qwen3_vl")
+QWEN2 = ChatTemplate.default(by_name("qwen2_5_vl"))
+QWEN3 = ChatTemplate.default(by_name("qwen3_vl"))
 TEMPLATES = {"checkpoint": CHECKPOINT, "qwen2": QWEN2, "qwen3": QWEN3}
 PAD = TOKENIZER.id_of("<|image_pad|>")
 

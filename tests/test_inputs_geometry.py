@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qvl.catalog.generations.qwen2_vl import QWEN2_IMAGE
+from qvl.catalog.generations.qwen3_vl import QWEN3_IMAGE, QWEN3_VIDEO
 from qvl.errors import MediaError
 from qvl.geometry import (
-    QWEN2_IMAGE,
-    QWEN3_IMAGE,
-    QWEN3_VIDEO,
     Grid,
     PixelLimits,
     Size,

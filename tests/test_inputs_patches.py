@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from qvl.catalog.generations.generation import CLIP_MEAN, CLIP_STD, HALF
 from qvl.errors import MediaError
 from qvl.geometry import Grid, PixelLimits, smart_resize
-from qvl.inputs.patches import CLIP_MEAN, CLIP_STD, HALF, from_patches, resize, to_patches
+from qvl.inputs.patches import from_patches, resize, to_patches
 
 LIMITS = PixelLimits(min_pixels=3136, max_pixels=200 * 784)
 

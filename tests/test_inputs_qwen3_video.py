@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from inputs_small import write_checkpoint
-from qvl.geometry import QWEN3_VIDEO, grid_timestamps
+from qvl.catalog.generations.qwen3_vl import QWEN3_VIDEO
+from qvl.geometry import grid_timestamps
 from qvl.inputs.chat import ChatTemplate
 from qvl.inputs.processor import Processor
 from qvl.inputs.video import choose_frames

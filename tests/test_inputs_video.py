@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qvl.catalog.generations.qwen3_vl import QWEN3_VIDEO
 from qvl.errors import MediaError
-from qvl.geometry import QWEN3_VIDEO, VideoLimits, frame_indices
+from qvl.geometry import VideoLimits, frame_indices
 from qvl.inputs import video as video_module
 from qvl.inputs.video import choose_frames, load_video
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from models_reference import SHAPES_3, Prompt, both, our_hidden, our_logits
 from qvl.catalog.config import TextConfig, VisionConfig, config_dict, read_config
+from qvl.catalog.generations import by_name
 from qvl.catalog.models import config_of
 from qvl.checkpoint.names import published_names
 from qvl.models import build
@@ -257,7 +258,7 @@ def test_transformers_reads_what_we_save(family: str, shape: str, tmp_path: Path
 
 def test_saved_names_are_nested_and_read_back(tmp_path: Path) -> None:
     model: VisionLanguageModel = tiny("qwen3_vl_moe", EXPERTS, VISION_3)
-    names = published_names((n for n, _ in model.named_parameters()), "qwen3_vl_moe")
+    names = published_names((n for n, _ in model.named_parameters()), by_name("qwen3_vl_moe"))
     assert names["model.layers.0.mlp.experts.down_proj"] == (
         "model.language_model.layers.0.mlp.experts.down_proj"
     )

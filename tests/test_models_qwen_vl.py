@@ -20,8 +20,9 @@ import quantized_writers as writers
 import qvl
 import qwen_vl_small as small
 from qvl.catalog.config import read_config
+from qvl.catalog.generations.qwen_vl import QWEN_VL
 from qvl.checkpoint.check import check
-from qvl.checkpoint.names import published_names, to_canonical, to_first
+from qvl.checkpoint.names import published_names, to_canonical, to_published
 from qvl.errors import CheckpointError, ConfigError, MediaError, PromptError
 from qvl.inputs.positions import first_generation_positions
 from qvl.models import build
@@ -204,7 +205,7 @@ def test_the_published_network_has_9_656_935_168_parameters_in_853_tensors() -> 
     assert sum(math.prod(shape) for shape in sizes.values()) == 9_656_935_168
     assert sum(p.numel() for p in model.visual.parameters()) == 1_842_770_688 + 76_054_528 + 16_785_408
     expected = small.shapes(small.PUBLISHED)
-    published = published_names(sizes, "qwen_vl")
+    published = published_names(sizes, QWEN_VL)
     assert {published[name]: shape for name, shape in sizes.items()} == expected
     assert len(expected) == 853
 
@@ -221,7 +222,7 @@ def test_the_published_network_has_9_656_935_168_parameters_in_853_tensors() -> 
 )
 def test_names_go_to_the_published_layout_and_back(ours: str, published: str) -> None:
     assert to_canonical(published) == to_canonical(ours) == ours
-    assert to_first(ours) == to_first(published) == published
+    assert to_published(ours, QWEN_VL) == to_published(published, QWEN_VL) == published
 
 
 def test_the_adapters_table_tells_columns_in_its_first_half_and_rows_in_its_second() -> None:

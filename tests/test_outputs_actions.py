@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from qvl.catalog.generations.generation import RELATIVE_999, RELATIVE_1000, SEEN_PIXELS
 from qvl.errors import OutputError
 from qvl.geometry import Size
 from qvl.outputs.actions import (
@@ -33,7 +34,7 @@ from qvl.outputs.actions import (
     screen_convention,
 )
 from qvl.outputs.draw import DryRun
-from qvl.outputs.mapping import RELATIVE_999, RELATIVE_1000, SEEN_PIXELS, picture_map
+from qvl.outputs.mapping import picture_map
 
 PHONE, DESK = Size(2400, 1080), Size(1080, 1920)
 

@@ -9,21 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from qvl.catalog import generations
+from qvl.catalog.generations.generation import ORIGINAL_PIXELS, RELATIVE_1, RELATIVE_1000, SEEN_PIXELS
 from qvl.errors import OutputError
 from qvl.geometry import PixelLimits, Size
 from qvl.outputs.boxes import Box, Point, Quad, parse_boxes, write_boxes
-from qvl.outputs.mapping import (
-    CONVENTIONS,
-    ORIGINAL_PIXELS,
-    RELATIVE_1,
-    RELATIVE_1000,
-    SEEN_PIXELS,
-    Rect,
-    iou,
-    picture_map,
-)
+from qvl.outputs.mapping import Rect, iou, picture_map
 
-FAMILIES = sorted(CONVENTIONS)
+FAMILIES = sorted(generations.names())
 PAGE = Size(1532, 1014)
 
 
@@ -196,7 +189,10 @@ def test_a_drawn_box_told_in_each_convention_lands_on_itself(family, orientation
     upright = image.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else image
     seen = upright.resize((picture.seen.width, picture.seen.height), Image.Resampling.BICUBIC)
     found = _bounds_of_red(seen)
-    written = [picture.seen_to_written(x, y, CONVENTIONS[family]) for x, y in (found[:2], found[2:])]
+    written = [
+        picture.seen_to_written(x, y, generations.by_name(family).coordinates)
+        for x, y in (found[:2], found[2:])
+    ]
     (x1, y1), (x2, y2) = [(round(x), round(y)) for x, y in written]
     if family == "qwen_vl":
         text = f"<ref>red</ref><box>({x1},{y1}),({x2},{y2})</box>"
@@ -233,7 +229,7 @@ def test_written_and_read_again_an_edge_is_off_by_half_a_unit_at_most(family, he
     truth = (x1, y1, data.draw(st.integers(x1 + 1, width)), data.draw(st.integers(y1 + 1, height)))
     picture = picture_map(Size(height, width), family)
     (box,) = parse_boxes(write_boxes([("", truth)], family, picture), family, picture)
-    own = CONVENTIONS[family]
+    own = generations.by_name(family).coordinates
     units = (own.scale or picture.seen.width, own.scale or picture.seen.height)
     most = 1.0 if family == "qwen_vl" else 0.5  # its grid ends at 999
     for edge, true, unit, side in zip(box.rect, truth, units * 2, (width, height) * 2, strict=True):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qvl.catalog.generations.generation import SEEN_PIXELS
 from qvl.errors import OutputError
 from qvl.geometry import Size
 from qvl.outputs.blocks import Block, Run
@@ -27,7 +28,7 @@ from qvl.outputs.export import (
     to_markdown,
 )
 from qvl.outputs.html import MAX_DEPTH, parse_html
-from qvl.outputs.mapping import SEEN_PIXELS, picture_map
+from qvl.outputs.mapping import picture_map
 from qvl.outputs.repair import RepairLog
 from qvl.outputs.tables import MAX_COLUMNS, Draft, latex_table, lay_out, pipe_table
 

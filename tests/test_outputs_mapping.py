@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from qvl.catalog import generations
+from qvl.catalog.generations import by_name
+from qvl.catalog.generations.generation import ORIGINAL_PIXELS, RELATIVE_1000, SEEN_PIXELS
+from qvl.catalog.generations.qwen2_vl import QWEN2_IMAGE
+from qvl.catalog.generations.qwen3_vl import QWEN3_IMAGE
+from qvl.catalog.generations.qwen_vl import GEN1_SIZE
 from qvl.errors import MediaError, OutputError
-from qvl.geometry import QWEN2_IMAGE, QWEN3_IMAGE, PixelLimits, Size, smart_resize
+from qvl.geometry import PixelLimits, Size, smart_resize
 from qvl.outputs.mapping import (
-    CONVENTIONS,
-    GEN1_SIZE,
-    ORIGINAL_PIXELS,
-    RELATIVE_1000,
-    SEEN_PIXELS,
     PictureMap,
     Rect,
-    check_family,
     clamp_rect,
     iou,
     merge_overlapping,
@@ -29,7 +29,7 @@ from qvl.outputs.mapping import (
     upright_size,
 )
 
-FAMILIES = sorted(CONVENTIONS)
+FAMILIES = sorted(generations.names())
 sides = st.integers(20, 3000)
 families = st.sampled_from(FAMILIES)
 orientations = st.integers(1, 8)
@@ -84,7 +84,7 @@ def test_impossible_aspect_ratio_is_refused():
 
 
 def test_check_family_gives_back_every_known_family():
-    assert [check_family(f) for f in FAMILIES] == FAMILIES
+    assert [by_name(f).name for f in FAMILIES] == FAMILIES
 
 
 # ------------------------------------------------------------------------------------------------ mapping

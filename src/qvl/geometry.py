@@ -68,11 +68,6 @@ class PixelLimits:
         return max(1, self.max_pixels // self.factor**2)
 
 
-# What the hub's preprocessor files set, not the smaller defaults of the transformers classes.
-QWEN2_IMAGE = PixelLimits(min_pixels=4 * 28**2, max_pixels=16384 * 28**2)
-QWEN3_IMAGE = PixelLimits(min_pixels=64 * 32**2, max_pixels=16384 * 32**2, patch_size=16)
-
-
 def _check_sides(height: int, width: int) -> None:
     if height < 1 or width < 1:
         raise MediaError(f"a picture of {width}x{height} pixels has no content")
@@ -205,12 +200,6 @@ def default_video_limits(
         merge_size=merge_size,
         temporal_patch_size=temporal_patch_size,
     )
-
-
-# Qwen3-VL's video preprocessor file: limits of the whole volume.
-QWEN3_VIDEO = VideoLimits(
-    min_pixels=4096, max_pixels=25_165_824, total_pixels=25_165_824, patch_size=16, budget="volume"
-)
 
 
 def sampled_frame_count(total_frames: int, video_fps: float, limits: VideoLimits) -> int:

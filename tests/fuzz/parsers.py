@@ -11,20 +11,21 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["qvl.outputs"]):
+    from qvl.catalog import generations
     from qvl.geometry import Size
     from qvl.outputs.actions import parse_actions
     from qvl.outputs.boxes import parse_boxes
     from qvl.outputs.documents import parse_document
     from qvl.outputs.events import Clip, parse_events
     from qvl.outputs.export import to_html, to_markdown
-    from qvl.outputs.mapping import CONVENTIONS, picture_map
+    from qvl.outputs.mapping import picture_map
     from qvl.outputs.repair import find_json
     from qvl.outputs.repetition import RepetitionGuard
     from qvl.outputs.thinking import split_thinking
 
 from qvl.errors import OutputError
 
-FAMILIES = tuple(CONVENTIONS)
+FAMILIES = generations.names()
 # what replies are made of; every other text is a row of these, which no fuzzer would spell out by itself
 PIECES = (
     *("[", "]", "{", "}", ", ", ": ", '"', "\\", "```json\n", "```", '"bbox_2d": [', '"point_2d": [', '"label": "a"'),

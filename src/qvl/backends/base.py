@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qvl import moved
 from qvl.backends.answer import Answer, MediaSize, as_list, conversation
+from qvl.catalog.generations import Generation
 from qvl.errors import BackendError, PromptError
 from qvl.geometry import PixelLimits
 from qvl.outputs.thinking import Piece
@@ -165,7 +166,7 @@ class Capabilities:
 class Backend(ABC):
     """A model that answers questions about images and videos.
 
-    A backend brings `stream_chat`, its name, its family, its limits and what it can; the rest is made of these.
+    A backend brings `stream_chat`, its name, its generation, its limits and what it can; the rest is made of these.
 
     media: paths, data URLs, bytes, PIL images, arrays, clips (see `media_item`).
     settings are the same everywhere: how to sample (max_new_tokens, temperature, top_p, top_k, seed, stop, …) and how
@@ -178,8 +179,13 @@ class Backend(ABC):
 
     @property
     @abstractmethod
-    def family(self) -> str | None:
+    def generation(self) -> Generation | None:
         """None when it isn't set and the model's name doesn't tell."""
+
+    @property
+    def family(self) -> str | None:
+        """The generation's name."""
+        return None if self.generation is None else self.generation.name
 
     @property
     @abstractmethod

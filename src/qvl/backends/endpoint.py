@@ -10,9 +10,10 @@ import httpx
 
 from qvl.backends.studio import image_rule_key, stable_name
 from qvl.backends.transport import Transport
+from qvl.catalog import generations
+from qvl.catalog.generations import Generation
 from qvl.errors import BackendError, CatalogError, MediaError
 from qvl.geometry import PixelLimits
-from qvl.outputs.mapping import DEFAULT_LIMITS, check_family
 
 
 def base_url(endpoint: str) -> str:
@@ -55,41 +56,21 @@ def read_key(variable: str | None, studio: bool) -> str | None:
     return key or None
 
 
-def find_family(model: str) -> str | None:
-    """The family that a model's name tells, by the catalogue or by the part that all of a generation share."""
+def find_family(model: str) -> Generation | None:
+    """The generation that a model's name tells, by the catalogue or by the part that all of its models share."""
     from qvl.catalog.models import find_model
 
     for known in (model, stable_name(model)):
         try:
-            return check_family(find_model(known).family)
+            return generations.by_name(find_model(known).family)
         except CatalogError:
             pass
-    name = model.lower().replace("_", "-").rpartition("/")[2]
-    name = name.replace("qwen-2", "qwen2").replace("qwen-3", "qwen3").replace("vision", "vl")
-    for part, family in _NAME_PARTS:
-        if part in name:
-            moe = family == "qwen3_vl" and any(f"-{size}" in name for size in ("30b-a3b", "235b-a22b"))
-            return "qwen3_vl_moe" if moe else family
-    return None
+    return generations.of_served_name(model)
 
 
-# tried in this order; the dot of a version is written in many ways
-_NAME_PARTS: tuple[tuple[str, str], ...] = (
-    ("qwen2.5-vl", "qwen2_5_vl"),
-    ("qwen2-5-vl", "qwen2_5_vl"),
-    ("qwen2.5vl", "qwen2_5_vl"),
-    ("qwen25-vl", "qwen2_5_vl"),
-    ("qwen25vl", "qwen2_5_vl"),
-    ("qwen3-vl", "qwen3_vl"),
-    ("qwen3vl", "qwen3_vl"),
-    ("qwen3.5", "qwen3_5"),
-    ("qwen2-vl", "qwen2_vl"),
-    ("qwen2vl", "qwen2_vl"),
-    ("qwen-vl-chat", "qwen_vl"),
-)
-
-
-def model_studio_limits(model: str, family: str | None, high_resolution: bool) -> PixelLimits | None:
+def model_studio_limits(
+    model: str, family: Generation | str | None, high_resolution: bool
+) -> PixelLimits | None:
     """The pixel limits of the hosted service, which are lower than the model's own unless the switch is on.
 
     Source: the provider's rule for counting pictures, catalog/data/prices.json; its default bound is recalled.
@@ -104,10 +85,10 @@ def model_studio_limits(model: str, family: str | None, high_resolution: bool) -
         rule = rules[snapshot]
     elif listed is not None:
         rule = listed.image_rule
-    elif family in (None, "qwen_vl"):
+    elif family is None or not generations.by_name(family).image_rule:
         return None
     else:
-        rule = rules["qwen-32" if str(family).startswith("qwen3") else "qwen-28"]
+        rule = rules[generations.by_name(family).image_rule]
     bound = rule.high_resolution_max_tokens if high_resolution else rule.default_max_tokens
     square = rule.factor**2
     return PixelLimits(rule.min_tokens * square, bound * square, patch_size=rule.factor // 2)
@@ -131,11 +112,11 @@ def entry_of(wire: Transport, name: str) -> Mapping[str, Any]:
         return {}
 
 
-def said_family(listed: Mapping[str, Any]) -> str | None:
+def said_family(listed: Mapping[str, Any]) -> Generation | None:
     """Ours says its family; vLLM says under `root` which checkpoint stands behind an alias."""
     said = str(listed.get("family", ""))
-    if said in DEFAULT_LIMITS:
-        return check_family(said)
+    if said in generations.names():
+        return generations.by_name(said)
     return find_family(str(listed.get("root") or ""))
 
 

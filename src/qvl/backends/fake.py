@@ -18,14 +18,15 @@ from typing import Any
 from qvl.backends.answer import Answer, MediaSize
 from qvl.backends.base import Backend, Capabilities, Stream
 from qvl.backends.media import image_limits, prepare
+from qvl.catalog.generations import Generation, by_name
+from qvl.catalog.generations.qwen2_5_vl import QWEN2_5_VL
 from qvl.errors import BackendError
 from qvl.geometry import PixelLimits
 from qvl.inputs.chat import read_messages
 from qvl.inputs.processor import MediaSettings
-from qvl.outputs.mapping import check_family
 from qvl.outputs.thinking import Piece, split_thinking
 
-DEFAULT_FAMILY = "qwen2_5_vl"
+DEFAULT_FAMILY = QWEN2_5_VL.name
 Script = str | Answer | Exception
 Answers = (
     Script | Sequence[Script] | Mapping[str, Script] | Callable[[tuple[MediaSize, ...], str], Script]
@@ -55,15 +56,15 @@ class FakeModel(Backend):
         self,
         answers: Answers = "",
         *,
-        family: str | None = DEFAULT_FAMILY,
+        family: Generation | str | None = DEFAULT_FAMILY,
         limits: PixelLimits | None = None,
         name: str = "fake",
         max_model_len: int | None = None,
     ):
         self.name = name
-        self._family: str | None = None if family is None else check_family(family)
+        self._generation = None if family is None else by_name(family)
         self._max_model_len = max_model_len
-        self._limits = limits or image_limits(self._family)
+        self._limits = limits or image_limits(self._generation)
         self.calls: list[Call] = []
         self._answers = answers
         self._lock = threading.Lock()
@@ -72,8 +73,8 @@ class FakeModel(Backend):
         return f"FakeModel({self.family}, {len(self.calls)} calls)"
 
     @property
-    def family(self) -> str | None:
-        return self._family
+    def generation(self) -> Generation | None:
+        return self._generation
 
     @property
     def limits(self) -> PixelLimits | None:
@@ -87,7 +88,7 @@ class FakeModel(Backend):
         given = {name: value for name, value in settings.items() if value is not None}
         pixels = {name: value for name, value in given.items() if name in MediaSettings.__dataclass_fields__}
         clean, items = read_messages(messages)
-        sent = [prepare(item, self.family, self.limits, MediaSettings(**pixels)) for item in items]
+        sent = [prepare(item, self.generation, self.limits, MediaSettings(**pixels)) for item in items]
         media = tuple(s.size for s in sent if s.size is not None)
         system = next((_words(m) for m in clean if m["role"] == "system"), None)
         call = Call(tuple(messages), _words(clean[-1]), system, media, given)

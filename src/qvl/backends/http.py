@@ -42,12 +42,12 @@ from qvl.backends.spend import Hold, Meter, call_cost, parse_amount
 from qvl.backends.studio import check_region, find_price, longest_output, region_of
 from qvl.backends.transport import OpenReply, Transport
 from qvl.backends.wire import DataLines, Reply, assembled, read_chunk, read_reply
+from qvl.catalog.generations import Generation, by_name
 from qvl.catalog.prices import price_book
 from qvl.errors import BackendError, PlanError, PromptError, nearest
 from qvl.geometry import PixelLimits
 from qvl.inputs.chat import read_messages
 from qvl.inputs.processor import MediaSettings
-from qvl.outputs.mapping import check_family
 from qvl.outputs.thinking import CLOSE, OPEN, Piece, ThinkSplitter
 
 # our names → the API's; those after the gap are extensions of vLLM and SGLang that other servers may refuse
@@ -147,7 +147,7 @@ def connect(
     wire = Transport(client, url, key, max_retries, max_concurrency)
     listed = only_model(wire) if model is None else {"id": model}
     name = str(listed["id"])
-    known = check_family(family) if family is not None else find_family(name)
+    known = by_name(family) if family is not None else find_family(name)
     if known is None and not studio:
         listed = entry_of(wire, name) if model is not None else listed
         known = said_family(listed)
@@ -185,7 +185,7 @@ class HttpModel(Backend):
         self,
         wire: Transport,
         name: str,
-        family: str | None,
+        generation: Generation | None,
         limits: PixelLimits | None,
         high_resolution: bool,
         *,
@@ -193,7 +193,7 @@ class HttpModel(Backend):
         meter: Meter | None = None,
     ):
         self.name = name
-        self._family = family
+        self._generation = generation
         self._limits = limits
         self.wire = wire
         self._meter = meter
@@ -204,8 +204,8 @@ class HttpModel(Backend):
         return f"HttpModel({self.wire.url!r}, {self.name!r}, {self.family})"
 
     @property
-    def family(self) -> str | None:
-        return self._family
+    def generation(self) -> Generation | None:
+        return self._generation
 
     @property
     def limits(self) -> PixelLimits | None:
@@ -378,7 +378,7 @@ class HttpModel(Backend):
         body |= extra
 
         clean, items = read_messages(messages)
-        sent = [prepare(item, self.family, self.limits, call) for item in items]
+        sent = [prepare(item, self.generation, self.limits, call) for item in items]
         parts = iter(sent)
         call_ids: list[str] = []  # of calls that no result has answered yet
         for message, original in zip(clean, messages, strict=True):

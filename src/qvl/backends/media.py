@@ -16,10 +16,11 @@ from typing import Any
 
 from PIL import Image
 
+from qvl import moved
 from qvl.backends.answer import MediaSize
+from qvl.catalog.generations import Generation, by_name
 from qvl.errors import MediaError, PromptError
 from qvl.geometry import (
-    QWEN3_VIDEO,
     PixelLimits,
     Size,
     VideoLimits,
@@ -33,10 +34,8 @@ from qvl.inputs.image import DEFAULT_LIMITS, FORMATS, load_image, read_source
 from qvl.inputs.patches import resize
 from qvl.inputs.processor import MediaSettings
 from qvl.inputs.video import Video, load_video
-from qvl.outputs.mapping import DEFAULT_LIMITS as FAMILY_LIMITS
 from qvl.outputs.mapping import seen_size
 
-GEN1_TOKENS = 256  # of any picture: the first generation's adapter has so many queries
 SERVER_FPS = 2.0  # the family's own rate; servers sample a clip again with it
 
 
@@ -49,25 +48,26 @@ class SentMedia:
     seconds: float | None = None  # of a clip
 
 
-def image_limits(family: str | None) -> PixelLimits | None:
+def image_limits(generation: Generation | None) -> PixelLimits | None:
     """The published limits of a family."""
-    return None if family is None else FAMILY_LIMITS[family]
+    return None if generation is None else generation.image
 
 
-def video_limits(family: str | None) -> VideoLimits:
-    return QWEN3_VIDEO if family is not None and family.startswith("qwen3") else default_video_limits()
+def video_limits(generation: Generation | None) -> VideoLimits:
+    return generation.video if generation is not None and generation.video else default_video_limits()
 
 
-def image_size(original: Size, family: str, limits: PixelLimits | None) -> MediaSize:
+def image_size(original: Size, family: Generation | str, limits: PixelLimits | None) -> MediaSize:
     """How a model of this family sees a picture. Raises: MediaError for an impossible shape."""
-    seen = seen_size(original, family, limits)
+    generation = by_name(family)
+    seen = seen_size(original, generation, limits)
     if limits is None:
-        return MediaSize("image", original, seen, GEN1_TOKENS)
+        return MediaSize("image", original, seen, generation.fixed_tokens)
     return MediaSize("image", original, seen, visual_token_count(grid_of(seen, 1, limits), limits.merge_size))
 
 
 def prepare(
-    item: MediaItem, family: str | None, limits: PixelLimits | None, call: MediaSettings
+    item: MediaItem, generation: Generation | None, limits: PixelLimits | None, call: MediaSettings
 ) -> SentMedia:
     """One picture or clip of a request, as a data URL.
 
@@ -76,27 +76,29 @@ def prepare(
     """
     settings = MediaSettings(**item.settings).over(call)
     if item.kind == "image":
-        return _prepare_image(item.source, family, limits, settings)
-    return _prepare_video(item.source, family, settings)
+        return _prepare_image(item.source, generation, limits, settings)
+    return _prepare_video(item.source, generation, settings)
 
 
 def _prepare_image(
-    source: Any, family: str | None, limits: PixelLimits | None, settings: MediaSettings
+    source: Any, generation: Generation | None, limits: PixelLimits | None, settings: MediaSettings
 ) -> SentMedia:
     image = load_image(source)
     original = Size(image.height, image.width)
     asked = settings.min_pixels is not None or settings.max_pixels is not None
-    if family is None or (asked and limits is None):
+    if generation is None or (asked and limits is None):
         if asked:
             why = (
-                "the first generation squashes every picture" if family else "the model's family isn't known"
+                "the first generation squashes every picture"
+                if generation
+                else "the model's family isn't known"
             )
             raise PromptError(f"pixel limits can't be kept: {why}")
         return SentMedia(_part("image", _image_url(source, image)), None)
-    size = image_size(original, family, settings.image_limits(limits) if limits else None)
+    size = image_size(original, generation, settings.image_limits(limits) if limits else None)
     if asked and size.seen != original:
         # the server's own limits come on top: what is below its least area it enlarges again
-        shown = image_size(size.seen, family, limits)
+        shown = image_size(size.seen, generation, limits)
         scaled = _part("image", _png_url(resize(image, size.seen)))
         return SentMedia(scaled, replace(shown, original=original))
     return SentMedia(_part("image", _image_url(source, image)), size)
@@ -147,19 +149,19 @@ _VIDEO_MIME = {
 }
 
 
-def _prepare_video(source: Any, family: str | None, settings: MediaSettings) -> SentMedia:
+def _prepare_video(source: Any, generation: Generation | None, settings: MediaSettings) -> SentMedia:
     if settings.fps is not None and settings.fps > SERVER_FPS:
         raise PromptError(
             f"fps {settings.fps:g}: a server samples clips itself, at {SERVER_FPS:g} frames a second; "
             "ask for fewer, or set the server's own rate"
         )
-    limits = settings.video_limits(video_limits(family))
+    limits = settings.video_limits(video_limits(generation))
     # never enlarged here: what the family shows at least is its default, and a server may have a least of its own
     side = limits.patch_size * limits.merge_size
     least = limits.min_pixels if settings.min_pixels is not None else min(limits.min_pixels, side * side)
     clip = load_video(source, replace(limits, min_pixels=least), sample_fps=settings.sample_fps)
     size = None
-    if family is not None:
+    if generation is not None:
         pixel_limits = limits.pixels(limits.min_pixels, limits.max_pixels)
         seen = frame_size(len(clip.frames), *clip.original, limits)
         tokens = visual_token_count(grid_of(seen, len(clip.frames), pixel_limits), limits.merge_size)
@@ -202,3 +204,6 @@ def to_mp4(clip: Video) -> bytes:
         for packet in stream.encode():
             container.mux(packet)
     return out.getvalue()
+
+
+__getattr__ = moved.names(__name__)

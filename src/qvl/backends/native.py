@@ -25,6 +25,7 @@ from qvl import moved
 from qvl.backends.answer import Answer, MediaSize, as_list, conversation
 from qvl.backends.base import Backend, Capabilities, Stream
 from qvl.catalog.config import ModelConfig
+from qvl.catalog.generations import Generation
 from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qvl.checkpoint.generation_config import GenerationDefaults
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
@@ -217,13 +218,13 @@ class NativeModel(Backend):
         )
 
     @property
-    def family(self) -> str:
-        return self.model.config.family
+    def generation(self) -> Generation:
+        return self.model.config.generation
 
     @property
     def limits(self) -> PixelLimits | None:
         """The area that a picture may take unless a question says otherwise; None for the first generation's square."""
-        return None if self.processor.is_first else self.processor.image_limits
+        return None if self.generation.fixed_size is not None else self.processor.image_limits
 
     @property
     def max_concurrency(self) -> int:

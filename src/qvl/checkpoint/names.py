@@ -16,52 +16,43 @@ Each function is idempotent, and `to_canonical` undoes the others on names in th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
-Layout = Literal["first", "flat", "nested"]
+from qvl.catalog.generations import GENERATIONS, Generation
 
-# what each family's published files look like
-LAYOUTS: dict[str, Layout] = {
-    "qwen_vl": "first",
-    "qwen2_vl": "flat",
-    "qwen2_5_vl": "flat",
-    "qwen3_vl": "nested",
-    "qwen3_vl_moe": "nested",
-    "qwen3_5": "nested",
-    "qwen3_5_moe": "nested",
-}
-
+# what transformers from 4.52 on writes, also for generations whose published files are flat
 _NESTED = (("model.visual.", "visual."), ("model.language_model.", "model."))
-_FIRST = (("transformer.visual.", "visual."), ("transformer.", "model."))
 
 
 def to_canonical(name: str) -> str:
     """Any layout's name → the network's."""
-    for published, ours in (*_NESTED, *_FIRST):
-        if name.startswith(published):
-            return ours + name.removeprefix(published)
+    for pairs in (_NESTED, *(g.published for g in GENERATIONS.values())):
+        for published, ours in pairs:
+            if name.startswith(published):
+                return ours + name.removeprefix(published)
     return name
 
 
 def to_nested(name: str) -> str:
     """Either layout's name → the nested one."""
-    name = to_canonical(name)
-    for nested, flat in _NESTED:
-        if name.startswith(flat):
-            return nested + name.removeprefix(flat)
-    return name
+    return _renamed(to_canonical(name), _NESTED)
 
 
-def to_first(name: str) -> str:
-    """The network's name → the one in the first generation's files."""
-    name = to_canonical(name)
-    for first, ours in _FIRST:
+def to_published(name: str, generation: Generation) -> str:
+    """Any layout's name → the one in the published files of a generation."""
+    return _renamed(to_canonical(name), generation.published)
+
+
+def is_nested(generation: Generation) -> bool:
+    return generation.published == _NESTED
+
+
+def published_names(names: Iterable[str], generation: Generation) -> dict[str, str]:
+    """The network's names → the names that the generation's published files have, in the same order."""
+    return {name: to_published(name, generation) for name in names}
+
+
+def _renamed(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    for published, ours in pairs:
         if name.startswith(ours):
-            return first + name.removeprefix(ours)
+            return published + name.removeprefix(ours)
     return name
-
-
-def published_names(names: Iterable[str], family: str) -> dict[str, str]:
-    """The network's names → the names that `family`'s published files have, in the same order."""
-    write = {"first": to_first, "flat": to_canonical, "nested": to_nested}[LAYOUTS[family]]
-    return {name: write(name) for name in names}

@@ -47,7 +47,7 @@ EndpointOption = Annotated[
 FamilyOption = Annotated[
     str | None,
     typer.Option(
-        help="The served model's family (default: read from the model's name).", metavar="qwen2_5_vl|…"
+        help="The served model's family (default: read from the model's name).", metavar="GENERATION"
     ),
 ]
 KeyOption = Annotated[

@@ -53,6 +53,10 @@ class EndpointUnderTest:
         return self.backend.name
 
     @property
+    def generation(self) -> Any:
+        return self.backend.generation
+
+    @property
     def family(self) -> Any:
         return self.backend.family
 
@@ -91,7 +95,7 @@ class EndpointUnderTest:
                 pixels.get("min_pixels", limits.min_pixels), pixels.get("max_pixels", limits.max_pixels)
             )
             limits = replace(limits, **({"min_pixels": low} | pixels))
-        return image_size(Size(*size), self.family, limits)
+        return image_size(Size(*size), self.generation, limits)
 
     # asking
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from qvl.catalog.generations.generation import ORIGINAL_PIXELS, RELATIVE_1000, SEEN_PIXELS, Convention
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.probe import EvidenceImage, Finding, Probe, not_supported
 from qvl.doctor.sets import asked
@@ -13,16 +14,7 @@ from qvl.doctor.statistics import sign_flip
 from qvl.geometry import Size
 from qvl.outputs.boxes import Box, find_places, parse_boxes
 from qvl.outputs.draw import draw_places
-from qvl.outputs.mapping import (
-    CONVENTIONS,
-    ORIGINAL_PIXELS,
-    RELATIVE_1000,
-    SEEN_PIXELS,
-    Convention,
-    PictureMap,
-    Rect,
-    iou,
-)
+from qvl.outputs.mapping import PictureMap, Rect, iou
 
 KNOWN_IOU = 0.3  # boxes that fit no better on average say nothing about a space
 CLEAR_P = 0.01
@@ -32,7 +24,7 @@ def _space(endpoint: EndpointUnderTest) -> Finding:
     """Mean IoU of the same numbers read in each space that makes a difference here."""
     if endpoint.family is None:
         return not_supported("the family isn't known: say it with --family.")
-    own = CONVENTIONS[endpoint.family]
+    own = endpoint.generation.coordinates
     scores: dict[str, list[float]] = {}
     images: list[EvidenceImage] = []
     for item, reply in asked(endpoint, "boxes"):
@@ -46,7 +38,7 @@ def _space(endpoint: EndpointUnderTest) -> Finding:
         for name, rect in _readings(numbers, road, own).items():
             scores.setdefault(name, []).append(iou(rect, item.truth) if rect else 0.0)
         if len(images) < 3:
-            places = parse_boxes(reply.text, endpoint.family, road)
+            places = parse_boxes(reply.text, endpoint.generation, road)
             found = [replace(p, label="answered") for p in places if isinstance(p, Box)]
             images.append(_drawn(image, item.truth, found[:1], item.question.words))
     means = {name: sum(values) / len(values) for name, values in scores.items()}

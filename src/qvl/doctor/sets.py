@@ -90,7 +90,7 @@ def parsed_boxes(endpoint: EndpointUnderTest, item: Item, text: str) -> list[Rec
     seen = endpoint.seen((image.height, image.width))
     if seen is None:
         return []
-    found = parse_boxes(text, endpoint.family, PictureMap(Size(image.height, image.width), seen.seen))
+    found = parse_boxes(text, endpoint.generation, PictureMap(Size(image.height, image.width), seen.seen))
     return [place.rect for place in found if isinstance(place, Box)]
 
 
@@ -188,8 +188,8 @@ def _draw_boxes(endpoint: EndpointUnderTest, name: str) -> list[Item]:
         width, height = image.width * 3 // 2, image.height * 3 // 2
         truth = Rect(*(side * 1.5 for side in sample.boxes[0][:4]))
         words = sample.question
-        if endpoint.family is not None:
-            words = task_prompt("boxes", endpoint.family, words, model=endpoint.name).question
+        if endpoint.generation is not None:
+            words = task_prompt("boxes", endpoint.generation, words, model=endpoint.name).question
         question = Question(_key(endpoint, name, i), (image.resize((width, height)),), words, 64)
         items.append(Item(question, truth))
     return items

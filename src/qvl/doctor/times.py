@@ -50,7 +50,7 @@ def _rate(endpoint: EndpointUnderTest) -> Finding:
     """The same frames over more seconds. Times cut to whole seconds make 1 and 1.6 seconds a step the same, and
     0.5 and 0.25 too.
     """
-    if endpoint.family is None or endpoint.family in ("qwen_vl", "qwen2_vl"):
+    if endpoint.generation is None or not endpoint.generation.knows_seconds:
         return not_supported("this generation counts frames and knows no seconds.")
     rng = endpoint.rng("clip-rate")
 

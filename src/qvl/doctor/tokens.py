@@ -150,7 +150,7 @@ def _clip(endpoint: EndpointUnderTest) -> Finding:
     # beside the visual ones: two marks a video, or (Qwen3-VL) two marks and a time in words for each moment
     moments = (4, 8)
     extra = [count - visual for count, visual in zip(counts, wanted)]
-    if endpoint.family.startswith("qwen3"):
+    if endpoint.generation.time_as_text:
         right = all(6 * m <= e <= 14 * m for e, m in zip(extra, moments))
     else:
         right = extra == [MARKS, MARKS]

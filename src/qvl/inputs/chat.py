@@ -27,6 +27,7 @@ import jinja2
 from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from qvl.catalog.generations.generation import Generation
 from qvl.errors import ConfigError, PromptError
 from qvl.inputs.tokenizer import MODEL_WORDS, Tokenizer
 
@@ -259,17 +260,16 @@ class ChatTemplate:
         self._constants = constants
 
     @classmethod
-    def default(cls, family: str) -> ChatTemplate:
-        """For checkpoints without one: ChatML, with a default system text up to Qwen2.5-VL."""
-        system = "You are a helpful assistant." if family in ("qwen2_vl", "qwen2_5_vl") else ""
-        return cls(_own_template("chatml"), "the default template", default_system=system)
-
-    @classmethod
-    def first_generation(cls, raw: bool = False) -> ChatTemplate:
-        """Of Qwen-VL-Chat, or with `raw` of the base Qwen-VL, which continues texts and holds no conversation."""
-        template = cls(_own_template("qwen_vl"), "the template of Qwen-VL", raw=raw)
-        # its users point at things the way it does: <ref>the dog</ref><box>(12,40),(310,588)</box>
-        template.model_words = ("assistant", "system", "user")
+    def default(cls, generation: Generation, raw: bool = False) -> ChatTemplate:
+        """For checkpoints without one. raw: of the base Qwen-VL, which continues texts and holds no conversation."""
+        template = cls(
+            _own_template(generation.template),
+            f"the template of {generation.title}",
+            default_system=generation.system,
+            raw=raw,
+        )
+        if generation.user_writes_places:
+            template.model_words = ("assistant", "system", "user")
         return template
 
     @classmethod

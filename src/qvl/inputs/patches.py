@@ -15,12 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from qvl.catalog.generations.generation import CLIP_MEAN, CLIP_STD
 from qvl.errors import MediaError
 from qvl.geometry import Grid, PixelLimits, Size
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-HALF = (0.5, 0.5, 0.5)  # Qwen3-VL's mean and std
 
 
 def resize(image: Image.Image, size: Size) -> Image.Image:

@@ -17,16 +17,13 @@ from typing import Any
 import numpy as np
 
 from qvl.catalog.config import ModelConfig, read_config
+from qvl.catalog.generations.generation import CLIP_MEAN, CLIP_STD, Generation
 from qvl.errors import ConfigError, MediaError, PromptError
 from qvl.geometry import (
-    QWEN2_IMAGE,
-    QWEN3_IMAGE,
-    QWEN3_VIDEO,
     Grid,
     PixelLimits,
     Size,
     VideoLimits,
-    default_video_limits,
     grid_timestamps,
     seconds_per_grid,
     smart_resize,
@@ -34,7 +31,7 @@ from qvl.geometry import (
 )
 from qvl.inputs.chat import ROLES, ChatTemplate, Kind, MediaItem, Message, read_messages
 from qvl.inputs.image import DEFAULT_LIMITS, ImageLimits, load_image
-from qvl.inputs.patches import CLIP_MEAN, CLIP_STD, HALF, resize, to_patches
+from qvl.inputs.patches import resize, to_patches
 from qvl.inputs.positions import VisualBlock, first_generation_positions, mrope_positions
 from qvl.inputs.tokenizer import Tokenizer
 from qvl.inputs.video import load_video
@@ -159,7 +156,7 @@ class Processor:
 
     tokenizer: Tokenizer
     template: ChatTemplate
-    family: str
+    generation: Generation
     image_limits: PixelLimits
     video_limits: VideoLimits
     image_token_id: int
@@ -177,8 +174,8 @@ class Processor:
     def __post_init__(self) -> None:
         for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             token_id = getattr(self, name)
-            if self.is_first and name == "video_token_id":
-                continue  # it has none
+            if name == "video_token_id" and not self.generation.takes_video:
+                continue
             if self.tokenizer.special_text(token_id) is None:
                 raise ConfigError(f"{name} is {token_id}, which is no special token of this tokenizer")
 
@@ -202,7 +199,7 @@ class Processor:
         return cls(
             tokenizer=tokenizer or Tokenizer.from_pretrained(folder),
             template=template or ChatTemplate.from_pretrained(folder) or _default_template(folder, config),
-            family=config.family,
+            generation=config.generation,
             image_limits=image_limits,
             video_limits=video_limits,
             mean=mean,
@@ -216,16 +213,6 @@ class Processor:
             num_queries=config.vision.num_queries,
             ntk_length=config.text.seq_length if config.text.use_dynamic_ntk else 0,
         )
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is Qwen-VL, to which every image is one square of 256 tokens."""
-        return self.family == "qwen_vl"
-
-    @property
-    def time_as_text(self) -> bool:
-        """Whether a video is shown as single moments, each after its time in words."""
-        return _is_qwen3(self.family)
 
     def __call__(
         self,
@@ -263,12 +250,12 @@ class Processor:
         ids = self._encode(parts)
         self._check_placeholders(ids, items)  # before the media, whose decoding is the long part
         slots = [slot for number, item in enumerate(items) for slot in self._read_item(number, item, call)]
-        if self.time_as_text and any(item.kind == "video" for item in items):
+        if self.generation.time_as_text and any(item.kind == "video" for item in items):
             ids = self.tokenizer.encode_parts(self._write_times(parts, slots))
         return self._assemble(ids, slots)
 
     def _encode(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
-        if not self.is_first:
+        if not self.generation.splits_headers:
             return self.tokenizer.encode_parts(parts)
         # the first generation's code encodes what follows a turn's header apart from it, so that a text's leading
         # line ends stay out of the header's
@@ -331,7 +318,7 @@ class Processor:
             expanded += [token_id] * count
         assert next(waiting, None) is None, "every slot has its placeholder, checked by _check_placeholders"
         input_ids = np.array(expanded, dtype=np.int64)
-        if self.is_first:
+        if self.generation.positions == "plain":
             positions, lead = first_generation_positions(len(expanded), self.ntk_length)
             return ModelInputs(
                 input_ids=input_ids, positions=positions, rope_delta=0, height_lead=lead, media=tuple(media)
@@ -346,14 +333,15 @@ class Processor:
 
     def seen_size(self, original: Size, settings: MediaSettings = MediaSettings()) -> Size:
         """The size at which an image is shown to the model. Raises: MediaError for limits it can't be held to."""
-        if not self.is_first:
+        if self.generation.fixed_size is None:
             return smart_resize(*original, settings.image_limits(self.image_limits))
         side = math.isqrt(self.image_limits.max_pixels)
         low, high = settings.min_pixels or 0, settings.max_pixels or side * side
         if not low <= side * side <= high:
             raise MediaError(
-                f"Qwen-VL sees every image at {side}x{side} = {side * side:,} pixels, which min_pixels {low:,} and "
-                f"max_pixels {high:,} leave out: leave the limits away, or take Qwen2-VL or later"
+                f"{self.generation.title} sees every image at {side}x{side} = {side * side:,} pixels, which "
+                f"min_pixels {low:,} and max_pixels {high:,} leave out: leave the limits away, or take Qwen2-VL "
+                "or later"
             )
         return Size(side, side)
 
@@ -376,7 +364,7 @@ class Processor:
         tp = video_limits.temporal_patch_size
         step = seconds_per_grid(video.fps, tp)
         times = grid_timestamps(video.times, tp)
-        if not self.time_as_text:
+        if not self.generation.time_as_text:
             return [self._slot("video", number, video.frames, video.original, step, times, video.seconds)]
         # frames of different moments never attend to each other in the tower, so cutting changes nothing
         return [
@@ -422,17 +410,13 @@ _AFTER_HEADER = re.compile("|".join(rf"(?<=<\|im_start\|>{role}\n)" for role in 
 
 
 def _default_template(folder: Path, config: ModelConfig) -> ChatTemplate:
-    if config.family != "qwen_vl":
-        return ChatTemplate.default(config.family)
+    if config.generation.template != "qwen_vl":
+        return ChatTemplate.default(config.generation)
     generation, where = _read_json(folder / "generation_config.json")
     chat_format = generation.get("chat_format", "chatml")
     if chat_format not in ("chatml", "raw"):
         raise ConfigError(f"{where}: chat_format {chat_format!r}; known: chatml, raw")
-    return ChatTemplate.first_generation(raw=chat_format == "raw")
-
-
-def _is_qwen3(family: str) -> bool:
-    return family.startswith("qwen3")
+    return ChatTemplate.default(config.generation, raw=chat_format == "raw")
 
 
 # ---------------------------------------------------------------------------------- preprocessor_config.json
@@ -456,10 +440,10 @@ def read_preprocessor(
     Reads preprocessor_config.json and video_preprocessor_config.json, or the processor_config.json that
     transformers 5 writes. Raises: ConfigError naming every unknown key.
     """
-    if config.family == "qwen_vl":  # its code holds these, no file does
-        area = config.vision.image_size**2
-        square = PixelLimits(area, area, config.vision.patch_size, merge_size=1, temporal_patch_size=1)
-        return square, default_video_limits(), CLIP_MEAN, CLIP_STD
+    generation = config.generation
+    if generation.image is None:  # its code holds these, no file does
+        limits = generation.image_limits(config.vision), generation.video_limits(config.vision)
+        return *limits, generation.mean, generation.std
     joint, joint_path = _read_json(folder / "processor_config.json")
     raw, where = _read_json(folder / "preprocessor_config.json")
     if not raw and isinstance(joint.get("image_processor"), dict):
@@ -470,17 +454,14 @@ def read_preprocessor(
         merge_size=vision.spatial_merge_size,
         temporal_patch_size=vision.temporal_patch_size,
     )
-    qwen3 = _is_qwen3(config.family)
-    token = (vision.patch_size * vision.spatial_merge_size) ** 2
-    # the published limits, which for other patch sizes hold in tokens
-    published = QWEN3_IMAGE if qwen3 else QWEN2_IMAGE
-    defaults = (published.min_pixels // published.factor**2 * token, published.max_tokens * token)
+    published = generation.image_limits(vision)
+    defaults = (published.min_pixels, published.max_pixels)
     (low, high), mean, std = _read_file(raw, where, cut, defaults, ("min_frames", "max_frames", "fps"))
     image = PixelLimits(low, high, **cut)
-    mean = mean or (HALF if qwen3 else CLIP_MEAN)
-    std = std or (HALF if qwen3 else CLIP_STD)
+    mean = mean or generation.mean
+    std = std or generation.std
 
-    video = replace(QWEN3_VIDEO, **cut) if qwen3 else default_video_limits(**cut)
+    video = generation.video_limits(vision)
     raw, where = _read_json(folder / "video_preprocessor_config.json")
     if not raw and isinstance(joint.get("video_processor"), dict):
         raw, where = joint["video_processor"], f"{joint_path} video_processor"

@@ -327,7 +327,7 @@ def save_model(model: VisionLanguageModel, folder: str | Path, *, max_shard_byte
             "copy the checkpoint's own files instead"
         )
     state = dict(model.named_parameters())
-    published = published_names(state, model.config.family)
+    published = published_names(state, model.config.generation)
     tensors = ((published[name], TorchTensor(parameter)) for name, parameter in state.items())
     stored = str(model.dtype).removeprefix("torch.")
     config = {**config_dict(model.config), "torch_dtype": stored}

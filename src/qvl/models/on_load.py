@@ -55,7 +55,7 @@ def coded_layers(model: VisionLanguageModel, weights: str, on_cpu: bool) -> dict
         return QuantizedLinear.empty(inputs, outputs, bits, GROUP if bits == 4 else inputs)
 
     rest = rest_in_8_bits(model.config, weights, on_cpu)
-    tower = rest and model.config.family != "qwen_vl"
+    tower = rest and model.config.generation.rounds_tower
     layers: dict[str, QuantizedLinear] = {}
     for name, module in model.named_modules():
         if isinstance(module, Experts):

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from qvl.catalog.generations import by_name
+from qvl.catalog.generations.generation import Convention, Generation
 from qvl.errors import OutputError
-from qvl.outputs.mapping import CONVENTIONS, RELATIVE_999, Convention, PictureMap, check_family
+from qvl.outputs.mapping import PictureMap
 from qvl.outputs.repair import RepairLog, answer_text, find_json
 from qvl.outputs.results import item_dict
 
@@ -381,19 +383,15 @@ _ARGUMENTS = frozenset(
 )
 
 
-def screen_convention(family: str, tool: str) -> Convention:
-    """How this generation writes places on a screen: Qwen3's phone tool counts to 999, all else as for boxes.
-
-    Raises: OutputError for an unknown family.
-    """
-    known = check_family(family)
-    if tool == "mobile_use" and known.startswith("qwen3"):
-        return RELATIVE_999
-    return CONVENTIONS[known]
+def screen_convention(family: Generation | str, tool: str) -> Convention:
+    """How this generation writes places on a screen: Qwen3's phone tool counts to 999, all else as for boxes."""
+    generation = by_name(family)
+    phone = generation.phone_coordinates if tool == "mobile_use" else None
+    return phone or generation.coordinates
 
 
 def parse_actions(
-    text: str, family: str, screen: PictureMap | None, *, convention: Convention | None = None
+    text: str, family: Generation | str, screen: PictureMap | None, *, convention: Convention | None = None
 ) -> ActionResult:
     """The actions a reply asks for, up to the first that must be refused.
 
@@ -401,7 +399,7 @@ def parse_actions(
     was sent, the original is still the real screen.
     Raises: OutputError without a screen size or for an unknown family, never for the text.
     """
-    check_family(family)
+    generation = by_name(family)
     if screen is None:
         raise OutputError(
             "actions can't be placed without the screen's size: pass screen=picture_map(size, family)"
@@ -418,7 +416,7 @@ def parse_actions(
     for call in calls:
         reached += 1
         try:
-            items.append(_read(call, family, screen, convention, warnings))
+            items.append(_read(call, generation, screen, convention, warnings))
         except Refused as why:
             refused = str(why)
             break
@@ -442,7 +440,11 @@ def parse_actions(
 
 
 def _read(
-    call: ToolCall | str, family: str, screen: PictureMap, convention: Convention | None, warnings: list[str]
+    call: ToolCall | str,
+    generation: Generation,
+    screen: PictureMap,
+    convention: Convention | None,
+    warnings: list[str],
 ) -> Action:
     if isinstance(call, str):
         raise Refused(call)
@@ -455,7 +457,7 @@ def _read(
     unknown = sorted(str(k) for k in set(call.arguments) - _ARGUMENTS)
     if unknown:
         warnings.append(f"{name}: unknown arguments ignored: {', '.join(unknown)[:80]}")
-    reader = _Reader(call.arguments, screen, convention or screen_convention(family, call.name))
+    reader = _Reader(call.arguments, screen, convention or screen_convention(generation, call.name))
     try:
         action = table[name](reader)
     except Refused as why:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from qvl.outputs.mapping import Convention, PictureMap, Rect
+from qvl.catalog.generations.generation import Convention
+from qvl.outputs.mapping import PictureMap, Rect
 from qvl.outputs.tables import Table, tidy
 
 Kind = Literal[

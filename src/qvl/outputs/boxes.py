@@ -19,19 +19,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qvl.errors import OutputError
-from qvl.outputs.mapping import (
-    CONVENTIONS,
+from qvl.catalog.generations import by_name
+from qvl.catalog.generations.generation import (
     ORIGINAL_PIXELS,
     RELATIVE_1,
     RELATIVE_1000,
     SEEN_PIXELS,
     Convention,
-    PictureMap,
-    Rect,
-    check_family,
-    clamp_rect,
+    Generation,
+    PlaceStyle,
 )
+from qvl.errors import OutputError
+from qvl.outputs.mapping import PictureMap, Rect, clamp_rect
 from qvl.outputs.repair import RepairLog, answer_text, find_json, walk_objects
 from qvl.outputs.results import ParseResult
 
@@ -309,7 +308,7 @@ def find_places(text: str) -> _Findings:
 
 
 def parse_boxes(
-    text: str, family: str, picture: PictureMap | None, *, convention: Convention | None = None
+    text: str, family: Generation | str, picture: PictureMap | None, *, convention: Convention | None = None
 ) -> ParseResult[Place]:
     """Every box, point and quad of a reply, in pixels of the original image.
 
@@ -317,12 +316,12 @@ def parse_boxes(
     Places that leave the image are clamped and marked; those wholly outside are left out; both are
     reported. Raises: OutputError without an image size or for an unknown family, never for the text.
     """
-    known = check_family(family)
+    generation = by_name(family)
     if picture is None:
         raise OutputError(
             "boxes can't be mapped without the image's size: pass picture=picture_map(size, family)"
         )
-    own = convention or CONVENTIONS[known]
+    own = convention or generation.coordinates
     answer = answer_text(text)
     if answer.reason:
         return ParseResult(reason=answer.reason)
@@ -331,14 +330,14 @@ def parse_boxes(
     suspected, why = suspect(findings.places, own, picture)
     if suspected is not None:
         warnings.append(
-            f"{why}: the numbers look like {suspected.name}, and are read as {own.name} ({family}); check the model "
-            f"family, the image's size and the server's pixel limits, or pass convention="
+            f"{why}: the numbers look like {suspected.name}, and are read as {own.name} ({generation}); check the "
+            f"model family, the image's size and the server's pixel limits, or pass convention="
         )
     if findings.syntax == "tokens" and own == SEEN_PIXELS:
         suspected = suspected or RELATIVE_1000
         warnings.append(
             f"the boxes come in tags of the first two generations, whose numbers are {RELATIVE_1000.name}; "
-            f"{family} writes JSON in {own.name}, and the numbers are read so"
+            f"{generation} writes JSON in {own.name}, and the numbers are read so"
         )
     elif findings.syntax == "bare":
         warnings.append(
@@ -472,14 +471,16 @@ def _span(rect: Rect) -> str:
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def write_boxes(boxes: Iterable[tuple[str, Iterable[float]]], family: str, picture: PictureMap) -> str:
+def write_boxes(
+    boxes: Iterable[tuple[str, Iterable[float]]], family: Generation | str, picture: PictureMap
+) -> str:
     """What a model of this family would answer for these (label, box or point or quad) places given in pixels
     of the original picture: 4, 2 or 8 numbers. The inverse of parse_boxes, for training data and tests.
 
     Numbers are rounded to whole ones, as the models write them.
     """
-    known = check_family(family)
-    own = CONVENTIONS[known]
+    generation = by_name(family)
+    own = generation.coordinates
     lines: list[str] = []
     for label, numbers in boxes:
         flat = [float(n) for n in numbers]
@@ -492,20 +493,19 @@ def write_boxes(boxes: Iterable[tuple[str, Iterable[float]]], family: str, pictu
         else:
             seen = [picture.to_seen(x, y) for x, y in zip(flat[0::2], flat[1::2], strict=True)]
         whole = [tuple(round(n) for n in picture.seen_to_written(x, y, own)) for x, y in seen]
-        lines.append(_write_one(known, label, whole))
-    if known in ("qwen_vl", "qwen2_vl"):
+        lines.append(_write_one(generation.place_style, label, whole))
+    if generation.place_style != "json":
         return "".join(lines)
     return "```json\n[" + "".join(f"\n\t{line}," for line in lines).removesuffix(",") + "\n]\n```"
 
 
-def _write_one(family: str, label: str, points: list[tuple[int, ...]]) -> str:
-    if family in ("qwen_vl", "qwen2_vl"):
-        if family == "qwen_vl":  # its grid ends at 999
-            points = [tuple(min(max(n, 0), 999) for n in p) for p in points]
+def _write_one(style: PlaceStyle, label: str, points: list[tuple[int, ...]]) -> str:
+    kind = "quad" if len(points) == 4 else "box"
+    if style == "ref tags":  # whose grid ends at 999
+        inner = ",".join(f"({min(max(x, 0), 999)},{min(max(y, 0), 999)})" for x, y in points)
+        return f"<ref>{label}</ref><{kind}>{inner}</{kind}>"
+    if style == "special tokens":
         inner = ",".join(f"({x},{y})" for x, y in points)
-        kind = "quad" if len(points) == 4 else "box"
-        if family == "qwen_vl":
-            return f"<ref>{label}</ref><{kind}>{inner}</{kind}>"
         return f"<|object_ref_start|>{label}<|object_ref_end|><|{kind}_start|>{inner}<|{kind}_end|>"
     import json
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qvl import moved
+from qvl.catalog.generations import by_name
+from qvl.catalog.generations.generation import Convention, Generation
 from qvl.errors import OutputError
 from qvl.outputs.blocks import Block, Kind, Page, Run
 from qvl.outputs.boxes import Box, Quad, Written, map_place, suspect
 from qvl.outputs.html import INLINE, RAW, Node, parse_html
-from qvl.outputs.mapping import CONVENTIONS, Convention, PictureMap, Rect, check_family
+from qvl.outputs.mapping import PictureMap, Rect
 from qvl.outputs.qwen_markdown import parse_markdown
 from qvl.outputs.repair import RepairLog, answer_text
 from qvl.outputs.tables import html_table
@@ -39,7 +41,7 @@ _IS_MARKDOWN = re.compile(
 
 def parse_document(
     text: str,
-    family: str,
+    family: Generation | str,
     picture: PictureMap | None,
     *,
     number: int = 1,
@@ -52,7 +54,7 @@ def parse_document(
     Raises: OutputError when the reply has boxes and the image's size is missing, or for an unknown family;
     never for malformed text.
     """
-    known = check_family(family)
+    generation = by_name(family)
     answer = answer_text(text)
     if answer.reason:
         return Page(number=number, picture=picture, reason=answer.reason)
@@ -74,7 +76,7 @@ def parse_document(
                 number=number, picture=picture,
                 reason="no document markup in the text: the model may not know this prompt (small ones ignore it)",
             )  # fmt: skip
-    frame = _Frame(known, convention or CONVENTIONS[known], picture)
+    frame = _Frame(generation, convention or generation.coordinates, picture)
     if format == "html":
         root, repairs = parse_html(body)
         _collect(root, frame)
@@ -105,7 +107,7 @@ def parse_document(
 class _Frame:
     """Collects the boxes of a page, looks at them together, then maps each; keys are ids of nodes or indices."""
 
-    family: str
+    generation: Generation
     convention: Convention
     picture: PictureMap | None
     written: dict[int, Written] = field(default_factory=dict)
@@ -130,7 +132,7 @@ class _Frame:
         if self.suspected:
             self.warnings.append(
                 f"{why}: the numbers look like {self.suspected.name}, and are read as {self.convention.name} "
-                f"({self.family})"
+                f"({self.generation})"
             )
         notes: list[str] = []
         for number, (key, written) in enumerate(self.written.items(), 1):

@@ -16,20 +16,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from qvl.errors import OutputError, nearest
-from qvl.geometry import QWEN2_IMAGE, QWEN3_IMAGE, PixelLimits, Size, smart_resize
-
-GEN1_SIZE = Size(448, 448)  # the first generation squashes every image into this square
-
-DEFAULT_LIMITS: dict[str, PixelLimits | None] = {
-    "qwen_vl": None,
-    "qwen2_vl": QWEN2_IMAGE,
-    "qwen2_5_vl": QWEN2_IMAGE,
-    "qwen3_vl": QWEN3_IMAGE,
-    "qwen3_vl_moe": QWEN3_IMAGE,
-    "qwen3_5": QWEN3_IMAGE,
-    "qwen3_5_moe": QWEN3_IMAGE,
-}
+from qvl import moved
+from qvl.catalog.generations import by_name
+from qvl.catalog.generations.generation import ORIGINAL_PIXELS, Convention, Generation
+from qvl.errors import OutputError
+from qvl.geometry import PixelLimits, Size, smart_resize
 
 
 class Rect(NamedTuple):
@@ -61,53 +52,17 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     return shared / union if union > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class Convention:
-    """How coordinates are written: as parts of `scale` along each side, or in pixels where scale is None."""
-
-    name: str
-    scale: float | None = None
-
-
-RELATIVE_1000 = Convention("relative 0-1000", 1000)
-RELATIVE_999 = Convention("relative 0-999", 999)  # Qwen3's phone screen
-RELATIVE_1 = Convention("relative 0-1", 1)
-SEEN_PIXELS = Convention("pixels of the resized image")
-ORIGINAL_PIXELS = Convention("pixels of the original image")  # only ever suspected, no generation's own
-
-# Qwen3.5's convention is taken over from Qwen3-VL; its papers and cookbooks don't state it.
-CONVENTIONS: dict[str, Convention] = {
-    "qwen_vl": RELATIVE_1000,
-    "qwen2_vl": RELATIVE_1000,
-    "qwen2_5_vl": SEEN_PIXELS,
-    "qwen3_vl": RELATIVE_1000,
-    "qwen3_vl_moe": RELATIVE_1000,
-    "qwen3_5": RELATIVE_1000,
-    "qwen3_5_moe": RELATIVE_1000,
-}
-
-
-def check_family(family: str) -> str:
-    """Raises: OutputError listing the known families."""
-    for known in CONVENTIONS:
-        if known == family:
-            return known
-    raise OutputError(
-        f"no coordinate convention is known for {family!r}; {nearest(str(family), tuple(CONVENTIONS))}"
-    )
-
-
-def seen_size(original: Size, family: str, limits: PixelLimits | None = None) -> Size:
+def seen_size(original: Size, family: Generation | str, limits: PixelLimits | None = None) -> Size:
     """The size in pixels at which the model of this family sees an image (after EXIF turning and cropping).
 
     `limits` are the pixel limits in force; None means those of the published preprocessor files.
-    Raises: MediaError for an empty image or an impossible aspect ratio; OutputError for an unknown family.
+    Raises: MediaError for an empty image or an impossible aspect ratio; GenerationError for an unknown family.
     """
-    known = check_family(family)
-    defaults = DEFAULT_LIMITS[known]
-    if defaults is None:
-        return GEN1_SIZE
-    return smart_resize(original[0], original[1], limits or defaults)
+    generation = by_name(family)
+    if generation.image is None:
+        assert generation.fixed_size is not None, "a record has pixel limits or one size for all images"
+        return generation.fixed_size
+    return smart_resize(original[0], original[1], limits or generation.image)
 
 
 def _to_upright(x: float, y: float, orientation: int, stored: Size) -> tuple[float, float]:
@@ -220,7 +175,7 @@ def _ordered(ax: float, ay: float, bx: float, by: float) -> Rect:
 
 def picture_map(
     original: Size,
-    family: str,
+    family: Generation | str,
     limits: PixelLimits | None = None,
     *,
     orientation: int = 1,
@@ -303,3 +258,6 @@ def merge_overlapping(boxes: Iterable[B], min_iou: float = 0.5) -> tuple[tuple[B
         )
         (dropped if same else kept).append(index)
     return tuple(given[i] for i in sorted(kept)), tuple(given[i] for i in sorted(dropped))
+
+
+__getattr__ = moved.names(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from qvl.outputs.mapping import Convention
+from qvl.catalog.generations.generation import Convention
 
 T = TypeVar("T")
 

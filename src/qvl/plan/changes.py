@@ -64,7 +64,7 @@ def _single_changes(request: FitRequest) -> Iterator[tuple[str, str, FitRequest]
     work, media = setup.workload, setup.media
     vision = setup.config.vision
     token = (vision.patch_size * vision.spatial_merge_size) ** 2
-    if media.items and setup.config.family != "qwen_vl":
+    if media.items and setup.config.generation.fixed_size is None:
         largest = max(i.tokens for i in media.items)
         best = largest_that(
             4, largest, lambda n: fits(with_workload(request, max_pixels=n * token, min_pixels=None))

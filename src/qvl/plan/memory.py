@@ -176,7 +176,7 @@ def _rounded_bytes(in_features: int, out_features: int) -> int:
 def _vision_bytes(
     config: ModelConfig, part: Any, count: int, shards: Shards, value: int, small: bool = False
 ) -> int:
-    if small and config.family != "qwen_vl":
+    if small and config.generation.rounds_tower:
         linears = [s for s in vision_linears(config, part) if s.name != "patch_embed"]
         codes = sum(s.count * _rounded_bytes(s.in_features, s.out_features) for s in linears)
         return codes + (count - sum(s.num_weights for s in linears)) * value

@@ -7,20 +7,14 @@ counts of the published checkpoints. MTP weights, which transformers ignores, ar
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Literal, NamedTuple
 
 from qvl.catalog.config import ModelConfig, TextConfig, tensor_table
-from qvl.catalog.generations.tensors import TensorTable
+from qvl.catalog.generations.tensors import Part, Split
 
-# How tensor parallelism cuts a linear: by its outputs, by its inputs, by neither.
-Split = Literal["column", "row", "replicated"]
-Part = Literal["tower", "merger", "deepstack", "language"]
 VISION_PARTS: tuple[Part, ...] = ("tower", "merger", "deepstack")
 
 
@@ -38,6 +32,7 @@ class LinearShape:
     expert: bool = (
         False  # one of a mixture's experts: only num_experts_per_tok / num_experts of them work on a token
     )
+    module: str = ""  # of the first layer, as the networks name it; experts have none
 
     @property
     def num_weights(self) -> int:
@@ -90,23 +85,20 @@ class ParameterCounts:
 @cache
 def parameter_counts(config: ModelConfig) -> ParameterCounts:
     """By part. Remembered: a plan asks some dozens of times for one model."""
-    text = config.text
-    totals: Counter[str] = Counter()
-    for name, shape in tensor_table(config).shapes.items():
-        totals[_TABLES.get(name) or _part(name)] += prod(shape)
+    text, totals = config.text, tensor_table(config).num_parameters
     linears = language_linears(config)
     counted = sum(s.num_parameters for s in linears)
     experts = sum(s.num_parameters for s in linears if s.expert)
     idle = experts // text.num_experts * (text.num_experts - text.num_experts_per_tok) if experts else 0
     weights = {part: sum(s.num_weights for s in vision_linears(config, part)) for part in VISION_PARTS}
     return ParameterCounts(
-        tower=totals["tower"],
-        merger=totals["merger"],
-        deepstack=totals["deepstack"],
-        embeddings=totals["embeddings"],
-        head=totals["head"],
+        tower=totals("tower"),
+        merger=totals("merger"),
+        deepstack=totals("deepstack"),
+        embeddings=totals("embeddings"),
+        head=totals("head"),
         linears=counted,
-        norms=totals["language"] - counted,
+        norms=totals("language") - counted,
         idle_experts=idle,
         linear_weights=sum(s.num_weights for s in linears),
         tower_weights=weights["tower"],
@@ -140,114 +132,43 @@ def vision_linears(config: ModelConfig, part: Part = "tower") -> tuple[LinearSha
     return _linears(config).get(part, ())
 
 
-# --- names of tensors → kinds
-
-_TABLES = {
-    "model.embed_tokens.weight": "embeddings",
-    "model.wte.weight": "embeddings",
-    "lm_head.weight": "head",
-}
-# what joins the tower to the language model; the first generation's is a resampler and the projection after it
-_MERGERS = ("visual.merger.", "visual.attn_pool.", "visual.ln_post.", "visual.proj")
-# matrices that no linear layer holds → (kind, its bias)
-_MATRICES = {
-    "visual.patch_embed.proj.weight": ("patch_embed", "visual.patch_embed.proj.bias"),
-    "visual.conv1.weight": ("conv1", ""),
-    "visual.attn_pool.attn.in_proj_weight": ("in_proj", "visual.attn_pool.attn.in_proj_bias"),
-    "visual.proj": ("proj", ""),
-}
-_LAYER = re.compile(r"^.*?\.\d+\.")
-# modules, within their layer, of a kind that isn't the last part of their name
-_KINDS = {
-    "mlp.gate": "router",
-    "visual.merger.mlp.0": "linear_fc1",
-    "visual.merger.mlp.2": "linear_fc2",
-    # the first generation's; w2 is its gate
-    "attn.in_proj": "qkv",
-    "attn.out_proj": "proj",
-    "attn.c_attn": "q_proj k_proj v_proj",
-    "attn.c_proj": "o_proj",
-    "mlp.w2": "gate_proj",
-    "mlp.w1": "up_proj",
-    "mlp.c_proj": "down_proj",
-}
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_MLP = ("gate_proj", "up_proj", "down_proj")
-_BY_INPUTS = ("o_proj", "out_proj", "down_proj", "proj", "fc2", "linear_fc2")
-_WHOLE = ("router", "shared_expert_gate")
-_NARROW = (*_WHOLE, "in_proj_b", "in_proj_a")  # stay in 16 bits
-
-
-def _part(tensor: str) -> Part:
-    if not tensor.startswith("visual."):
-        return "language"
-    if tensor.startswith("visual.deepstack"):
-        return "deepstack"
-    return "merger" if tensor.startswith(_MERGERS) else "tower"
-
-
-class _Kind(NamedTuple):
-    """What the matrices of one kind have in common."""
-
-    part: Part
-    name: str
-    in_features: int
-    out_features: int
-    bias: bool = False
-    whole: bool = False  # not cut over GPUs
-    expert: bool = False
-
-
 @cache
 def _linears(config: ModelConfig) -> Mapping[Part, tuple[LinearShape, ...]]:
-    counts = Counter[_Kind]()
-    for kind, count in _matrices(config, tensor_table(config)):
-        counts[kind] += count
     found: dict[Part, list[LinearShape]] = {"language": []}
-    for kind in sorted(counts, key=_order):
-        part, name, inputs, outputs, bias, whole, expert = kind
-        whole = whole or name in _WHOLE
-        split: Split = "replicated" if whole else "row" if name.rpartition(".")[2] in _BY_INPUTS else "column"
-        quantized = part == "language" and name not in _NARROW
-        shape = LinearShape(name, inputs, outputs, counts[kind], bias, split, quantized, expert)
-        found.setdefault(part, []).append(shape)
-    return {part: tuple(shapes) for part, shapes in found.items()}
+    for tensor in tensor_table(config).kinds:
+        if tensor.part == "head":
+            continue
+        outputs, inputs = tensor.shape[0], prod(tensor.shape[1:])
+        if tensor.num_experts:
+            sides = tensor.shape[1:]
+            inputs, outputs = sides if tensor.inputs_first else sides[::-1]
+        for name in tensor.kinds:
+            shape = LinearShape(
+                name,
+                inputs,
+                outputs // len(tensor.kinds),
+                len(tensor.layers) * (tensor.num_experts or 1),
+                bool(tensor.bias),
+                tensor.split,
+                tensor.part == "language" and not tensor.narrow,
+                tensor.num_experts > 0,
+                tensor.linear.replace("{}", "0"),
+            )
+            found.setdefault(tensor.part, []).append(shape)
+    return {
+        part: tuple(shapes if part != "language" else sorted(shapes, key=_order))
+        for part, shapes in found.items()
+    }
 
 
-def _order(kind: _Kind) -> int:
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+def _order(shape: LinearShape) -> int:
     """Attention of all models, that of hybrids and routers, experts, what all tokens share, a dense MLP."""
-    if kind.name in _ATTENTION:
+    if shape.name in _ATTENTION:
         return 0
-    if kind.expert or kind.name.startswith("shared_expert"):
-        return 2 if kind.expert else 3
-    return 4 + _MLP.index(kind.name) if kind.name in _MLP else 1
-
-
-def _matrices(config: ModelConfig, table: TensorTable) -> Iterator[tuple[_Kind, int]]:
-    """(kind, how many) of every matrix of the table; the head is left out."""
-    for module, (outputs, inputs) in table.linears.items():
-        if module != "lm_head":
-            part, kinds, whole = _named(module)
-            bias = f"{module}.bias" in table.shapes
-            for name in kinds:
-                yield _Kind(part, name, inputs, outputs // len(kinds), bias, whole), 1
-    for tensor, (name, bias_name) in _MATRICES.items():
-        if tensor in table.shapes:
-            outputs, *others = table.shapes[tensor]
-            yield _Kind(_part(tensor), name, prod(others), outputs, bias_name in table.shapes, True), 1
-    width, inner = config.text.hidden_size, config.text.moe_intermediate_size
-    for tensor, shape in table.shapes.items():
-        if tensor.endswith(".experts.down_proj"):
-            yield _Kind("language", "experts.gate_proj", width, inner, expert=True), shape[0]
-            yield _Kind("language", "experts.up_proj", width, inner, expert=True), shape[0]
-            yield _Kind("language", "experts.down_proj", inner, width, expert=True), shape[0]
-
-
-@cache  # models share their names
-def _named(module: str) -> tuple[Part, tuple[str, ...], bool]:
-    """(part, kinds, whether it stays whole) of a linear; three kinds where q, k and v are one matrix."""
-    local = _LAYER.sub("", module)
-    kinds = _KINDS.get(local, local.removeprefix("mlp."))
-    if not kinds.startswith("shared_expert."):
-        kinds = kinds.rpartition(".")[2]
-    return _part(module), tuple(kinds.split()), module.startswith("visual.attn_pool.")
+    if shape.expert or shape.name.startswith("shared_expert"):
+        return 2 if shape.expert else 3
+    return 4 + _MLP.index(shape.name) if shape.name in _MLP else 1

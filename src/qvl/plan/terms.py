@@ -105,7 +105,7 @@ def vision_activation_bytes(
     attention = (2 + 3 + 2) * w * value
     if not fused_rotary:
         attention = (2 + 3) * w * value + (2 + 1 + 3) * w * 4 + 2 * v.head_dim * 4
-    mlp = (2 * w + (3 if config.family == "qwen2_5_vl" else 2) * v.intermediate_size) * value
+    mlp = (2 * w + (3 if config.generation.tower.activation == "silu" else 2) * v.intermediate_size) * value
     scores = 0 if flash else v.num_heads * segment**2 * value
     return patches * max(attention, mlp) + scores
 

@@ -13,12 +13,8 @@ from functools import cache
 from qvl.catalog.config import ModelConfig
 from qvl.errors import PlanError, QvlError
 from qvl.geometry import (
-    QWEN2_IMAGE,
-    QWEN3_IMAGE,
-    QWEN3_VIDEO,
     PixelLimits,
     VideoLimits,
-    default_video_limits,
     frame_size,
     grid_of,
     image_grid,
@@ -160,7 +156,7 @@ def image_limits(config: ModelConfig, workload: Workload) -> PixelLimits:
     Raises: PlanError where the limits contradict each other or one image would exceed the context.
     """
     vision = config.vision
-    base = QWEN2_IMAGE if vision.patch_size == 14 else QWEN3_IMAGE
+    base = config.generation.image_limits(vision)
     token = (vision.patch_size * vision.spatial_merge_size) ** 2
     low, high = base.min_pixels, base.max_pixels
     if workload.max_pixels is not None:
@@ -182,13 +178,10 @@ def image_limits(config: ModelConfig, workload: Workload) -> PixelLimits:
 
 def video_limits(config: ModelConfig, workload: Workload, fps: float) -> VideoLimits:
     """As image_limits, for videos; max_pixels caps a frame where the model's budget is per frame."""
-    if config.vision.patch_size == 14:
-        limits = default_video_limits()
-        if workload.max_pixels is not None:
-            high = min(limits.max_pixels, workload.max_pixels)
-            limits = replace(limits, max_pixels=high, min_pixels=min(limits.min_pixels, high))
-    else:
-        limits = QWEN3_VIDEO
+    limits = config.generation.video_limits(config.vision)
+    if workload.max_pixels is not None and limits.budget == "frame":
+        high = min(limits.max_pixels, workload.max_pixels)
+        limits = replace(limits, max_pixels=high, min_pixels=min(limits.min_pixels, high))
     return replace(limits, fps=fps)
 
 
@@ -209,7 +202,7 @@ def media_of(config: ModelConfig, workload: Workload) -> Media:
 
 
 def _image_item(config: ModelConfig, workload: Workload, image: Image) -> MediaItem:
-    if config.family == "qwen_vl":
+    if config.generation.fixed_size is not None:
         patches = (config.vision.image_size // config.vision.patch_size) ** 2
         return MediaItem("image", config.vision.num_queries, patches, patches, 2, image.count)
     grid = image_grid(image.height, image.width, image_limits(config, workload))
@@ -218,7 +211,7 @@ def _image_item(config: ModelConfig, workload: Workload, image: Image) -> MediaI
 
 
 def _video_item(config: ModelConfig, workload: Workload, video: Video) -> MediaItem:
-    if config.family == "qwen_vl":
+    if not config.generation.takes_video:
         raise PlanError("the first generation takes images only: drop the video or choose Qwen2-VL or later")
     return clip_item(video, video_limits(config, workload, video.fps))
 

@@ -132,7 +132,7 @@ async def _launched(body: ChatRequest, service: Service, flight: Flight) -> Comp
     params = params_of(body)
     constraints = await constraints_of(body, service)
     inputs = await service.inputs(conversation_of(body))
-    parse = parser_of(body, inputs, service.model.family, service.model.name)
+    parse = parser_of(body, inputs, service.model.generation, service.model.name)
     # a grammar leaves no room for thoughts: what it forces is the answer
     thinks = service.model.opens_thinking(inputs) and constraints[0] is None
     await flight.launch(inputs, params, constraints)

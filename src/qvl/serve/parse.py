@@ -15,12 +15,13 @@ from qvl.serve.problems import Problem
 from qvl.tasks.run import parse_reply, result_dict
 
 if TYPE_CHECKING:
+    from qvl.catalog.generations import Generation
     from qvl.inputs.processor import ModelInputs
     from qvl.serve.schema import ChatRequest
 
 
 def parser_of(
-    request: ChatRequest, inputs: ModelInputs, family: str, model: str
+    request: ChatRequest, inputs: ModelInputs, generation: Generation, model: str
 ) -> Callable[[str], dict[str, Any]] | None:
     """What turns an answer's text into the extra field; None when it wasn't asked for. model: its own name, which
     tells the embedded one.
@@ -46,7 +47,7 @@ def parser_of(
 
     def parse(text: str) -> dict[str, Any]:
         try:
-            return {"task": task, **result_dict(parse_reply(task, text, family, picture, clip, model))}
+            return {"task": task, **result_dict(parse_reply(task, text, generation, picture, clip, model))}
         except OutputError as e:  # frame numbers, which need the file's own rate
             return {"task": task, "items": [], "reason": str(e)}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qvl.backends.answer import Answer, as_list
 from qvl.backends.base import Backend, Stream
+from qvl.catalog.generations import Generation
 from qvl.geometry import PixelLimits
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class Model(Backend):
             if name.startswith("__") or name == "backend":
                 raise AttributeError(name)
             return getattr(self.backend, name)
+
+    @property
+    def generation(self) -> Generation | None:
+        return self.backend.generation
 
     @property
     def family(self) -> str | None:

@@ -6,12 +6,12 @@ cookbooks; the others are ours. Their wording matters more than their style.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from qvl.catalog.generations import Generation, by_name
 from qvl.errors import OutputError, PromptError
 from qvl.geometry import Size
 from qvl.outputs.actions import screen_convention
@@ -42,7 +42,7 @@ _ASKS_FOR_PLACES = re.compile(r"bbox|box|coordinate|point_2d|json|<ref>|坐标|�
 
 def task_prompt(
     task: Task,
-    family: str,
+    family: Generation | str,
     question: str,
     *,
     model: str = "",
@@ -56,15 +56,18 @@ def task_prompt(
     question = question.strip()
     if not question and task != "document":
         raise PromptError(f"no question: {task} needs to be told what to look for")
-    if family == "qwen_vl" and task in ("events", "moment", "actions"):
+    generation = by_name(family)
+    if not generation.takes_video and task in ("events", "moment", "actions"):
         raise PromptError(f"the first generation was not taught {task}: take Qwen2.5-VL or later")
     if is_plain(model):
         return _plain_prompt(task, question)
     if task == "boxes":
-        return Prompt(question if _ASKS_FOR_PLACES.search(question) else f"{question} {_PLACES[family]}")
+        asks = _ASKS_FOR_PLACES.search(question)
+        return Prompt(question if asks else f"{question} {generation.prompts.boxes}")
     if task == "document":
-        prompt = _DOCUMENTS[family]
-        return dataclasses.replace(prompt, question=prompt.question + (f"\n{question}" if question else ""))
+        words = generation.prompts
+        page = words.page or _UNTAUGHT_PAGE
+        return Prompt(page + (f"\n{question}" if question else ""), media_first=not words.page_first)
     if task == "moment":
         return Prompt(
             f"Give the query: '{question}', when does the described content occur in the video? {_TIMES}"
@@ -73,31 +76,10 @@ def task_prompt(
         return Prompt(f"{question} {_TIMES}")
     if screen is None:
         raise OutputError("actions need the size of the screenshot as the model sees it")
-    return Prompt(question, system=tool_system_prompt(family, tool, screen))
+    return Prompt(question, system=tool_system_prompt(generation, tool, screen))
 
 
-_JSON_PLACES = "Report the bbox coordinates in JSON format."
-_PLACES: dict[str, str] = {
-    "qwen_vl": "Mark each with its name and box.",
-    "qwen2_vl": "Detect the bounding box of each.",
-    "qwen2_5_vl": _JSON_PLACES,
-    "qwen3_vl": _JSON_PLACES,
-    "qwen3_vl_moe": _JSON_PLACES,
-    "qwen3_5": _JSON_PLACES,
-    "qwen3_5_moe": _JSON_PLACES,
-}
-_UNTAUGHT_PAGE = Prompt(
-    "Write this page as HTML with its headings, paragraphs, lists and tables in reading order."
-)
-_DOCUMENTS: dict[str, Prompt] = {
-    "qwen_vl": _UNTAUGHT_PAGE,
-    "qwen2_vl": _UNTAUGHT_PAGE,
-    "qwen2_5_vl": Prompt("QwenVL HTML ", media_first=False),  # the blank at its end is part of it
-    "qwen3_vl": Prompt("qwenvl html"),
-    "qwen3_vl_moe": Prompt("qwenvl html"),
-    "qwen3_5": Prompt("qwenvl html"),
-    "qwen3_5_moe": Prompt("qwenvl html"),
-}
+_UNTAUGHT_PAGE = "Write this page as HTML with its headings, paragraphs, lists and tables in reading order."
 _TIMES = "Give the start and the end of each as mm:ss.ff."
 
 
@@ -149,16 +131,17 @@ _MOBILE_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def tool_system_prompt(family: str, tool: Tool, screen: Size) -> str:
+def tool_system_prompt(family: Generation | str, tool: Tool, screen: Size) -> str:
     """The tool's schema with the screen's size in the numbers that this family writes."""
-    scale = screen_convention(family, tool).scale
+    generation = by_name(family)
+    scale = screen_convention(generation, tool).scale
     wide, high = (int(scale), int(scale)) if scale else (screen.width, screen.height)
+    actions: tuple[str, ...]
     if tool == "computer_use":
         actions, more = _COMPUTER_ACTIONS, _COMPUTER_ARGUMENTS
         what = "Controls a computer with mouse and keyboard."
     else:
-        later = family.startswith("qwen3")
-        actions, more = (*_MOBILE_ACTIONS, *(("answer",) if later else ("key", "open"))), _MOBILE_ARGUMENTS
+        actions, more = (*_MOBILE_ACTIONS, *generation.phone_actions), _MOBILE_ARGUMENTS
         what = "Controls a phone by touch."
     parameters = {
         "type": "object",
@@ -176,8 +159,3 @@ def tool_system_prompt(family: str, tool: Tool, screen: Size) -> str:
         "Answer with the next call, as JSON with its name and arguments inside tags:\n"
         '<tool_call>\n{"name": <function name>, "arguments": <object>}\n</tool_call>'
     )
-
-
-def was_taught_pages(family: str) -> bool:
-    """Whether its pages come with places; the others write plain HTML."""
-    return _DOCUMENTS[family] is not _UNTAUGHT_PAGE

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from qvl.backends.answer import Answer, MediaSize, conversation, media_item
 from qvl.backends.base import Backend, Stream
 from qvl.backends.media import image_size, video_limits
+from qvl.catalog.generations import Generation, names
 from qvl.errors import OutputError, PromptError
 from qvl.geometry import Size
 from qvl.inputs.image import load_image
@@ -23,10 +24,10 @@ from qvl.outputs.blocks import Page
 from qvl.outputs.boxes import Box, Place, Point, parse_boxes
 from qvl.outputs.documents import parse_document
 from qvl.outputs.events import Clip, Event, parse_events
-from qvl.outputs.mapping import CONVENTIONS, PictureMap, Rect, merge_overlapping
+from qvl.outputs.mapping import PictureMap, Rect, merge_overlapping
 from qvl.outputs.repetition import RepetitionGuard
 from qvl.outputs.results import ParseResult
-from qvl.tasks.prompts import Prompt, Task, Tool, is_plain, task_prompt, was_taught_pages
+from qvl.tasks.prompts import Prompt, Task, Tool, is_plain, task_prompt
 from qvl.tasks.retry import Retry, ask_watched
 
 if TYPE_CHECKING:
@@ -107,11 +108,11 @@ def run_task(
     every try.
     Raises: PromptError, MediaError, BackendError as the backend; OutputError when its family isn't known.
     """
-    family = backend.family
-    if family is None:
+    generation = backend.generation
+    if generation is None:
         raise OutputError(
             f"the family of {backend.name!r} isn't known, so what its numbers mean can't be told: say it with --family "
-            f"({', '.join(CONVENTIONS)})"
+            f"({', '.join(names())})"
         )
     wants = "video" if task in ("events", "moment") else "image"
     items = [media_item(source) for source in media]
@@ -121,9 +122,9 @@ def run_task(
             f"{task} needs exactly one {'clip' if wants == 'video' else 'picture'}, got {kinds}"
         )
     pixels = MediaSettings(**{k: v for k, v in settings.items() if k in MediaSettings.__dataclass_fields__})
-    clip = clip_of(items[0], family, pixels) if wants == "video" else None
-    screen = _seen(backend, family, items[0], pixels) if task == "actions" else None
-    prompt = task_prompt(task, family, question, model=backend.name, tool=tool, screen=screen)
+    clip = clip_of(items[0], generation, pixels) if wants == "video" else None
+    screen = _seen(backend, generation, items[0], pixels) if task == "actions" else None
+    prompt = task_prompt(task, generation, question, model=backend.name, tool=tool, screen=screen)
     image = load_image(_source(items[0])) if retry == "crop" and task in ("boxes", "document") else None
 
     def ask(crop: Rect | None, drawn: dict[str, Any]) -> Stream:
@@ -134,7 +135,7 @@ def run_task(
         ask,
         retry=retry,
         size=None if image is None else Size(image.height, image.width),
-        make_guard=lambda: RepetitionGuard(_written_size(family, task, screen)),
+        make_guard=lambda: RepetitionGuard(_written_size(generation, task, screen)),
         on_text=on_text,
     )
     answer, warnings = watched.answer, list(watched.notes)
@@ -142,15 +143,16 @@ def run_task(
         warnings.append("the answer ended while the model still thought: raise --max-new-tokens")
     elif answer.finish_reason == "length":
         warnings.append(f"the answer was cut after {answer.completion_tokens} tokens: raise --max-new-tokens")
-    if task == "document" and not was_taught_pages(family):
-        warnings.append(f"{family} was not taught to write pages: expect no boxes")
+    if task == "document" and not generation.prompts.page:
+        warnings.append(f"{generation} was not taught to write pages: expect no boxes")
     whole = None if image is None else Size(image.height, image.width)
     parts = tuple(
         TextPart(p.answer.text, _picture(p.answer.media, whole, p.crop) if wants == "image" else None)
         for p in watched.parts
     )
     results = [
-        parse_reply(task, part.text, family, part.picture, clip, backend.name, page_number) for part in parts
+        parse_reply(task, part.text, generation, part.picture, clip, backend.name, page_number)
+        for part in parts
     ]
     return TaskAnswer(
         task=task,
@@ -203,24 +205,24 @@ def _messages(prompt: Prompt, items: Sequence[Mapping[str, Any]]) -> list[dict[s
     return messages
 
 
-def _written_size(family: str, task: Task, screen: Size | None) -> Size | None:
+def _written_size(generation: Generation, task: Task, screen: Size | None) -> Size | None:
     """The size in the numbers that the model writes, where it is known before the answer."""
-    scale = CONVENTIONS[family].scale
+    scale = generation.coordinates.scale
     if task not in ("boxes", "document"):
         return None
     return Size(int(scale), int(scale)) if scale else screen
 
 
-def _seen(backend: Backend, family: str, item: Mapping[str, Any], pixels: MediaSettings) -> Size:
+def _seen(backend: Backend, generation: Generation, item: Mapping[str, Any], pixels: MediaSettings) -> Size:
     """The size at which the backend will show a picture, worked out before asking."""
     own = {k: v for k, v in item.items() if k in MediaSettings.__dataclass_fields__}
     image = load_image(_source(item))
     limits = backend.limits
     limits = MediaSettings(**own).over(pixels).image_limits(limits) if limits else None
-    return image_size(Size(image.height, image.width), family, limits).seen
+    return image_size(Size(image.height, image.width), generation, limits).seen
 
 
-def clip_of(item: Mapping[str, Any], family: str, settings: MediaSettings) -> Clip:
+def clip_of(item: Mapping[str, Any], generation: Generation, settings: MediaSettings) -> Clip:
     """The length of a clip and the seconds of the frames that are shown. Raises: MediaError."""
     from qvl.inputs.video import load_video
 
@@ -228,7 +230,7 @@ def clip_of(item: Mapping[str, Any], family: str, settings: MediaSettings) -> Cl
     asked = MediaSettings(**own).over(settings)
     source = item.get("video", item.get("video_url"))
     source = source["url"] if isinstance(source, Mapping) else source
-    video = load_video(source, asked.video_limits(video_limits(family)), sample_fps=asked.sample_fps)
+    video = load_video(source, asked.video_limits(video_limits(generation)), sample_fps=asked.sample_fps)
     return Clip(duration=video.seconds, frame_times=video.times)
 
 
@@ -242,7 +244,7 @@ def _picture(media: tuple[MediaSize, ...], whole: Size | None, crop: Rect | None
 def parse_reply(
     task: Task,
     text: str,
-    family: str,
+    family: Generation | str,
     picture: PictureMap | None,
     clip: Clip | None,
     model: str = "",

@@ -7,12 +7,12 @@ network file in models: no other file asks for a generation by its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from qvl.catalog.generations.shape import TextConfig, VisionConfig
 from qvl.catalog.generations.tensors import TensorTable
-from qvl.geometry import PixelLimits, Size, VideoLimits
+from qvl.geometry import PixelLimits, Size, VideoLimits, default_video_limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +68,11 @@ PlaceStyle = Literal["ref tags", "special tokens", "json"]
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """The words that a generation was taught; "" for what it never learnt.
+    """The words that a generation was taught; "" for what it never learnt."""
 
-    `{}` stands for the subject. Where a model was trained on fixed words they are those of its makers' readme and
-    cookbooks, the others ask for the format in plain words.
-    """
-
-    locate: str  # one thing by its name
-    locate_point: str = ""
     boxes: str  # said after a question that doesn't ask for coordinates itself
     page: str = ""  # a page with its layout, as HTML
     page_first: bool = False  # the words stand before the image
-    markdown: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,10 +81,6 @@ class Tower:
 
     norm: Literal["rms", "layer"]
     activation: Literal["quick_gelu", "silu", "gelu_pytorch_tanh"]  # silu gates; the others have two layers
-
-    @property
-    def is_gated(self) -> bool:
-        return self.activation == "silu"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,6 +103,8 @@ class Generation:
         tuple[str, str], ...
     ] = ()  # (prefix in its files, prefix in the network); () for the same names
     network: str  # "module:class"
+    mlp_width_factor: int = 1  # config.json's intermediate_size counts so many up matrices together
+    positions: Literal["mrope", "plain"] = "mrope"  # plain: one axis, with dynamic NTK
     rounds_tower: bool = True  # the tower's layers can be made small while loading
     # --- what it sees
     image: PixelLimits | None  # as its published files say; None where every image gets the same size
@@ -137,6 +128,8 @@ class Generation:
     place_style: PlaceStyle = "json"
     # --- other people's software
     transformers_trims: tuple[int, int] = (0, 0)  # first release that keeps the last position's logits alone
+    vllm_worst_video: int = 0  # tokens of the largest video that vLLM prepares for; 0: the context bounds it
+    vllm_size: bool = False  # its processor takes pixel limits as size.shortest_edge and longest_edge
     reasoning_parser: str = ""  # of vLLM
     remote_code: str = ""  # class to be named to vLLM, as the checkpoint's own code must be run
     image_rule: str = ""  # how Model Studio counts its images, a key of prices.json
@@ -156,3 +149,35 @@ class Generation:
     @property
     def takes_video(self) -> bool:
         return self.video is not None
+
+    def image_limits(self, vision: VisionConfig) -> PixelLimits:
+        """The published limits, which for other patch sizes hold in tokens; one square where all get the same size."""
+        cut = _cut(vision)
+        if self.image is None:
+            return PixelLimits(vision.image_size**2, vision.image_size**2, **cut)
+        per_token, token = self.image.factor**2, (vision.patch_size * vision.spatial_merge_size) ** 2
+        low, high = self.image.min_pixels // per_token * token, self.image.max_pixels // per_token * token
+        return PixelLimits(low, high, **cut)
+
+    def video_limits(self, vision: VisionConfig) -> VideoLimits:
+        """As image_limits for a budget by the frame; that of a whole volume stays."""
+        limits = self.video
+        if limits is None:
+            return default_video_limits()
+        if limits.budget == "volume":
+            return replace(limits, **_cut(vision))
+        per_token = (limits.patch_size * limits.merge_size) ** 2
+        token = (vision.patch_size * vision.spatial_merge_size) ** 2
+        pixels = {
+            name: getattr(limits, name) // per_token * token
+            for name in ("min_pixels", "max_pixels", "total_pixels")
+        }
+        return replace(limits, **pixels, **_cut(vision))
+
+
+def _cut(vision: VisionConfig) -> dict[str, Any]:
+    return dict(
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+    )

@@ -55,15 +55,15 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _tensors(config: ModelConfig) -> TensorTable:
-    kinds: list[TensorKind] = []
+    found: list[TensorKind] = []
     vision = config.vision
-    blocks = tower_blocks(kinds, vision, norm_bias=False, patch_bias=False)
+    blocks = tower_blocks(found, vision, norm_bias=False, patch_bias=False)
     blocks.linear("gate_proj", vision.hidden_size, vision.intermediate_size, True)
     blocks.linear("up_proj", vision.hidden_size, vision.intermediate_size, True)
     blocks.linear("down_proj", vision.intermediate_size, vision.hidden_size, True, "row")
-    merger(kinds, vision, norm_bias=False)
-    decoder(kinds, config.text)
-    return TensorTable(tuple(kinds))
+    merger(found, vision, norm_bias=False)
+    decoder(found, config.text)
+    return TensorTable(tuple(found))
 
 
 QWEN2_5_VL = replace(
@@ -80,8 +80,6 @@ QWEN2_5_VL = replace(
     knows_seconds=True,
     tower=Tower("rms", "silu"),
     prompts=Prompts(
-        locate="Locate {}, report the bbox coordinates in JSON format.",
-        locate_point="Locate {}, report the point coordinates in JSON format.",
         boxes="Report the bbox coordinates in JSON format.",
         page="QwenVL HTML ",  # the blank at its end is part of it
         page_first=True,

@@ -126,24 +126,24 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _tensors(config: ModelConfig) -> TensorTable:
-    kinds: list[TensorKind] = []
+    found: list[TensorKind] = []
     vision = config.vision
-    mlp = tower_blocks(kinds, vision, norm_bias=True, patch_bias=False)
+    mlp = tower_blocks(found, vision, norm_bias=True, patch_bias=False)
     mlp.linear("fc1", vision.hidden_size, vision.intermediate_size, True)
     mlp.linear("fc2", vision.intermediate_size, vision.hidden_size, True, "row")
-    merger(kinds, vision, norm_bias=True)
-    decoder(kinds, config.text)
-    return TensorTable(tuple(kinds))
+    merger(found, vision, norm_bias=True)
+    decoder(found, config.text)
+    return TensorTable(tuple(found))
 
 
-def merger(kinds: list[TensorKind], vision: VisionConfig, norm_bias: bool) -> None:
+def merger(found: list[TensorKind], vision: VisionConfig, norm_bias: bool) -> None:
     at, wide = (
-        TableWriter(kinds, "merger", "visual.merger."),
+        TableWriter(found, "merger", "visual.merger."),
         vision.hidden_size * vision.spatial_merge_size**2,
     )
     at.norm("ln_q", vision.hidden_size, norm_bias)
-    at.linear("mlp.0", wide, wide, True)
-    at.linear("mlp.2", wide, vision.out_hidden_size, True, "row")
+    at.linear("mlp.0", wide, wide, True, kind="linear_fc1")
+    at.linear("mlp.2", wide, vision.out_hidden_size, True, "row", "linear_fc2")
 
 
 QWEN2_VL = Generation(
@@ -164,7 +164,6 @@ QWEN2_VL = Generation(
     tower=Tower("layer", "quick_gelu"),
     system="You are a helpful assistant.",
     prompts=Prompts(
-        locate="Detect the bounding box of <|object_ref_start|>{}<|object_ref_end|>.",
         boxes="Detect the bounding box of each.",
     ),
     coordinates=RELATIVE_1000,

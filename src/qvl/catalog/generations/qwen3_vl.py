@@ -201,24 +201,24 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _tensors(config: ModelConfig) -> TensorTable:
-    kinds: list[TensorKind] = []
+    found: list[TensorKind] = []
     vision = config.vision
     width, wide = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
-    mlp = tower_blocks(kinds, vision, norm_bias=True, patch_bias=True)
+    mlp = tower_blocks(found, vision, norm_bias=True, patch_bias=True)
     mlp.linear("linear_fc1", width, vision.intermediate_size, True)
     mlp.linear("linear_fc2", vision.intermediate_size, width, True, "row")
-    TableWriter(kinds, "tower", "visual.").tensor("pos_embed.weight", vision.num_position_embeddings, width)
+    TableWriter(found, "tower", "visual.").tensor("pos_embed.weight", vision.num_position_embeddings, width)
     levels = range(len(vision.deepstack_visual_indexes))
     # DeepStack's mergers normalise whole blocks of patches
     for at, normed in (
-        (TableWriter(kinds, "merger", "visual.merger."), width),
-        (TableWriter(kinds, "deepstack", "visual.deepstack_merger_list.{}.", levels), wide),
+        (TableWriter(found, "merger", "visual.merger."), width),
+        (TableWriter(found, "deepstack", "visual.deepstack_merger_list.{}.", levels), wide),
     ):
         at.norm("norm", normed, True)
         at.linear("linear_fc1", wide, wide, True)
         at.linear("linear_fc2", wide, vision.out_hidden_size, True, "row")
-    decoder(kinds, config.text)
-    return TensorTable(tuple(kinds))
+    decoder(found, config.text)
+    return TensorTable(tuple(found))
 
 
 QWEN3_VL = Generation(
@@ -239,14 +239,13 @@ QWEN3_VL = Generation(
     time_as_text=True,
     tower=Tower("layer", "gelu_pytorch_tanh"),
     prompts=Prompts(
-        locate="Locate {}, report the bbox coordinates in JSON format.",
-        locate_point="Locate {}, report the point coordinates in JSON format.",
         boxes="Report the bbox coordinates in JSON format.",
         page="qwenvl html",
-        markdown="qwenvl markdown",
     ),
     coordinates=RELATIVE_1000,
     phone_coordinates=RELATIVE_999,
+    vllm_worst_video=153_600,  # as its log says at start-up (vllm#29743)
+    vllm_size=True,
     image_rule="qwen-32",
 )
 

@@ -146,48 +146,51 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _tensors(config: ModelConfig) -> TensorTable:
-    text, vision, kinds = config.text, config.vision, list[TensorKind]()
+    text, vision, found = config.text, config.vision, list[TensorKind]()
     width, out, queries = vision.hidden_size, vision.out_hidden_size, vision.num_queries
-    tower = TableWriter(kinds, "tower", "visual.")
+    tower = TableWriter(found, "tower", "visual.")
     tower.tensor("positional_embedding", vision.num_position_embeddings, width)
-    tower.tensor("conv1.weight", width, vision.in_channels, vision.patch_size, vision.patch_size, matmul=True)
+    tower.tensor(
+        "conv1.weight", width, vision.in_channels, vision.patch_size, vision.patch_size, kinds=("conv1",)
+    )
     tower.norm("ln_pre", width, True)
-    block = TableWriter(kinds, "tower", "visual.transformer.resblocks.{}.", range(vision.depth))
+    block = TableWriter(found, "tower", "visual.transformer.resblocks.{}.", range(vision.depth))
     block.norm("ln_1", width, True)
     block.norm("ln_2", width, True)
-    block.linear("attn.in_proj", width, 3 * width, True)
-    block.linear("attn.out_proj", width, width, True, "row")
+    block.linear("attn.in_proj", width, 3 * width, True, kind="qkv")
+    block.linear("attn.out_proj", width, width, True, "row", "proj")
     block.linear("mlp.c_fc", width, vision.intermediate_size, True)
     block.linear("mlp.c_proj", vision.intermediate_size, width, True, "row")
     # the resampler, with the norm and the projection that follow it
-    merger = TableWriter(kinds, "merger", "visual.")
+    merger = TableWriter(found, "merger", "visual.")
     merger.norm("ln_post", out, True)
-    merger.tensor("proj", out, out, matmul=True)
+    merger.tensor("proj", out, out, kinds=("proj",))
     pool = merger.under("attn_pool")
     pool.tensor("query", queries, out)
     pool.tensor("pos_embed", queries, out)
     if width != out:
         pool.linear("kv_proj", width, out, split="replicated")
-    pool.tensor("attn.in_proj_weight", 3 * out, out, matmul=True)
-    pool.tensor("attn.in_proj_bias", 3 * out)
+    pool.tensor("attn.in_proj_weight", 3 * out, out, bias="attn.in_proj_bias", kinds=("in_proj",))
     pool.linear("attn.out_proj", out, out, True, "replicated")
     pool.norm("ln_q", out, True)
     pool.norm("ln_kv", out, True)
     heads = text.num_attention_heads * text.head_dim
-    whole = TableWriter(kinds, "language")
-    whole.tensor("model.wte.weight", text.vocab_size, text.hidden_size)
-    layer = TableWriter(kinds, "language", "model.h.{}.", range(text.num_hidden_layers))
+    TableWriter(found, "embeddings").tensor("model.wte.weight", text.vocab_size, text.hidden_size)
+    layer = TableWriter(found, "language", "model.h.{}.", range(text.num_hidden_layers))
     layer.norm("ln_1", text.hidden_size)
     layer.norm("ln_2", text.hidden_size)
-    layer.linear("attn.c_attn", text.hidden_size, 3 * heads, text.attention_bias)
-    layer.linear("attn.c_proj", heads, text.hidden_size, split="row")
-    layer.linear("mlp.w1", text.hidden_size, text.intermediate_size)
-    layer.linear("mlp.w2", text.hidden_size, text.intermediate_size)
-    layer.linear("mlp.c_proj", text.intermediate_size, text.hidden_size, split="row")
-    whole.norm("model.ln_f", text.hidden_size)
-    whole.linear("lm_head", text.hidden_size, text.vocab_size)
-    return TensorTable(tuple(kinds))
+    layer.linear("attn.c_attn", text.hidden_size, 3 * heads, text.attention_bias, kind="q_proj k_proj v_proj")
+    layer.linear("attn.c_proj", heads, text.hidden_size, split="row", kind="o_proj")
+    layer.linear("mlp.w1", text.hidden_size, text.intermediate_size, kind="up_proj")
+    layer.linear("mlp.w2", text.hidden_size, text.intermediate_size, kind="gate_proj")  # the gate
+    layer.linear("mlp.c_proj", text.intermediate_size, text.hidden_size, split="row", kind="down_proj")
+    TableWriter(found, "language").norm("model.ln_f", text.hidden_size)
+    TableWriter(found, "head").linear("lm_head", text.hidden_size, text.vocab_size)
+    return TensorTable(tuple(found))
 
+
+GEN1_SIZE = Size(448, 448)  # every image is squashed into this square
+GEN1_TOKENS = 256  # of any image: the adapter has so many queries
 
 QWEN_VL = Generation(
     name="qwen_vl",
@@ -200,10 +203,12 @@ QWEN_VL = Generation(
     tensors=_tensors,
     published=(("transformer.visual.", "visual."), ("transformer.", "model.")),
     network="qvl.models.qwen_vl:QwenVL",
+    positions="plain",
     rounds_tower=False,
     image=None,
-    fixed_size=Size(448, 448),
-    fixed_tokens=256,
+    mlp_width_factor=2,
+    fixed_size=GEN1_SIZE,
+    fixed_tokens=GEN1_TOKENS,
     video=None,
     mean=CLIP_MEAN,
     std=CLIP_STD,
@@ -212,7 +217,7 @@ QWEN_VL = Generation(
     template="qwen_vl",
     user_writes_places=True,  # its users point at things as it does: <ref>the dog</ref><box>(12,40),(310,588)</box>
     splits_headers=True,
-    prompts=Prompts(locate="<ref>{}</ref>", boxes="Mark each with its name and box."),
+    prompts=Prompts(boxes="Mark each with its name and box."),
     coordinates=RELATIVE_1000,
     place_style="ref tags",
     remote_code="QwenVLForConditionalGeneration",

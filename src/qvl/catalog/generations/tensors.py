@@ -9,37 +9,35 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from math import prod
+from typing import Any, Literal
 
 from qvl.catalog.generations.shape import TextConfig, VisionConfig
 
 # How tensor parallelism cuts a linear: by its outputs, by its inputs, by neither.
 Split = Literal["column", "row", "replicated"]
-Part = Literal["tower", "merger", "deepstack", "language"]
+Part = Literal["tower", "merger", "deepstack", "embeddings", "language", "head"]
 
 
 @dataclass(frozen=True)
 class TensorKind:
-    """One tensor, or one in each of `layers`, whose number stands for the {} in its name.
-
-    matmul: its rows are multiplied with every token or patch, as a linear layer's weight is; `outputs` counts them.
-    """
+    """One tensor, or one in each of `layers`, whose number stands for the {} in its name."""
 
     name: str
     shape: tuple[int, ...]
     part: Part
     layers: tuple[int, ...] = (-1,)
     linear: str = ""  # the layer's name, where this is its weight
-    bias: bool = False  # a bias of `shape[0]` goes with it
-    matmul: bool = False
+    bias: str = ""  # name of the bias that goes with it, of `shape[0]`
+    # of a matrix that tokens or patches are multiplied with, as the planner counts it
+    kinds: tuple[str, ...] = ()  # its name there; several for matrices that lie in one
     split: Split = "replicated"
+    narrow: bool = False  # stays in 16 bits where others are quantised
+    num_experts: int = 0  # of so many matrices, all of one shape, of which a token visits some
+    inputs_first: bool = False
 
-    @property
-    def num_parameters(self) -> int:
-        size = 1
-        for side in self.shape:
-            size *= side
-        return len(self.layers) * (size + self.shape[0] * self.bias)
+    def _named(self, name: str) -> list[str]:
+        return [name.replace("{}", str(layer)) for layer in self.layers]
 
 
 @dataclass(frozen=True)
@@ -52,93 +50,88 @@ class TensorTable:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
         for kind in self.kinds:
-            for layer in kind.layers:
-                name = kind.name.replace("{}", str(layer))
+            for name in kind._named(kind.name):
                 found[name] = kind.shape
-                if kind.bias:
-                    found[name.removesuffix("weight") + "bias"] = kind.shape[:1]
+            for name in kind._named(kind.bias) if kind.bias else ():
+                found[name] = kind.shape[:1]
         return found
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
         return {
-            kind.linear.replace("{}", str(layer)): (kind.shape[0], kind.shape[1])
+            name: (kind.shape[0], kind.shape[1])
             for kind in self.kinds
             if kind.linear
-            for layer in kind.layers
+            for name in kind._named(kind.linear)
         }
 
     def num_parameters(self, part: Part) -> int:
-        return sum(kind.num_parameters for kind in self.kinds if kind.part == part)
+        return sum(
+            len(kind.layers) * (prod(kind.shape) + (kind.shape[0] if kind.bias else 0))
+            for kind in self.kinds
+            if kind.part == part
+        )
 
 
 class TableWriter:
     """Collects the tensors of one part below one name."""
 
-    def __init__(
-        self,
-        kinds: list[TensorKind],
-        part: Part,
-        at: str = "",
-        layers: Iterable[int] = (-1,),
-    ):
-        self.kinds, self.part, self.at, self.layers = kinds, part, at, tuple(layers)
+    def __init__(self, found: list[TensorKind], part: Part, at: str = "", layers: Iterable[int] = (-1,)):
+        self.found, self.part, self.at, self.layers = found, part, at, tuple(layers)
 
     def under(self, name: str) -> TableWriter:
-        return TableWriter(self.kinds, self.part, f"{self.at}{name}.", self.layers)
+        return TableWriter(self.found, self.part, f"{self.at}{name}.", self.layers)
 
-    def tensor(self, name: str, *shape: int, matmul: bool = False, bias: bool = False) -> None:
+    def tensor(self, name: str, *shape: int, bias: str = "", **more: Any) -> None:
         if self.layers:
-            self.kinds.append(
-                TensorKind(f"{self.at}{name}", shape, self.part, self.layers, matmul=matmul, bias=bias)
+            bias = f"{self.at}{bias}" if bias else ""
+            self.found.append(
+                TensorKind(f"{self.at}{name}", shape, self.part, self.layers, bias=bias, **more)
             )
 
     def norm(self, name: str, size: int, bias: bool = False) -> None:
-        self.tensor(f"{name}.weight", size, bias=bias)
+        self.tensor(f"{name}.weight", size, bias=f"{name}.bias" if bias else "")
 
     def linear(
-        self, name: str, inputs: int, outputs: int, bias: bool = False, split: Split = "column"
+        self,
+        name: str,
+        inputs: int,
+        outputs: int,
+        bias: bool = False,
+        split: Split = "column",
+        kind: str = "",
+        narrow: bool = False,
     ) -> None:
-        if self.layers:
-            at = f"{self.at}{name}"
-            self.kinds.append(
-                TensorKind(
-                    f"{at}.weight",
-                    (outputs, inputs),
-                    self.part,
-                    self.layers,
-                    at,
-                    bias,
-                    matmul=True,
-                    split=split,
-                )
-            )
+        """kind: the planner's name, the last part of the name where it isn't given."""
+        self.tensor(
+            f"{name}.weight", outputs, inputs, bias=f"{name}.bias" if bias else "", linear=f"{self.at}{name}",
+            kinds=tuple((kind or name.rpartition(".")[2]).split()), split=split, narrow=narrow,
+        )  # fmt: skip
 
-    def gated(self, name: str, size: int, inner: int, bias: bool = False) -> None:
-        self.linear(f"{name}.gate_proj", size, inner, bias)
-        self.linear(f"{name}.up_proj", size, inner, bias)
-        self.linear(f"{name}.down_proj", inner, size, bias, "row")
+    def gated(self, name: str, size: int, inner: int, kind: str = "") -> None:
+        self.linear(f"{name}.gate_proj", size, inner, kind=f"{kind}gate_proj")
+        self.linear(f"{name}.up_proj", size, inner, kind=f"{kind}up_proj")
+        self.linear(f"{name}.down_proj", inner, size, split="row", kind=f"{kind}down_proj")
 
 
-def decoder(kinds: list[TensorKind], text: TextConfig) -> None:
+def decoder(found: list[TensorKind], text: TextConfig) -> None:
     """The language model from Qwen2-VL on."""
-    whole = TableWriter(kinds, "language")
-    whole.tensor("model.embed_tokens.weight", text.vocab_size, text.hidden_size)
+    TableWriter(found, "embeddings").tensor("model.embed_tokens.weight", text.vocab_size, text.hidden_size)
     every = range(text.num_hidden_layers)
     full = text.full_attention_layers
-    layer = TableWriter(kinds, "language", "model.layers.{}.", every)
+    layer = TableWriter(found, "language", "model.layers.{}.", every)
     layer.norm("input_layernorm", text.hidden_size)
     layer.norm("post_attention_layernorm", text.hidden_size)
-    _attention(TableWriter(kinds, "language", "model.layers.{}.self_attn.", full), text)
+    _attention(TableWriter(found, "language", "model.layers.{}.self_attn.", full), text)
     linear = sorted(set(every) - set(full))
-    _delta_net(TableWriter(kinds, "language", "model.layers.{}.linear_attn.", linear), text)
+    _delta_net(TableWriter(found, "language", "model.layers.{}.linear_attn.", linear), text)
     if text.num_experts:
         _experts(layer.under("mlp"), text)
     else:
         layer.gated("mlp", text.hidden_size, text.intermediate_size)
-    whole.norm("model.norm", text.hidden_size)
+    TableWriter(found, "language").norm("model.norm", text.hidden_size)
     if not text.tie_word_embeddings:
-        whole.linear("lm_head", text.hidden_size, text.vocab_size)
+        TableWriter(found, "head").linear("lm_head", text.hidden_size, text.vocab_size)
 
 
 def _attention(at: TableWriter, text: TextConfig) -> None:
@@ -159,8 +152,8 @@ def _delta_net(at: TableWriter, text: TextConfig) -> None:
     values = text.linear_num_value_heads * text.linear_value_head_dim
     at.linear("in_proj_qkv", text.hidden_size, 2 * keys + values)
     at.linear("in_proj_z", text.hidden_size, values)
-    at.linear("in_proj_b", text.hidden_size, text.linear_num_value_heads)
-    at.linear("in_proj_a", text.hidden_size, text.linear_num_value_heads)
+    at.linear("in_proj_b", text.hidden_size, text.linear_num_value_heads, narrow=True)
+    at.linear("in_proj_a", text.hidden_size, text.linear_num_value_heads, narrow=True)
     at.tensor("conv1d.weight", 2 * keys + values, 1, text.linear_conv_kernel_dim)
     at.tensor("A_log", text.linear_num_value_heads)
     at.tensor("dt_bias", text.linear_num_value_heads)
@@ -170,27 +163,33 @@ def _delta_net(at: TableWriter, text: TextConfig) -> None:
 
 def _experts(at: TableWriter, text: TextConfig) -> None:
     inner = text.moe_intermediate_size
-    at.linear("gate", text.hidden_size, text.num_experts, split="replicated")
+    at.linear("gate", text.hidden_size, text.num_experts, split="replicated", kind="router", narrow=True)
     gate_up, down = (text.hidden_size, 2 * inner), (inner, text.hidden_size)
     if not text.expert_inputs_first:
         gate_up, down = gate_up[::-1], down[::-1]
-    at.tensor("experts.gate_up_proj", text.num_experts, *gate_up)
-    at.tensor("experts.down_proj", text.num_experts, *down)
+    stored: dict[str, Any] = dict(num_experts=text.num_experts, inputs_first=text.expert_inputs_first)
+    at.tensor(
+        "experts.gate_up_proj", text.num_experts, *gate_up,
+        kinds=("experts.gate_proj", "experts.up_proj"), split="column", **stored,
+    )  # fmt: skip
+    at.tensor(
+        "experts.down_proj", text.num_experts, *down, kinds=("experts.down_proj",), split="row", **stored
+    )
     if text.shared_expert_intermediate_size:
-        at.gated("shared_expert", text.hidden_size, text.shared_expert_intermediate_size)
-        at.linear("shared_expert_gate", text.hidden_size, 1, split="replicated")
+        at.gated("shared_expert", text.hidden_size, text.shared_expert_intermediate_size, "shared_expert.")
+        at.linear("shared_expert_gate", text.hidden_size, 1, split="replicated", narrow=True)
 
 
 def tower_blocks(
-    kinds: list[TensorKind], vision: VisionConfig, norm_bias: bool, patch_bias: bool
+    found: list[TensorKind], vision: VisionConfig, norm_bias: bool, patch_bias: bool
 ) -> TableWriter:
     """What every tower from Qwen2-VL on has; returns where each block's MLP lies."""
     width, patch = vision.hidden_size, vision.patch_size
-    TableWriter(kinds, "tower", "visual.patch_embed.").tensor(
+    TableWriter(found, "tower", "visual.patch_embed.").tensor(
         "proj.weight", width, vision.in_channels, vision.temporal_patch_size, patch, patch,
-        matmul=True, bias=patch_bias,
+        bias="proj.bias" if patch_bias else "", kinds=("patch_embed",),
     )  # fmt: skip
-    block = TableWriter(kinds, "tower", "visual.blocks.{}.", range(vision.depth))
+    block = TableWriter(found, "tower", "visual.blocks.{}.", range(vision.depth))
     block.norm("norm1", width, norm_bias)
     block.norm("norm2", width, norm_bias)
     block.linear("attn.qkv", width, 3 * width, True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from qvl.checkpoint.check import adapter, prompt, quantised, splits, weights
 from qvl.checkpoint.check.finding import Finding, Level
 from qvl.checkpoint.checkpoint import Checkpoint
-from qvl.checkpoint.names import to_first, to_nested
+from qvl.checkpoint.names import is_nested, to_nested, to_published
 from qvl.errors import CheckpointError, ConfigError
 
 
@@ -94,12 +94,11 @@ def _in_own_names(finding: Finding, checkpoint: Checkpoint) -> Finding:
         return finding
     names = [tensor.name for tensor in checkpoint.stored.tensors.values()]
     if any(name.startswith(("model.visual.", "model.language_model.")) for name in names):
-        write = to_nested
-    elif checkpoint.config.family == "qwen_vl":
-        write = to_first
-    else:
+        return replace(finding, what=_NAME.sub(lambda m: to_nested(m[0]), finding.what))
+    generation = checkpoint.config.generation
+    if is_nested(generation):
         return finding
-    return replace(finding, what=_NAME.sub(lambda m: write(m[0]), finding.what))
+    return replace(finding, what=_NAME.sub(lambda m: to_published(m[0], generation), finding.what))
 
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:

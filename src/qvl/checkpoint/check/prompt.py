@@ -34,7 +34,9 @@ _PROBE: list[dict[str, Any]] = [
 
 def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     found: list[Finding] = []
-    if checkpoint.config.family != "qwen_vl":  # which has other files and other tokens
+    if (
+        checkpoint.config.generation.template == "chatml"
+    ):  # the first generation has other files and other tokens
         found += _tokenizer(checkpoint)
         found += _processor(checkpoint)
         found += _generation(checkpoint)

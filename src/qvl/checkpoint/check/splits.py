@@ -44,23 +44,17 @@ def _is_legal(checkpoint: Checkpoint, size: int) -> bool:
     )
 
 
-# the planner's names of layers → the first generation's, whose w2 is the gate and whose c_attn is q, k and v in one
-_FIRST = {
-    "q_proj": "attn.c_attn",
-    "k_proj": "attn.c_attn",
-    "v_proj": "attn.c_attn",
-    "o_proj": "attn.c_proj",
-    "gate_proj": "mlp.w2",
-    "up_proj": "mlp.w1",
-    "down_proj": "mlp.c_proj",
-}
+def _own_name(checkpoint: Checkpoint, shape: LinearShape) -> str:
+    """The layer's name in the files: the planner's, or with its place where the network calls it otherwise."""
+    if not shape.module or shape.module.endswith(shape.name) or shape.name == "router":
+        return shape.name
+    return shape.module.split(".0.", 1)[-1]
 
 
 def _own_names(checkpoint: Checkpoint, text: str) -> str:
     """Words about layers with the names that the files have."""
-    if checkpoint.config.family != "qwen_vl":
-        return text
-    return re.sub(r"\b([qkvo]|gate|up|down)_proj\b", lambda m: _FIRST[m[0]], text)
+    names = {s.name: _own_name(checkpoint, s) for s in language_linears(checkpoint.config)}
+    return re.sub(r"\b([qkvo]|gate|up|down)_proj\b", lambda m: names.get(m[0], m[0]), text)
 
 
 def _quantised_problems(checkpoint: Checkpoint, size: int) -> list[tuple[str, str]]:
@@ -69,7 +63,7 @@ def _quantised_problems(checkpoint: Checkpoint, size: int) -> list[tuple[str, st
         return []
     found = []
     for shape in language_linears(checkpoint.config):
-        scheme = checkpoint.quantization.scheme_of(_module(checkpoint, shape))
+        scheme = checkpoint.quantization.scheme_of(shape.module or f"model.layers.0.mlp.{shape.name}")
         # KV heads are whole where heads are, and a GPU may keep one whole
         if scheme is None or shape.split == "replicated" or shape.name in ("k_proj", "v_proj"):
             continue
@@ -79,7 +73,7 @@ def _quantised_problems(checkpoint: Checkpoint, size: int) -> list[tuple[str, st
             continue
         whole = f"{side // step} {unit} of {step}" if side % step == 0 else f"no whole {unit} of {step}"
         padded = -(-side // (step * size)) * step * size
-        name = _own_names(checkpoint, shape.name)
+        name = _own_name(checkpoint, shape)
         advice = f"quantise again without {name}, or in smaller groups"
         if shape.name.endswith(("gate_proj", "up_proj", "down_proj")):
             advice = f"pad {_inner_size(checkpoint, shape, padded)} before quantising"
@@ -91,21 +85,8 @@ def _quantised_problems(checkpoint: Checkpoint, size: int) -> list[tuple[str, st
 
 def _inner_size(checkpoint: Checkpoint, shape: LinearShape, padded: int) -> str:
     """The setting of config.json that holds this size, and what it must become."""
-    if checkpoint.config.family == "qwen_vl":  # counts w1 and w2 together
-        return f"intermediate_size to {2 * padded}"
     kind = "moe_" if shape.expert else "shared_expert_" if shape.name.startswith("shared_expert.") else ""
-    return f"{kind}intermediate_size to {padded}"
-
-
-def _module(checkpoint: Checkpoint, shape: LinearShape) -> str:
-    """A module of the kind, as patterns of a config would name it."""
-    if checkpoint.config.family == "qwen_vl":
-        return f"model.h.0.{_own_names(checkpoint, shape.name)}"
-    if shape.name in ("q_proj", "o_proj"):
-        return f"model.layers.0.self_attn.{shape.name}"
-    if shape.name in ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"):
-        return f"model.layers.0.linear_attn.{shape.name}"
-    return f"model.layers.0.mlp.{shape.name}"
+    return f"{kind}intermediate_size to {padded * checkpoint.config.generation.mlp_width_factor}"
 
 
 def _step(scheme: Scheme, shape: LinearShape) -> tuple[int, str]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qvl.catalog.generations import Generation
 from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.check.quantised import contradicting
 from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.compare import PLAIN_DTYPES, Mismatch
-from qvl.checkpoint.names import LAYOUTS, to_canonical
+from qvl.checkpoint.names import is_nested, to_canonical
 from qvl.checkpoint.stored import StoredWeights, listed, read_tensors
 from qvl.errors import CheckpointError, ConfigError
 
@@ -60,7 +61,7 @@ def tensor_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     if wrapper:
         yield Finding("error", "wrapped-names", f'tensor names begin with "{wrapper}"', _WRAPPERS[wrapper])
         return
-    yield from _layout(checkpoint.config.family, names)
+    yield from _layout(checkpoint.config.generation, names)
     try:
         yield from _mismatches(checkpoint)
     except ConfigError as e:
@@ -74,7 +75,7 @@ def layout_of(name: str) -> str | None:
     return "old" if name.startswith(("visual.", "model.")) else None
 
 
-def _layout(family: str, stored: list[str]) -> Iterator[Finding]:
+def _layout(generation: Generation, stored: list[str]) -> Iterator[Finding]:
     names = {layout: [n for n in stored if layout_of(n) == layout] for layout in ("old", "new")}
     if names["old"] and names["new"]:
         yield Finding(
@@ -91,20 +92,20 @@ def _layout(family: str, stored: list[str]) -> Iterator[Finding]:
         for layout in names
         if names[layout]
     }
-    if names["new"] and LAYOUTS.get(family) == "flat":
+    if names["new"] and not generation.published:
         yield Finding(
             "warning",
             "layout-new",
             f"names are those that transformers writes from 4.52 on ({shown['new']}); published "
-            f"{family} files have {to_canonical(shown['new'])}, and engines from before then fail "
+            f"{generation} files have {to_canonical(shown['new'])}, and engines from before then fail "
             "with a KeyError or leave the tower unloaded",
             "qvl convert SOURCE TARGET --layout old",
         )
-    if names["old"] and LAYOUTS.get(family) == "nested":
+    if names["old"] and is_nested(generation):
         yield Finding(
             "warning",
             "layout-old",
-            f"names are of the old layout ({shown['old']}), which no published {family} file has",
+            f"names are of the old layout ({shown['old']}), which no published {generation} file has",
             "qvl convert SOURCE TARGET --layout new",
         )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import log2
 from typing import TYPE_CHECKING
 
+from qvl.catalog.generations import by_name
 from qvl.catalog.models import Model, models, regressions_of
 from qvl.errors import PlanError
 from qvl.plan.choose.candidate import STAGES, Candidate, Failure, Planner, Relaxation, bill
@@ -145,7 +146,7 @@ def _fails_hard(req: Requirement, model: Model) -> Failure | None:
     if missing and "*" not in known:
         said = f"{', '.join(missing)} not among {' '.join(known)}"
         return Failure("languages", f"{said} ({model.languages.source.title})")
-    if model.family == "qwen_vl" and req.workload.videos:
+    if req.workload.videos and not by_name(model.family).takes_video:
         return Failure("abilities", "takes images only, no videos")
     return None
 

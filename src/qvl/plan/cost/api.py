@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
+from qvl.catalog.generations import GENERATIONS
 from qvl.catalog.prices import ApiPrice, ImageRule, Tier, VideoRule
 from qvl.errors import CapacityError, PlanError
 from qvl.geometry import (
-    QWEN3_VIDEO,
     PixelLimits,
     default_video_limits,
     grid_of,
@@ -50,7 +50,10 @@ def video_tokens(rule: ImageRule, video: Video) -> ImageTokens:
     Source: the code on Model Studio's page, as `rule.source` gives it; else the open model's processor.
     """
     if rule.video is None:
-        limits = default_video_limits() if rule.factor == 28 else QWEN3_VIDEO
+        same = [
+            g.video for g in GENERATIONS.values() if g.video and g.image and g.image.factor == rule.factor
+        ]
+        limits = same[0] if same else default_video_limits()
         item = clip_item(video, replace(limits, fps=video.fps))
         return ImageTokens(item.tokens + item.extra_tokens, item.tokens + item.extra_tokens)
     wanted = _frames_wanted(video)

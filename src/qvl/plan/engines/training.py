@@ -56,8 +56,9 @@ def tower_activation_bytes(config: ModelConfig) -> int:
     attention output twice; of the MLP 4 inner tensors for SwiGLU, 3 for QuickGELU, 2 for GELU.
     """
     v = config.vision
-    norms = 2 * (8 if config.family == "qwen2_5_vl" else 4)
-    inner = {"qwen2_5_vl": 8, "qwen2_vl": 6}.get(config.family, 4)
+    tower = config.generation.tower
+    norms = 2 * (8 if tower.norm == "rms" else 4)
+    inner = {"silu": 8, "quick_gelu": 6, "gelu_pytorch_tanh": 4}[tower.activation]
     return (norms + 16) * v.hidden_size + inner * v.intermediate_size
 
 

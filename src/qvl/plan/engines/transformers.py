@@ -21,8 +21,8 @@ def logits_bytes_per_token(setup: Setup) -> int:
     vocab = setup.config.text.vocab_size
     if setup.older_than(4, 48):
         return 6 * vocab
-    trims = {"qwen2_vl": (5, 0), "qwen2_5_vl": (4, 54)}.get(setup.config.family)
-    return 2 * vocab if trims and setup.older_than(*trims) else 0
+    trims = setup.config.generation.transformers_trims
+    return 2 * vocab if setup.older_than(*trims) else 0
 
 
 def _memory(setup: Setup) -> tuple[GpuTerms, ...]:

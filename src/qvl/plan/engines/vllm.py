@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # its capture is said to take 0.5 to 3 GiB; unverified, and outside the utilisation budget
 CUDA_GRAPHS = 1 * GiB
 DEFAULT_IMAGE_TOKENS = 16_384  # the published files' largest image
-QWEN3_WORST_VIDEO = 153_600  # tokens, as vLLM's log says at start-up (vllm#29743)
 
 
 def worst_item_tokens(config: ModelConfig, max_model_len: int) -> int:
@@ -35,11 +34,12 @@ def worst_item_tokens(config: ModelConfig, max_model_len: int) -> int:
     A video of as many largest frames as fit beside one largest image: 6 x 16,384 = 98,304 for Qwen2.5-VL at
     128,000, as its log says (Qwen3-VL#983).
     """
-    if config.family == "qwen_vl":
+    generation = config.generation
+    if generation.fixed_size is not None:
         return config.vision.num_queries
     worst = max(1, max_model_len // DEFAULT_IMAGE_TOKENS - 1) * DEFAULT_IMAGE_TOKENS
-    if config.vision.patch_size != 14:
-        worst = min(worst, QWEN3_WORST_VIDEO)
+    if generation.vllm_worst_video:
+        worst = min(worst, generation.vllm_worst_video)
     return min(worst, max_model_len)
 
 
@@ -86,7 +86,7 @@ def _start_up(
         words = f"{budget:,} tokens ({why}) x {per_token:,} B a token"
         terms.put("encoder_cache", budget * per_token, words)
         patches = max(1, budget // item) * item * merge
-        if config.family == "qwen_vl":
+        if config.generation.fixed_size is not None:
             patches = max(1, budget // item) * (config.vision.image_size // config.vision.patch_size) ** 2
             segment = (config.vision.image_size // config.vision.patch_size) ** 2
         inside = vision_activation_bytes(config, patches, segment, flash=flash)

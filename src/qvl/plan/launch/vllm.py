@@ -84,20 +84,23 @@ class VllmFlags(FlagWriter):
         if request.enforce_eager:
             self.add("--enforce-eager", None, "as asked: no CUDA graphs, less memory, slower answers")
         self._vllm_media()
-        if config.family == "qwen_vl":
+        generation = config.generation
+        if generation.remote_code:
             self.add(
                 "--trust-remote-code", None, "the first generation's tokenizer is code in its repository"
             )
             self.add(
                 "--hf-overrides",
-                compact({"architectures": ["QwenVLForConditionalGeneration"]}),
+                compact({"architectures": [generation.remote_code]}),
                 "its config names the text class, which would ignore images",
             )
             self.warnings.append(
                 "--trust-remote-code runs code from the model's repository: pin a revision you read"
             )
-        if config.family in ("qwen3_5", "qwen3_5_moe"):
-            self.add("--reasoning-parser", "qwen3", "thoughts go to their own field instead of the answer")
+        if generation.reasoning_parser:
+            parser = generation.reasoning_parser
+            self.add("--reasoning-parser", parser, "thoughts go to their own field instead of the answer")
+        if config.text.layer_types:
             self.notes.append("prefix caching is experimental with hybrid attention")
         self._vllm_safety()
         self.network()
@@ -129,7 +132,7 @@ class VllmFlags(FlagWriter):
         self.add("--limit-mm-per-prompt", self._limit(), why)
         low, high, reason = self.pixel_cap()
         sizes: dict[str, Any] = {}
-        if self.request.config.vision.patch_size == 14:
+        if not self.request.config.generation.vllm_size:
             sizes = {k: v for k, v in (("min_pixels", low), ("max_pixels", high)) if v is not None}
         elif high is not None or low is not None:
             base = image_limits(self.request.config, work)
@@ -145,7 +148,7 @@ class VllmFlags(FlagWriter):
                     f"vLLM {self.version} has one size for images and videos: no cap on images is set, keep them "
                     "to the planned size before sending"
                 )
-        if sizes and self.request.config.family != "qwen_vl":
+        if sizes and self.request.config.generation.fixed_size is None:
             self.add("--mm-processor-kwargs", compact(sizes), reason)
         if work.videos:
             self.add(

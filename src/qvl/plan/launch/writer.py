@@ -106,7 +106,7 @@ class FlagWriter(ABC):
     def pixel_cap(self) -> tuple[int | None, int | None, str]:
         """(min, max) pixels of one image, and why there is a cap."""
         work = self.request.workload
-        if self.request.config.family == "qwen_vl" or not work.images:
+        if self.request.config.generation.fixed_size is not None or not work.images:
             return work.min_pixels, work.max_pixels, "as asked"
         if work.max_pixels is not None:
             return (
