@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from qvl import moved
 from qvl.catalog.generations.generation import CLIP_MEAN, CLIP_STD
 from qvl.errors import MediaError
 from qvl.geometry import Grid, PixelLimits, Size
@@ -89,3 +90,6 @@ def from_patches(
     blocks = levels.reshape(grid.t, grid.h // m, grid.w // m, m, m, 3, tp, p, p)
     frames: np.ndarray = blocks.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
     return frames.reshape(grid.t * tp, grid.h * p, grid.w * p, 3)
+
+
+__getattr__ = moved.names(__name__)

@@ -54,8 +54,8 @@ class Convention:
 RELATIVE_1000 = Convention("relative 0-1000", 1000)
 RELATIVE_999 = Convention("relative 0-999", 999)  # Qwen3's phone screen
 RELATIVE_1 = Convention("relative 0-1", 1)
-SEEN_PIXELS = Convention("pixels of the resized picture")
-ORIGINAL_PIXELS = Convention("pixels of the original picture")  # only ever suspected, no generation's own
+SEEN_PIXELS = Convention("pixels of the resized image")
+ORIGINAL_PIXELS = Convention("pixels of the original image")  # only ever suspected, no generation's own
 
 # mean and standard deviation of an image's three colours
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -49,6 +49,9 @@ _IGNORABLE = COMMON_IGNORABLE | frozenset(
 )
 
 
+QWEN3_WORST_VIDEO = 153_600  # tokens, as vLLM's log says at start-up (vllm#29743)
+
+
 def read_nested(
     generation: Generation,
     raw: Mapping[str, Any],
@@ -244,7 +247,7 @@ QWEN3_VL = Generation(
     ),
     coordinates=RELATIVE_1000,
     phone_coordinates=RELATIVE_999,
-    vllm_worst_video=153_600,  # as its log says at start-up (vllm#29743)
+    vllm_worst_video=QWEN3_WORST_VIDEO,
     vllm_size=True,
     image_rule="qwen-32",
 )
