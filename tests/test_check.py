@@ -23,6 +23,7 @@ import quantized_writers as writers
 import qwen_vl_small
 from hub_configs import hub_config
 from qvl.catalog.config import config_dict, read_config, tensor_table
+from qvl.catalog.generations.qwen_vl import QWEN_VL
 from qvl.catalog.models import config_of
 from qvl.checkpoint.check import Report, check
 from qvl.checkpoint.check.finding import Finding
@@ -777,7 +778,7 @@ def chat_int4(folder: Path, **changes: Any) -> Path:
         "torch_dtype": "float16",
         "quantization_config": quantization | changes,
     }
-    write_headers(folder, config, "F16", lambda name: to_published(name, config.generation))
+    write_headers(folder, config, "F16", lambda name: to_published(name, QWEN_VL))
     return folder
 
 
