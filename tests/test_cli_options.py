@@ -81,7 +81,7 @@ UNSET = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", [*ASKING, "bench", "serve", "fit", "launch", "check", "convert"])
+@pytest.mark.parametrize("verb", [*ASKING, "bench", "serve", "fit", "launch", "choose", "check", "convert"])
 def test_the_help_of_every_option_is_a_sentence_that_names_the_default(verb, capsys):
     for parameter in options(verb):
         text = parameter.help or ""

@@ -1,8 +1,9 @@
-"""Options of the planning verbs: what a request holds, how the model is run, and which model is meant."""
+"""Options of the planning verbs: a request, how the model is run, prices, and which model is meant."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -88,6 +89,18 @@ class WorkloadOptions(RequestOptions):
             min_pixels=self.min_pixels,
             max_pixels=self.max_pixels,
         )
+
+
+@dataclass(frozen=True)
+class PriceOptions:
+    """Which prices are used, and how old they may be."""
+
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="Your own prices (default: the catalogue's).", metavar="FILE.toml"),
+    ] = None
+    max_age: Annotated[int, typer.Option(help="How many days old a price may be.")] = 180
+    allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use older prices all the same.")] = False
 
 
 def check_named(model: str, config: str) -> None:
