@@ -189,6 +189,11 @@ def published_precisions() -> list[str]:
     return [p.name for p in PRECISIONS.values() if p.published]
 
 
+def rounded_on_load() -> list[str]:
+    """What qvl's engine makes of a plain checkpoint as it reads it."""
+    return [p.name for p in PRECISIONS.values() if p.rounded_on_load]
+
+
 def by_loss(*, read_by_qvl: bool = False) -> list[str]:
     """The least loss first; `read_by_qvl`: only what its engine reads as published."""
     tried = [

@@ -10,6 +10,7 @@ import typer
 
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import resolve
+from qvl.catalog.precisions import by_loss
 from qvl.checkpoint.checkpoint import local_checkpoint
 from qvl.cli.options import JsonOption, command
 from qvl.cli.workload import (
@@ -26,7 +27,7 @@ from qvl.cli.workload import (
 from qvl.errors import PlanError
 from qvl.plan.fit import fit
 from qvl.plan.request import FitRequest, Sharding, Training
-from qvl.plan.resolve import request_for
+from qvl.plan.resolve import planned_engines, request_for
 from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -40,17 +41,11 @@ class EngineOptions:
 
     engine: Annotated[
         str,
-        typer.Option(
-            help="What runs it: qvl, transformers, vllm, llama.cpp, train-full, train-lora or train-qlora; @VERSION "
-            "may follow."
-        ),
+        typer.Option(help=f"What runs it: {', '.join(planned_engines())}; @VERSION may follow."),
     ] = "vllm"
     precision: Annotated[
         str,
-        typer.Option(
-            help="The weights: bf16, fp8, int8, int4, awq, gptq-int8 or gptq-int4 (default: as the checkpoint is "
-            "stored)."
-        ),
+        typer.Option(help=f"The weights: {', '.join(by_loss())} (default: as the checkpoint is stored)."),
     ] = ""
     kv_dtype: KvDtypeOption = "auto"
     flash_attention: Annotated[

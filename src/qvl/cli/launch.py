@@ -11,6 +11,7 @@ import typer
 
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import config_of, resolve
+from qvl.catalog.precisions import by_loss
 from qvl.checkpoint.checkpoint import local_checkpoint
 from qvl.cli.options import JsonOption, command
 from qvl.cli.workload import (
@@ -25,7 +26,7 @@ from qvl.cli.workload import (
     check_named,
 )
 from qvl.errors import PlanError
-from qvl.plan.launch import LaunchRequest, plan_launch
+from qvl.plan.launch import WRITERS, LaunchRequest, plan_launch
 from qvl.plan.launch.formats import FORMATS, format_launch
 from qvl.plan.workload import Image
 from qvl.records import pick
@@ -44,14 +45,12 @@ class LaunchWorkload(WorkloadOptions):
 class EngineOptions:
     """How the engine is started, by the names of `LaunchRequest`."""
 
-    engine: Annotated[
-        str, typer.Option(help="What runs it: vllm, sglang, llama.cpp or qvl; @VERSION may follow.")
-    ] = "vllm"
+    engine: Annotated[str, typer.Option(help=f"What runs it: {', '.join(WRITERS)}; @VERSION may follow.")] = (
+        "vllm"
+    )
     precision: Annotated[
         str,
-        typer.Option(
-            help="The weights: bf16, fp8, int8, int4, awq, gptq-int8 or gptq-int4 (default: bf16, or those named)."
-        ),
+        typer.Option(help=f"The weights: {', '.join(by_loss())} (default: bf16, or those named)."),
     ] = ""
     tensor_parallel_size: Annotated[
         int | None, typer.Option(help="GPUs of one replica (default: chosen by memory and speed).")

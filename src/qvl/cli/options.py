@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from qvl.catalog.precisions import rounded_on_load
+
 if TYPE_CHECKING:
     from qvl.tasks.model import Model
 
@@ -31,7 +33,7 @@ ModelOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option(help="Quantize while loading (default: as stored).", metavar="int8|int4"),
+    typer.Option(help="Quantize while loading (default: as stored).", metavar="|".join(rounded_on_load())),
 ]
 DeviceOption = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from qvl.catalog.precisions import rounded_on_load
 from qvl.cli.options import command
 from qvl.errors import ConfigError
 from qvl.units import MiB
@@ -29,7 +30,10 @@ class EngineOptions:
         typer.Option(help="The type of the activations; auto is as stored.", metavar="auto|fp32|bf16|fp16"),
     ] = "auto"
     weights: Annotated[
-        str, typer.Option(help="Quantize while loading; auto is as stored.", metavar="auto|int8|int4")
+        str,
+        typer.Option(
+            help="Quantize while loading; auto is as stored.", metavar="|".join(["auto", *rounded_on_load()])
+        ),
     ] = "auto"
     mapped: Annotated[
         bool,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qvl import moved
-from qvl.catalog.precisions import PRECISIONS
+from qvl.catalog.precisions import PRECISIONS, rounded_on_load
 from qvl.checkpoint.compare import SINGLE, expert_shapes
 from qvl.checkpoint.quantization import in_decoder
 from qvl.errors import CheckpointError, nearest
@@ -29,7 +29,7 @@ from qvl.plan.memory import rest_in_8_bits
 if TYPE_CHECKING:
     from qvl.models.base import VisionLanguageModel
 
-BITS = {p.name: int(p.bits) for p in PRECISIONS.values() if p.rounded_on_load}
+BITS = {name: int(PRECISIONS[name].bits) for name in rounded_on_load()}
 
 
 class Receiver(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from qvl.catalog.models import Checkpoint, Model, config_of
@@ -110,6 +111,7 @@ def _engines(req: Requirement, hardware: Hardware) -> tuple[str, ...]:
     )
 
 
+@cache
 def _still_serving(engine: str, model: Model) -> str:
     """`vllm@0.23.0` for a generation that later ones dropped, where no version is named."""
     from qvl.catalog.engines import engines
