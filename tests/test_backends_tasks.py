@@ -245,10 +245,10 @@ def test_a_cut_answer_is_said_so():
 def test_a_task_needs_one_picture_or_one_clip_and_a_question():
     model, picture = FakeModel("x"), Image.new("RGB", (56, 56))
     for task, media, words in (
-        ("boxes", [], "exactly one picture, got none"),
+        ("boxes", [], "exactly one image, got none"),
         ("boxes", [picture, picture], "got image, image"),
         ("boxes", [clip()], "got video"),
-        ("moment", [picture], "exactly one clip, got image"),
+        ("moment", [picture], "exactly one video, got image"),
     ):
         with pytest.raises(PromptError, match=words):
             run_task(model, task, media, "What?")

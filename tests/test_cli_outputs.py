@@ -156,11 +156,11 @@ def test_an_answer_cannot_steer_the_terminal(capsys, fake, picture):
         (["--events", "--draw", "o.png", "PICTURE", "x"], "--draw needs"),
         (["--phone", "PICTURE", "x"], "--phone goes with --actions"),
         (["--boxes", "--system", "s", "PICTURE", "x"], "--system can't go with --boxes"),
-        (["--boxes", "PICTURE", "PICTURE", "x"], "exactly one picture"),
+        (["--boxes", "PICTURE", "PICTURE", "x"], "exactly one image"),
         (["--boxes", "PICTURE"], "no question"),
         (["--boxes", "--draw", "nowhere/o.png", "PICTURE", "x"], "there is no folder nowhere"),
         (["--boxes", "--draw", "o.txt", "PICTURE", "x"], "a drawing ends in .png"),
-        (["--events", "PICTURE", "x"], "exactly one clip"),
+        (["--events", "PICTURE", "x"], "exactly one video"),
     ],
 )
 def test_mistakes_in_asking_are_one_line_and_exit_2(capsys, fake, picture, words, part):
@@ -211,7 +211,7 @@ def test_a_served_model_is_asked_like_a_local_one(capsys, picture, monkeypatch, 
         drawn = tmp_path / "o.png"
         code, out, err = qvl(capsys, *words[:-1], "--boxes", "--draw", drawn, picture, "Locate it")
         assert (code, out) == (0, "50.0 60.0 150.0 160.0  red circle\n")
-        assert "40 prompt tokens, the pictures alone take 100" in err  # this server shrinks: told, not hidden
+        assert "40 prompt tokens, the images alone take 100" in err  # this server shrinks: told, not hidden
         assert drawn.is_file()
         server.play(refuses(401, "bad key sk-secret-1"))
         code, out, err = qvl(capsys, *words, picture, "What?")

@@ -220,7 +220,7 @@ def run(capsys, *words):
 def test_the_verb_prices_a_clip(capsys):
     code, out, _ = run(capsys, "--model", "qwen3-vl-plus", "--video", "60s@2fps", "--currency", "cny")
     assert code == 0
-    assert "35,898 tokens in (35,642 of clips)" in out  # with 256 of text
+    assert "35,898 tokens in (35,642 of videos)" in out  # with 256 of text
     assert "¥57.69 per 1,000 requests" in out  # 35,898 x 1.5 + 256 x 15 yuan per million
 
 

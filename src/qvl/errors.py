@@ -9,7 +9,7 @@ class QvlError(Exception):
 
 
 class MediaError(QvlError):
-    """A picture or video that can't be read, or is outside the limits."""
+    """An image or video that can't be read, or is outside the limits."""
 
 
 class PromptError(QvlError):

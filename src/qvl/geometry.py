@@ -1,6 +1,6 @@
-"""How large a picture the model sees, in how many patches and tokens, and which video frames.
+"""How large an image the model sees, in how many patches and tokens, and which video frames.
 
-Plain integers and floats: the planner imports this too, so no numpy here. Pictures themselves are
+Plain integers and floats: the planner imports this too, so no numpy here. Images themselves are
 read and cut elsewhere (image, video, patches).
 
 Pixel limits are areas, as in the checkpoints' files (whose "shortest_edge" is an area despite its name).
@@ -39,7 +39,7 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class PixelLimits:
-    """The area a picture may take, and how it is cut. `factor` is the side of one visual token in pixels."""
+    """The area an image may take, and how it is cut. `factor` is the side of one visual token in pixels."""
 
     min_pixels: int
     max_pixels: int
@@ -64,17 +64,17 @@ class PixelLimits:
 
     @property
     def max_tokens(self) -> int:
-        """The most visual tokens one picture within the limits can take."""
+        """The most visual tokens one image within the limits can take."""
         return max(1, self.max_pixels // self.factor**2)
 
 
 def _check_sides(height: int, width: int) -> None:
     if height < 1 or width < 1:
-        raise MediaError(f"a picture of {width}x{height} pixels has no content")
+        raise MediaError(f"an image of {width}x{height} pixels has no content")
     ratio = max(height, width) / min(height, width)
     if ratio > MAX_ASPECT_RATIO:
         raise MediaError(
-            f"a picture of {width}x{height} pixels has an aspect ratio of {ratio:.1f}, "
+            f"an image of {width}x{height} pixels has an aspect ratio of {ratio:.1f}, "
             f"the model takes up to {MAX_ASPECT_RATIO}: crop it or pad the short side"
         )
 
@@ -99,7 +99,7 @@ def smart_resize(height: int, width: int, limits: PixelLimits) -> Size:
     """The size in pixels at which the model sees a picture: both sides multiples of `limits.factor`.
 
     A limit smaller than one token still gives one token.
-    Raises: MediaError for an empty picture or an aspect ratio over 200.
+    Raises: MediaError for an empty image or an aspect ratio over 200.
     Source: smart_resize of the Qwen2-VL image processor (transformers 4.57.6).
     """
     _check_sides(height, width)
@@ -132,12 +132,12 @@ def grid_of(size: Size, num_frames: int, limits: PixelLimits) -> Grid:
 
 
 def image_grid(height: int, width: int, limits: PixelLimits) -> Grid:
-    """Patches of a still picture of this original size."""
+    """Patches of a still image of this original size."""
     return grid_of(smart_resize(height, width, limits), 1, limits)
 
 
 def visual_token_count(grid: Grid, merge_size: int = 2) -> int:
-    """Placeholder tokens of one picture or video, without the two tokens around it."""
+    """Placeholder tokens of one image or video, without the two tokens around it."""
     return grid.t * (grid.h // merge_size) * (grid.w // merge_size)
 
 

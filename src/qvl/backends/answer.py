@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MediaSize:
-    """One picture or video as it came and as the model saw it; boxes in an answer may be in `seen` pixels."""
+    """One image or video as it came and as the model saw it; boxes in an answer may be in `seen` pixels."""
 
     kind: str
     original: Size
@@ -40,17 +40,17 @@ class Answer:
     # one a token, when asked for: engine.sampling.Logprob, or from a server its own objects
     logprobs: tuple[Any, ...] = ()
     cost: Cost | None = None  # of a hosted model whose price is known
-    notes: tuple[str, ...] = ()  # doubts about a server: that it shrank a picture, or counted no tokens
+    notes: tuple[str, ...] = ()  # doubts about a server: that it shrank an image, or counted no tokens
 
     def __str__(self) -> str:
         return self.text
 
 
 def media_item(source: Any) -> dict[str, Any]:
-    """One picture or video as an item of a message.
+    """One image or video as an item of a message.
 
-    Videos are: paths and data URLs of a video type, lists of frames, arrays (T, H, W, 3), and clips that carry
-    `frames` and `fps`. Everything else is taken for a picture, a GIF too; say {"type": "video", "video": …} to
+    Videos are: paths and data URLs of a video type, lists of frames, arrays (T, H, W, 3), and videos that carry
+    `frames` and `fps`. Everything else is taken for an image, a GIF too; say {"type": "video", "video": …} to
     have it otherwise. Items already written that way pass as they are.
     """
     if isinstance(source, Mapping):

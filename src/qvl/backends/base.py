@@ -168,7 +168,7 @@ class Backend(ABC):
 
     A backend brings `stream_chat`, its name, its generation, its limits and what it can; the rest is made of these.
 
-    media: paths, data URLs, bytes, PIL images, arrays, clips (see `media_item`).
+    media: paths, data URLs, bytes, PIL images, arrays, videos (see `media_item`).
     settings are the same everywhere: how to sample (max_new_tokens, temperature, top_p, top_k, seed, stop, …) and how
     large media are shown (min_pixels, max_pixels, fps, …). One that a backend doesn't know is refused by name.
     Raises, all of them: PromptError, MediaError, CapacityError, BackendError.

@@ -73,7 +73,7 @@ def model_studio_limits(
 ) -> PixelLimits | None:
     """The pixel limits of the hosted service, which are lower than the model's own unless the switch is on.
 
-    Source: the provider's rule for counting pictures, catalog/data/prices.json; its default bound is recalled.
+    Source: the provider's rule for counting images, catalog/data/prices.json; its default bound is recalled.
     """
     from qvl.catalog.prices import price_book
 

@@ -95,7 +95,7 @@ class _Asked:
     media: tuple[MediaSize, ...]
     only_images: bool
     thinks: bool  # by the model's name
-    most_input_tokens: int | None  # an upper bound; None where there is none, as for clips
+    most_input_tokens: int | None  # an upper bound; None where there is none, as for videos
     inputs_s: float
 
 
@@ -119,7 +119,7 @@ def connect(
     family: told, or read from the model's name (`find_family`). limits: the server's pixel limits where they are not
     the published ones. api_key_env: the variable that holds the key; by default DASHSCOPE_API_KEY for Alibaba Cloud
     and OPENAI_API_KEY elsewhere, either of which may be unset for a server without keys. high_resolution: Model
-    Studio's switch, which lifts its bound on pictures. region: says that the address is Model Studio's (a gateway
+    Studio's switch, which lifts its bound on images. region: says that the address is Model Studio's (a gateway
     before it), and whose prices hold. max_spend: an amount (`0.50`, `$2`, `3 CNY`) that all calls of this model
     together may not exceed. prices: a TOML file with prices of one's own.
     Raises: BackendError for an address that can't be one, a missing key, or a server that can't be reached;
@@ -420,7 +420,7 @@ class _NotAsked(Exception):
 
 
 def _most_tokens(body: Mapping[str, Any], sent: Sequence[SentMedia]) -> int | None:
-    """An upper bound of the prompt: a token has at least one byte, a picture at most its own count."""
+    """An upper bound of the prompt: a token has at least one byte, an image at most its own count."""
     if any(media.size is None or media.size.kind != "image" for media in sent):
         return None
     words = [part for message in body["messages"] for part in _texts(message)]
@@ -433,7 +433,7 @@ def _most_tokens(body: Mapping[str, Any], sent: Sequence[SentMedia]) -> int | No
     )
 
 
-MARKS = 4  # tokens around a picture, which providers count differently
+MARKS = 4  # tokens around an image, which providers count differently
 FRAME = 32  # tokens around a message, and of the system prompt that a template adds
 
 
@@ -610,18 +610,18 @@ def _doubts(reply: Reply, asked: _Asked, expected: int) -> tuple[str, ...]:
 
 def _size_doubts(reply: Reply, asked: _Asked, expected: int) -> tuple[str, ...]:
     if not reply.prompt_tokens:
-        return ("the server counts no tokens, so whether it shrank the picture can't be told",)
-    if not asked.media or not asked.only_images:  # servers sample clips by rates of their own
+        return ("the server counts no tokens, so whether it shrank the image can't be told",)
+    if not asked.media or not asked.only_images:  # servers sample videos by rates of their own
         return ()
-    advice = "boxes may be off: set max_pixels to what the server allows, and the picture is scaled here"
+    advice = "boxes may be off: set max_pixels to what the server allows, and the image is scaled here"
     if reply.image_tokens is not None:
-        marks = 2 * len(asked.media)  # some count the marks around a picture too
+        marks = 2 * len(asked.media)  # some count the marks around an image too
         if not expected <= reply.image_tokens <= expected + marks:
             return (
-                f"the server counts {reply.image_tokens} visual tokens, {expected} fit the pictures' sizes; {advice}",
+                f"the server counts {reply.image_tokens} visual tokens, {expected} fit the images' sizes; {advice}",
             )
     elif reply.prompt_tokens < expected:
         return (
-            f"the server counts {reply.prompt_tokens} prompt tokens, the pictures alone take {expected}; {advice}",
+            f"the server counts {reply.prompt_tokens} prompt tokens, the images alone take {expected}; {advice}",
         )
     return ()

@@ -1,7 +1,7 @@
-"""A picture or clip → what is sent to a server, and the size at which the model there will see it.
+"""An image or video → what is sent to a server, and the size at which the model there will see it.
 
-Pictures are checked here, before anything goes over the network. When pixel limits are asked for, the picture is
-scaled on this side: servers spell that setting in many ways and some ignore it, but none enlarges a picture that
+Images are checked here, before anything goes over the network. When pixel limits are asked for, the image is
+scaled on this side: servers spell that setting in many ways and some ignore it, but none enlarges an image that
 already has the size it would choose.
 """
 
@@ -36,7 +36,7 @@ from qvl.inputs.processor import MediaSettings
 from qvl.inputs.video import Video, load_video
 from qvl.outputs.mapping import seen_size
 
-SERVER_FPS = 2.0  # the family's own rate; servers sample a clip again with it
+SERVER_FPS = 2.0  # the family's own rate; servers sample a video again with it
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SentMedia:
 
     part: dict[str, Any]
     size: MediaSize | None
-    seconds: float | None = None  # of a clip
+    seconds: float | None = None  # of a video
 
 
 def image_limits(generation: Generation | None) -> PixelLimits | None:
@@ -58,7 +58,7 @@ def video_limits(generation: Generation | None) -> VideoLimits:
 
 
 def image_size(original: Size, family: Generation | str, limits: PixelLimits | None) -> MediaSize:
-    """How a model of this family sees a picture. Raises: MediaError for an impossible shape."""
+    """How a model of this family sees an image. Raises: MediaError for an impossible shape."""
     generation = by_name(family)
     seen = seen_size(original, generation, limits)
     if limits is None:
@@ -69,9 +69,9 @@ def image_size(original: Size, family: Generation | str, limits: PixelLimits | N
 def prepare(
     item: MediaItem, generation: Generation | None, limits: PixelLimits | None, call: MediaSettings
 ) -> SentMedia:
-    """One picture or clip of a request, as a data URL.
+    """One image or video of a request, as a data URL.
 
-    limits: of the server for pictures. call: settings for the whole request; the item's own go first.
+    limits: of the server for images. call: settings for the whole request; the item's own go first.
     Raises: MediaError for what can't be read, PromptError for settings that can't be kept.
     """
     settings = MediaSettings(**item.settings).over(call)
@@ -89,7 +89,7 @@ def _prepare_image(
     if generation is None or (asked and limits is None):
         if asked:
             why = (
-                "the first generation squashes every picture"
+                "the first generation squashes every image"
                 if generation
                 else "the model's family isn't known"
             )
@@ -119,9 +119,9 @@ def _png_url(image: Image.Image) -> str:
 
 
 def _image_url(source: Any, image: Image.Image) -> str:
-    """The file's own bytes when any server reads them as we do, otherwise the decoded picture as PNG.
+    """The file's own bytes when any server reads them as we do, otherwise the decoded image as PNG.
 
-    Turned, transparent, 16-bit and animated pictures are read differently from server to server.
+    Turned, transparent, 16-bit and animated images are read differently from server to server.
     """
     if isinstance(source, (str, Path, bytes, bytearray, memoryview)):
         where, _ = read_source(source, "image", DEFAULT_LIMITS.max_bytes)
@@ -152,7 +152,7 @@ _VIDEO_MIME = {
 def _prepare_video(source: Any, generation: Generation | None, settings: MediaSettings) -> SentMedia:
     if settings.fps is not None and settings.fps > SERVER_FPS:
         raise PromptError(
-            f"fps {settings.fps:g}: a server samples clips itself, at {SERVER_FPS:g} frames a second; "
+            f"fps {settings.fps:g}: a server samples videos itself, at {SERVER_FPS:g} frames a second; "
             "ask for fewer, or set the server's own rate"
         )
     limits = settings.video_limits(video_limits(generation))

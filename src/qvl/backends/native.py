@@ -223,7 +223,7 @@ class NativeModel(Backend):
 
     @property
     def limits(self) -> PixelLimits | None:
-        """The area that a picture may take unless a question says otherwise; None for the first generation's square."""
+        """The area that an image may take unless a question says otherwise; None for the first generation's square."""
         return None if self.generation.fixed_size is not None else self.processor.image_limits
 
     @property
@@ -433,7 +433,7 @@ class AnswerStream(Stream):
 
 
 def _media_sizes(inputs: ModelInputs) -> tuple[MediaSize, ...]:
-    """One entry a picture or video; a video shown as several moments is one."""
+    """One entry an image or video; a video shown as several moments is one."""
     found: dict[int, MediaSize] = {}
     for span in inputs.media:
         tokens = span.num_tokens + (found[span.item].visual_tokens if span.item in found else 0)

@@ -71,7 +71,7 @@ def hosted_name(text: str) -> str | None:
 
 
 def image_rule_key(name: str) -> str | None:
-    """The rule by which a dated snapshot counts pictures; None where the stable name's own holds.
+    """The rule by which a dated snapshot counts images; None where the stable name's own holds.
 
     Source: the provider's page on vision of 12 November 2025, which names the first snapshots in squares of 32.
     """

@@ -24,7 +24,7 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    image_tokens: int | None = None  # Model Studio says how many of the prompt's are a picture's
+    image_tokens: int | None = None  # Model Studio says how many of the prompt's are an image's
     logprobs: list[Any] = field(default_factory=list)
 
 

@@ -72,9 +72,9 @@ class Tier:
 
 @dataclass(frozen=True)
 class VideoRule:
-    """How a provider counts a clip: frames sampled at the rate asked for, two of them to one layer of tokens.
+    """How a provider counts a video: frames sampled at the rate asked for, two of them to one layer of tokens.
 
-    `min_tokens` and `max_tokens` bound one frame, `total_tokens` all layers; a clip whose frames can't be
+    `min_tokens` and `max_tokens` bound one frame, `total_tokens` all layers; a video whose frames can't be
     made that small exceeds it.
     """
 
@@ -90,7 +90,7 @@ class VideoRule:
 class ImageRule:
     """How a provider counts a picture: cut into squares of `factor` pixels, `extra` tokens around it.
 
-    `video` is None where clips go through the open model's own processor.
+    `video` is None where videos go through the open model's own processor.
     """
 
     key: str
@@ -104,7 +104,7 @@ class ImageRule:
     note: str = ""
 
     def cite(self) -> str:
-        """The source of the rule for pictures, and that of the one for clips where it is another."""
+        """The source of the rule for images, and that of the one for videos where it is another."""
         sources = dict.fromkeys([self.source, *([self.video.source] if self.video else [])])
         said = "; ".join(f"{s.title} ({s.date}, {s.kind.replace('_', ' ')})" for s in sources)
         return said + (f"; {self.note}" if self.note else "")

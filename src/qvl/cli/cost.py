@@ -393,7 +393,7 @@ def api_text(facts: dict[str, Any], bill: ApiBill) -> str:
 
 def _visual(bill: ApiBill) -> str:
     """` (1,138 of pictures, 20,402 of clips)`, empty for text alone."""
-    parts = ((bill.image_tokens, "pictures"), (bill.video_tokens, "clips"))
+    parts = ((bill.image_tokens, "images"), (bill.video_tokens, "videos"))
     said = ", ".join(f"{n:,} of {what}" for n, what in parts if n)
     return f" ({said})" if said else ""
 

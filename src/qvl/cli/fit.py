@@ -170,7 +170,7 @@ def describe(result: FitResult) -> str:
         )
         rows = [
             ("first token", format_seconds(s.ttft_s), "pictures and prompt of a request alone"),
-            ("pictures", format_seconds(s.vision.seconds), f"{s.vision.formula}; limit: {s.vision.limit}"),
+            ("images", format_seconds(s.vision.seconds), f"{s.vision.formula}; limit: {s.vision.limit}"),
             ("prompt", format_seconds(s.prefill.seconds), f"{s.prefill.formula}; limit: {s.prefill.limit}"),
             ("answer", f"{s.tokens_per_s:.1f} tok/s", answer),
             ("requests", f"{s.requests_per_s:.2f} /s", f"most of each goes to {s.limit}"),

@@ -32,7 +32,7 @@ class PageRef:
 
 
 def list_pages(paths: Sequence[str], dpi: float = DEFAULT_DPI, wanted: str | None = None) -> list[PageRef]:
-    """The pages of these pictures and PDFs in order. wanted: `1-3,7`, pages of the only PDF.
+    """The pages of these images and PDFs in order. wanted: `1-3,7`, pages of the only PDF.
 
     Raises: MediaError for a file that can't be read, PromptError for pages that don't exist.
     """
@@ -96,7 +96,7 @@ def _chosen(wanted: str, count: int, path: str) -> list[int]:
 
 
 def page_image(ref: PageRef) -> Image.Image:
-    """The picture, or the PDF page drawn at its dpi. Raises: MediaError."""
+    """The image, or the PDF page drawn at its dpi. Raises: MediaError."""
     if not ref.is_pdf:
         return load_image(ref.path)
     import pypdfium2

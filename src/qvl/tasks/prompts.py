@@ -19,7 +19,7 @@ from qvl.outputs.actions import screen_convention
 Task = Literal["boxes", "document", "events", "moment", "actions"]
 Tool = Literal["computer_use", "mobile_use"]
 
-# Taught on drawn pictures with questions as people type them; it knows no instruction about the format.
+# Taught on drawn images with questions as people type them; it knows no instruction about the format.
 PLAIN_MODELS = frozenset(["mini"])
 
 
@@ -30,7 +30,7 @@ def is_plain(model: str) -> bool:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is said to the model. The older document prompt stands before its picture."""
+    """What is said to the model. The older document prompt stands before its image."""
 
     question: str
     system: str | None = None

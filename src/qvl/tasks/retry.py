@@ -22,13 +22,13 @@ Retry = Literal["no", "seed", "crop"]
 RETRIES: tuple[Retry, ...] = ("no", "seed", "crop")
 _REDRAWN: dict[str, Any] = {"temperature": 0.5, "seed": 1}
 
-# (a part of the picture or all of it, settings on top of the caller's) → a stream
+# (a part of the image or all of it, settings on top of the caller's) → a stream
 Ask = Callable[[Rect | None, dict[str, Any]], Stream]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The answer about the picture, or about one part of it."""
+    """The answer about the image, or about one part of it."""
 
     answer: Answer
     crop: Rect | None
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Watched:
-    """One part, or one for each half of the picture in reading order; `notes` tell of every stop."""
+    """One part, or one for each half of the image in reading order; `notes` tell of every stop."""
 
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
@@ -65,7 +65,7 @@ def ask_watched(
     make_guard: Callable[[], RepetitionGuard] = RepetitionGuard,
     on_text: Callable[[str], object] | None = None,
 ) -> Watched:
-    """size: of the picture, where it may be cut. on_text gets the answer's text as it comes, of every try.
+    """size: of the image, where it may be cut. on_text gets the answer's text as it comes, of every try.
 
     When all tries repeat themselves, the longest is kept up to where it began to.
     """
@@ -87,7 +87,7 @@ def ask_watched(
         parts = tuple(attempt(f"part {n} of {len(crops)}", crop, {}) for n, crop in enumerate(crops, 1))
         if any(part.ended for part in parts):
             notes.append(
-                "the picture was asked about in halves: what lies on the cut may come twice or in parts"
+                "the image was asked about in halves: what lies on the cut may come twice or in parts"
             )
             return Watched(parts, tuple(notes))
     return Watched((max(tries, key=lambda part: len(part.answer.text)),), tuple(notes))

@@ -40,7 +40,7 @@ Result = ParseResult[Place] | ParseResult[Event] | Page | ActionResult
 
 @dataclass(frozen=True)
 class TextPart:
-    """A reply, and where the picture it is about lies in the user's; None for clips."""
+    """A reply, and where the image it is about lies in the user's; None for videos."""
 
     text: str
     picture: PictureMap | None
@@ -56,13 +56,13 @@ class TaskAnswer(Generic[R]):
     task: Task
     answer: Answer
     result: R
-    parts: tuple[TextPart, ...] = ()  # what was parsed: one text, or one for each half of the picture
+    parts: tuple[TextPart, ...] = ()  # what was parsed: one text, or one for each half of the image
     clip: Clip | None = None
     warnings: tuple[str, ...] = ()
 
     @property
     def picture(self) -> PictureMap | None:
-        """Of the whole picture as the model saw it; None for clips, and when it saw only parts."""
+        """Of the whole image as the model saw it; None for videos, and when it saw only parts."""
         return self.parts[0].picture if len(self.parts) == 1 else None
 
     @property
@@ -75,13 +75,13 @@ class TaskAnswer(Generic[R]):
         return (*self.warnings, *self.answer.notes, *self.result.warnings)
 
     def to_dict(self) -> dict[str, Any]:
-        """For json.dumps; coordinates are in pixels of the original picture, times in seconds."""
+        """For json.dumps; coordinates are in pixels of the original image, times in seconds."""
         asking = [*self.warnings, *self.answer.notes]
         return {"task": self.task, "asking": asking, **result_dict(self.result)}
 
 
 def result_dict(result: Result) -> dict[str, Any]:
-    """For json.dumps; coordinates are in pixels of the original picture, times in seconds."""
+    """For json.dumps; coordinates are in pixels of the original image, times in seconds."""
     if isinstance(result, Page):
         from qvl.outputs.export import to_dict
 
@@ -101,10 +101,10 @@ def run_task(
     on_text: Callable[[str], object] | None = None,
     **settings: Any,
 ) -> TaskAnswer[Any]:
-    """Asks about one picture (or one clip, for events and moment), watches for endless repetition, parses and maps.
+    """Asks about one image (or one video, for events and moment), watches for endless repetition, parses and maps.
 
     retry: what is done with a reply that repeats itself: `no`, `seed` (asked for again, drawn another way), or `crop`
-    (after that, about the two halves of the picture, for boxes and documents). on_text gets the text as it comes, of
+    (after that, about the two halves of the image, for boxes and documents). on_text gets the text as it comes, of
     every try.
     Raises: PromptError, MediaError, BackendError as the backend; OutputError when its family isn't known.
     """
@@ -118,9 +118,7 @@ def run_task(
     items = [media_item(source) for source in media]
     if len(items) != 1 or items[0]["type"].removesuffix("_url") != wants:
         kinds = ", ".join(str(item.get("type")) for item in items) or "none"
-        raise PromptError(
-            f"{task} needs exactly one {'clip' if wants == 'video' else 'picture'}, got {kinds}"
-        )
+        raise PromptError(f"{task} needs exactly one {wants}, got {kinds}")
     pixels = MediaSettings(**{k: v for k, v in settings.items() if k in MediaSettings.__dataclass_fields__})
     clip = clip_of(items[0], generation, pixels) if wants == "video" else None
     screen = _seen(backend, generation, items[0], pixels) if task == "actions" else None
@@ -170,7 +168,7 @@ def _source(item: Mapping[str, Any]) -> Any:
 
 
 def cut(image: Image.Image, crop: Rect) -> Image.Image:
-    """A part of a picture, in whole pixels."""
+    """A part of an image, in whole pixels."""
     return image.crop((int(crop.x1), int(crop.y1), int(crop.x2), int(crop.y2)))
 
 
@@ -180,7 +178,7 @@ def _cropped(item: Mapping[str, Any], image: Image.Image, crop: Rect) -> dict[st
 
 
 def joined_results(results: Sequence[Any]) -> Any:
-    """One result of those of a picture's parts, which lie in the whole picture already."""
+    """One result of those of an image's parts, which lie in the whole image already."""
     first, *more = results
     if not more:
         return first
@@ -214,7 +212,7 @@ def _written_size(generation: Generation, task: Task, screen: Size | None) -> Si
 
 
 def _seen(backend: Backend, generation: Generation, item: Mapping[str, Any], pixels: MediaSettings) -> Size:
-    """The size at which the backend will show a picture, worked out before asking."""
+    """The size at which the backend will show an image, worked out before asking."""
     own = {k: v for k, v in item.items() if k in MediaSettings.__dataclass_fields__}
     image = load_image(_source(item))
     limits = backend.limits
@@ -223,7 +221,7 @@ def _seen(backend: Backend, generation: Generation, item: Mapping[str, Any], pix
 
 
 def clip_of(item: Mapping[str, Any], generation: Generation, settings: MediaSettings) -> Clip:
-    """The length of a clip and the seconds of the frames that are shown. Raises: MediaError."""
+    """The length of a video and the seconds of the frames that are shown. Raises: MediaError."""
     from qvl.inputs.video import load_video
 
     own = {k: v for k, v in item.items() if k in MediaSettings.__dataclass_fields__}
@@ -250,7 +248,7 @@ def parse_reply(
     model: str = "",
     page_number: int = 1,
 ) -> Result:
-    """A reply's text as the task's typed result, mapped to the picture. Raises: OutputError without its size."""
+    """A reply's text as the task's typed result, mapped to the image. Raises: OutputError without its size."""
     if task == "boxes":
         return parse_boxes(text, family, picture)
     if task == "document":
@@ -269,7 +267,7 @@ def parse_reply(
 
 
 def draw_result(found: TaskAnswer[Any], image: Image.Image) -> Drawing:
-    """What was found, on a copy of the picture. Raises: OutputError for moments, which have no place in a picture."""
+    """What was found, on a copy of the image. Raises: OutputError for moments, which have no place in an image."""
     from qvl.outputs.draw import draw_actions, draw_places, draw_regions
 
     if isinstance(found.result, Page):
@@ -279,5 +277,5 @@ def draw_result(found: TaskAnswer[Any], image: Image.Image) -> Drawing:
     if found.task == "boxes":
         return draw_places(image, found.result)
     raise OutputError(
-        f"{found.task} can't be drawn: they are times; qvl find-moment --frames saves the pictures there"
+        f"{found.task} can't be drawn: they are times; qvl find-moment --frames saves the images there"
     )

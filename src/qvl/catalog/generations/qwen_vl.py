@@ -72,7 +72,7 @@ def _read(generation: Generation, raw: Mapping[str, Any], where: str) -> ModelCo
         temporal_patch_size=1,
         image_size=v.integer("image_size"),
         num_queries=v.integer("n_queries", 256),
-        num_position_embeddings=256,  # a 16 x 16 table, stretched to the picture's grid
+        num_position_embeddings=256,  # a 16 x 16 table, stretched to the image's grid
     )
     v.require(
         vision.out_hidden_size == text.hidden_size,
@@ -97,7 +97,7 @@ def _read(generation: Generation, raw: Mapping[str, Any], where: str) -> ModelCo
         text=text,
         vision=vision,
         image_token_id=start + 2,  # <img> </img> <imgpad> follow each other in the vocabulary
-        video_token_id=-1,  # no clips
+        video_token_id=-1,  # no videos
         vision_start_token_id=start,
         vision_end_token_id=start + 1,
         eos_token_ids=(eos,) if isinstance(eos, int) else ends,
