@@ -247,7 +247,7 @@ def test_the_verb_ask_takes_a_fake_model(picture, capsys):
     assert capsys.readouterr().out == "a cat\n"
 
 
-@pytest.mark.parametrize("kind", [NativeModel, HttpModel, FakeModel])
+@pytest.mark.parametrize("kind", [NativeModel, HttpModel])
 def test_a_backend_says_by_its_class_what_it_can(kind):
     assert isinstance(vars(kind)["can"], Capabilities)
 

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from qvl import moved
 from qvl.backends.answer import Answer, MediaSize, as_list, conversation
+from qvl.backends.settings import Settings
 from qvl.catalog.generations import Generation
 from qvl.errors import BackendError, PromptError
 from qvl.geometry import PixelLimits
@@ -150,17 +151,33 @@ class AsyncStream(AsyncIterator[str]):
 class Capabilities:
     """What a kind of backend can do, said by its class, so that nobody has to try."""
 
+    settings: frozenset[str] = frozenset(
+        Settings.__annotations__
+    )  # of a question; others are refused by name
     local: bool = False  # runs in this process, with memory and weights of its own
     logprobs: bool = False  # None of a server's are promised: each decides for itself
     token_ids: bool = False
-    videos: bool = True
-    tools: bool = False
-    thinking: bool = False
-    schemas: bool = False  # answers kept to a JSON schema (`response_format`)
-    ignore_eos: bool = False
     scales_down: bool = False  # to fewer pixels than the model's own least, where `max_pixels` asks for it
     raw: bool = False  # `post` sends a body as it is
     prices: bool = False  # calls may cost money, which `meter` counts
+
+    @property
+    def tools(self) -> bool:
+        return "tools" in self.settings
+
+    @property
+    def thinking(self) -> bool:
+        """Whether `thinking` switches it on and off, for models that can do both."""
+        return "thinking" in self.settings
+
+    @property
+    def schemas(self) -> bool:
+        """Whether answers can be kept to a JSON schema."""
+        return "response_format" in self.settings
+
+    @property
+    def ignore_eos(self) -> bool:
+        return "ignore_eos" in self.settings
 
 
 class Backend(ABC):
@@ -242,23 +259,31 @@ class Backend(ABC):
         await self.aclose()
 
     @abstractmethod
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream:
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Stream:
         """The next turn of a conversation: `{"role", "content"}` messages with text, image and video items."""
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Answer:
         """As `stream_chat`, waited for whole."""
         return self.stream_chat(messages, **settings).finish()
 
-    def ask(self, media: Any, question: str, *, system: str | None = None, **settings: Any) -> Answer:
+    def ask(
+        self, media: Any, question: str, *, system: str | None = None, **settings: Unpack[Settings]
+    ) -> Answer:
         """The answer to a question about images and videos, in the order given; a single one may be given bare."""
         return self.chat(conversation(as_list(media), question, system), **settings)
 
-    def stream(self, media: Any, question: str, *, system: str | None = None, **settings: Any) -> Stream:
+    def stream(
+        self, media: Any, question: str, *, system: str | None = None, **settings: Unpack[Settings]
+    ) -> Stream:
         """As `ask`, in pieces of text as they come; `.answer` after the last one. Leaving early cancels."""
         return self.stream_chat(conversation(as_list(media), question, system), **settings)
 
     def ask_many(
-        self, questions: Iterable[tuple[Sequence[Any], str]], *, system: str | None = None, **settings: Any
+        self,
+        questions: Iterable[tuple[Sequence[Any], str]],
+        *,
+        system: str | None = None,
+        **settings: Unpack[Settings],
     ) -> list[Answer]:
         """Answers to (media, question) pairs in their order, `max_concurrency` at a time."""
         return [self.ask(media, question, system=system, **settings) for media, question in questions]
@@ -268,26 +293,34 @@ class Backend(ABC):
     async def _aopen(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Stream:
         return await asyncio.to_thread(self.stream_chat, messages, **settings)
 
-    def astream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> AsyncStream:
+    def astream_chat(
+        self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]
+    ) -> AsyncStream:
         """As `stream_chat`, for `async for`."""
         return AsyncStream(lambda: self._aopen(messages, settings))
 
-    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Answer:
         """As `chat`. Cancelling the coroutine cancels the request."""
         return await self.astream_chat(messages, **settings).finish()
 
-    async def aask(self, media: Any, question: str, *, system: str | None = None, **settings: Any) -> Answer:
+    async def aask(
+        self, media: Any, question: str, *, system: str | None = None, **settings: Unpack[Settings]
+    ) -> Answer:
         """As `ask`. Cancelling the coroutine cancels the request."""
         return await self.achat(conversation(as_list(media), question, system), **settings)
 
     def astream(
-        self, media: Any, question: str, *, system: str | None = None, **settings: Any
+        self, media: Any, question: str, *, system: str | None = None, **settings: Unpack[Settings]
     ) -> AsyncStream:
         """As `stream`, for `async for`."""
         return self.astream_chat(conversation(as_list(media), question, system), **settings)
 
     async def aask_many(
-        self, questions: Iterable[tuple[Sequence[Any], str]], *, system: str | None = None, **settings: Any
+        self,
+        questions: Iterable[tuple[Sequence[Any], str]],
+        *,
+        system: str | None = None,
+        **settings: Unpack[Settings],
     ) -> list[Answer]:
         """As `ask_many`; media are read as room comes free. The first error cancels the rest."""
         room = asyncio.Semaphore(self.max_concurrency)

@@ -13,14 +13,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from qvl.backends.answer import Answer, MediaSize
-from qvl.backends.base import Backend, Capabilities, Stream
+from qvl.backends.base import Backend, Stream
 from qvl.backends.media import image_limits, prepare
+from qvl.backends.settings import Settings
 from qvl.catalog.generations import Generation, by_name
 from qvl.catalog.generations.qwen2_5_vl import QWEN2_5_VL
-from qvl.errors import BackendError
+from qvl.errors import BackendError, PromptError, nearest
 from qvl.geometry import PixelLimits
 from qvl.inputs.chat import read_messages
 from qvl.inputs.processor import MediaSettings
@@ -49,8 +50,6 @@ class FakeModel(Backend):
 
     Tokens are counted as words, which no test should rely on beyond their being there.
     """
-
-    can = Capabilities(tools=True, thinking=True, schemas=True, ignore_eos=True)
 
     def __init__(
         self,
@@ -84,8 +83,10 @@ class FakeModel(Backend):
     def max_model_len(self) -> int | None:
         return self._max_model_len
 
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> FakeStream:
-        given = {name: value for name, value in settings.items() if value is not None}
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> FakeStream:
+        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        for name in sorted(set(given) - self.can.settings):
+            raise PromptError(f"{name} is no setting; {nearest(name, sorted(self.can.settings))}")
         pixels = {name: value for name, value in given.items() if name in MediaSettings.__dataclass_fields__}
         clean, items = read_messages(messages)
         sent = [prepare(item, self.generation, self.limits, MediaSettings(**pixels)) for item in items]

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import httpx
 
@@ -38,6 +38,7 @@ from qvl.backends.endpoint import (
     said_limits,
 )
 from qvl.backends.media import SentMedia, image_limits, prepare
+from qvl.backends.settings import MEDIA_SETTINGS, Settings
 from qvl.backends.spend import Hold, Meter, call_cost, parse_amount
 from qvl.backends.studio import check_region, find_price, longest_output, region_of
 from qvl.backends.transport import OpenReply, Transport
@@ -69,15 +70,6 @@ FIELDS = {
     "stop_token_ids": "stop_token_ids",
     "ignore_eos": "ignore_eos",
 }
-_MEDIA_SETTINGS = (
-    "min_pixels",
-    "max_pixels",
-    "total_pixels",
-    "fps",
-    "num_frames",
-    "min_frames",
-    "max_frames",
-)
 _OWN_FIELDS = frozenset(
     ["model", "messages", "stream", "stream_options", "n"]
 )  # extra_body may not change them
@@ -179,7 +171,11 @@ def _meter(
 class HttpModel(Backend):
     """A served model. Threads may ask it together; at most `max_concurrency` requests are under way."""
 
-    can = Capabilities(tools=True, thinking=True, schemas=True, ignore_eos=True, raw=True, prices=True)
+    can = Capabilities(
+        settings=frozenset([*FIELDS, *MEDIA_SETTINGS, "thinking", "thinking_budget", "extra_body"]),
+        raw=True,
+        prices=True,
+    )
 
     def __init__(
         self,
@@ -234,11 +230,10 @@ class HttpModel(Backend):
 
     # Asking
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Answer:
         """The next turn of a conversation, waited for whole.
 
-        Settings beside those of every backend: tools, response_format, and extra_body, whose fields go to the server
-        as they are.
+        extra_body: fields that go to the server as they are.
         """
         asked = self._prepare(messages, settings)
         if asked.body.get("enable_thinking"):  # which Model Studio takes over a stream alone
@@ -247,7 +242,7 @@ class HttpModel(Backend):
             began = time.perf_counter()
             return self._answer(self.wire.post(asked.body), asked, began, hold)
 
-    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Answer:
         asked = await asyncio.to_thread(self._prepare, messages, settings)
         if asked.body.get("enable_thinking"):
             return await AsyncStream(lambda: self._astreamed(asked)).finish()
@@ -259,7 +254,7 @@ class HttpModel(Backend):
         seconds = {"inputs": asked.inputs_s, "total": time.perf_counter() - began}
         return answer_of(read_reply(raw, self.wire.url), asked, seconds, hold=hold)
 
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> HttpStream:
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> HttpStream:
         return self._streamed(self._prepare(messages, settings))
 
     async def _aopen(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Stream:
@@ -308,7 +303,7 @@ class HttpModel(Backend):
         questions: Iterable[tuple[Sequence[Any], str]],
         *,
         system: str | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> list[Answer]:
         """Answers to (media, question) pairs in their order, `max_concurrency` at a time; pairs are taken as room
         comes free. The first error is raised, after those under way have ended; the rest is not asked.
@@ -358,13 +353,13 @@ class HttpModel(Backend):
         """Raises: PromptError for an unknown setting, MediaError for what can't be read: nothing was sent then."""
         began = time.perf_counter()
         given = {name: value for name, value in settings.items() if value is not None}
-        call = MediaSettings(**{name: given.pop(name) for name in _MEDIA_SETTINGS if name in given})
+        call = MediaSettings(**{name: given.pop(name) for name in MEDIA_SETTINGS if name in given})
         extra = given.pop("extra_body", {})
         body: dict[str, Any] = {"model": self.name, "messages": [], **self._thinking(given)}
         for name, value in given.items():
             if name not in FIELDS:
                 raise PromptError(
-                    f"{name} is no setting of a served model; {nearest(name, [*FIELDS, *_MEDIA_SETTINGS])} "
+                    f"{name} is no setting of a served model; {nearest(name, [*FIELDS, *MEDIA_SETTINGS])} "
                     "(extra_body passes a server's own)"
                 )
             body[FIELDS[name]] = list(value) if isinstance(value, tuple) else value

@@ -17,13 +17,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 
 from qvl import moved
 from qvl.backends.answer import Answer, MediaSize, as_list, conversation
 from qvl.backends.base import Backend, Capabilities, Stream
+from qvl.backends.settings import MEDIA_SETTINGS, SAMPLING_SETTINGS, Settings
 from qvl.catalog.config import ModelConfig
 from qvl.catalog.generations import Generation
 from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -48,10 +49,7 @@ DEFAULT_MAX_NEW_TOKENS = 1024  # when neither the caller nor the checkpoint says
 
 _SHORT: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _TORCH = {short: dtype for dtype, short in _SHORT.items()}
-_INPUT_SETTINGS = (
-    *("min_pixels", "max_pixels", "total_pixels", "fps", "num_frames", "min_frames", "max_frames"),
-    *("add_vision_id", "tools"),
-)
+_INPUT_SETTINGS = (*MEDIA_SETTINGS, "add_vision_id", "tools")
 
 
 def load(
@@ -189,7 +187,8 @@ class NativeModel(Backend):
     """A loaded model. Threads may ask it together; their requests share steps."""
 
     can = Capabilities(
-        local=True, logprobs=True, token_ids=True, tools=True, thinking=True, ignore_eos=True, scales_down=True,
+        settings=frozenset([*SAMPLING_SETTINGS, *_INPUT_SETTINGS, "thinking"]),
+        local=True, logprobs=True, token_ids=True, scales_down=True,
     )  # fmt: skip
 
     def __init__(
@@ -250,7 +249,9 @@ class NativeModel(Backend):
 
     # Asking
 
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> AnswerStream:
+    def stream_chat(
+        self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]
+    ) -> AnswerStream:
         return AnswerStream(self, self._prepare(messages, settings))
 
     async def _aopen(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Stream:
@@ -262,7 +263,7 @@ class NativeModel(Backend):
         questions: Iterable[tuple[Sequence[Any], str]],
         *,
         system: str | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> list[Answer]:
         """Answers to (media, question) pairs in their order, run together. Media are read as room comes free.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qvl.backends.answer import conversation
+from qvl.backends.settings import Settings
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.images import blocks, png
 from qvl.doctor.probe import Finding, failed, passed, plumbing
@@ -94,7 +95,7 @@ def _thread(endpoint: EndpointUnderTest) -> Finding:
 def _too_long(endpoint: EndpointUnderTest) -> Finding:
     words = "word " * min(3 * endpoint.room, 400_000)
     messages = conversation([], words)
-    asked = {"max_new_tokens": 2, "temperature": 0}
+    asked: Settings = {"max_new_tokens": 2, "temperature": 0}
     return _refused(
         endpoint, f"a prompt of {len(words):,} characters", lambda: endpoint.backend.chat(messages, **asked)
     )

@@ -8,10 +8,11 @@ for box in model.boxes("shapes.png", "the red circle").result: print(box.label, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from qvl.backends.answer import Answer, as_list
 from qvl.backends.base import Backend, Stream
+from qvl.backends.settings import Settings
 from qvl.catalog.generations import Generation
 from qvl.geometry import PixelLimits
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from qvl.outputs.results import ParseResult
     from qvl.tasks.pages import ReadPage
     from qvl.tasks.prompts import Tool
-    from qvl.tasks.run import TaskAnswer
+    from qvl.tasks.run import TaskAnswer, TaskSettings
 
 
 class Model(Backend):
@@ -92,35 +93,46 @@ class Model(Backend):
 
     # Asking; the rest is made of these
 
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream:
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Stream:
         return self.backend.stream_chat(messages, **settings)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Answer:
         return self.backend.chat(messages, **settings)
 
     def ask_many(
-        self, questions: Iterable[tuple[Sequence[Any], str]], *, system: str | None = None, **settings: Any
+        self,
+        questions: Iterable[tuple[Sequence[Any], str]],
+        *,
+        system: str | None = None,
+        **settings: Unpack[Settings],
     ) -> list[Answer]:
         return self.backend.ask_many(questions, system=system, **settings)
 
     async def _aopen(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Stream:
         return await self.backend._aopen(messages, settings)
 
-    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Answer:
+    async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Answer:
         return await self.backend.achat(messages, **settings)
 
     # Asking for something that is parsed and mapped: see qvl.tasks.run.run_task
 
-    def boxes(self, picture: Any, what: str, **settings: Any) -> TaskAnswer[ParseResult[Place]]:
+    def boxes(
+        self, picture: Any, what: str, **settings: Unpack[TaskSettings]
+    ) -> TaskAnswer[ParseResult[Place]]:
         """Boxes and points, in pixels of the image."""
         return cast("TaskAnswer[ParseResult[Place]]", _run(self, "boxes", picture, what, settings))
 
-    def page(self, picture: Any, **settings: Any) -> TaskAnswer[Page]:
+    def page(self, picture: Any, **settings: Unpack[TaskSettings]) -> TaskAnswer[Page]:
         """One image of a page: its blocks in reading order, with their places."""
         return cast("TaskAnswer[Page]", _run(self, "document", picture, "", settings))
 
     def read(
-        self, document: Any, *, pages: str | None = None, dpi: float | None = None, **settings: Any
+        self,
+        document: Any,
+        *,
+        pages: str | None = None,
+        dpi: float | None = None,
+        **settings: Unpack[TaskSettings],
     ) -> list[ReadPage]:
         """All pages of an image or PDF, or of several, in order. pages: `1-3,7` of the only PDF."""
         from qvl.inputs.pages import DEFAULT_DPI, list_pages
@@ -130,16 +142,20 @@ class Model(Backend):
         refs = list_pages(paths, DEFAULT_DPI if dpi is None else dpi, pages)
         return list(read_pages(self, refs, **settings))
 
-    def events(self, clip: Any, question: str, **settings: Any) -> TaskAnswer[ParseResult[Event]]:
+    def events(
+        self, clip: Any, question: str, **settings: Unpack[TaskSettings]
+    ) -> TaskAnswer[ParseResult[Event]]:
         """What happens in a video, each with its start and end in seconds."""
         return cast("TaskAnswer[ParseResult[Event]]", _run(self, "events", clip, question, settings))
 
-    def find_moment(self, clip: Any, what: str, **settings: Any) -> TaskAnswer[ParseResult[Event]]:
+    def find_moment(
+        self, clip: Any, what: str, **settings: Unpack[TaskSettings]
+    ) -> TaskAnswer[ParseResult[Event]]:
         """From when to when something happens, in seconds of the video."""
         return cast("TaskAnswer[ParseResult[Event]]", _run(self, "moment", clip, what, settings))
 
     def actions(
-        self, screenshot: Any, goal: str, *, tool: Tool = "computer_use", **settings: Any
+        self, screenshot: Any, goal: str, *, tool: Tool = "computer_use", **settings: Unpack[TaskSettings]
     ) -> TaskAnswer[ActionResult]:
         """The next actions on this screen, in its pixels; nothing is done."""
         found = _run(self, "actions", screenshot, goal, {"tool": tool, **settings})

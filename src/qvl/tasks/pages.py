@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 from qvl.backends.base import Backend
 from qvl.inputs.pages import PageRef, page_image
 from qvl.outputs.blocks import Page
 from qvl.tasks.journal import Journal
-from qvl.tasks.run import run_task
+from qvl.tasks.run import TaskSettings, run_task
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,10 @@ class ReadPage:
 
 
 def read_pages(
-    backend: Backend, refs: Sequence[PageRef], journal: Journal | None = None, **settings: Any
+    backend: Backend,
+    refs: Sequence[PageRef],
+    journal: Journal | None = None,
+    **settings: Unpack[TaskSettings],
 ) -> Iterator[ReadPage]:
     """Each page as it is done. Raises: what run_task and page_image raise; the pages before are in the journal."""
     for ref in refs:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from qvl.backends.answer import Answer, MediaSize, conversation, media_item
 from qvl.backends.base import Backend, Stream
 from qvl.backends.media import image_size, video_limits
+from qvl.backends.settings import Settings
 from qvl.catalog.generations import Generation, names
 from qvl.errors import OutputError, PromptError
 from qvl.geometry import Size
@@ -89,6 +90,13 @@ def result_dict(result: Result) -> dict[str, Any]:
     return result.to_dict()
 
 
+class TaskSettings(Settings, total=False):
+    """Settings of a task: those of the question, and how it is watched; see `run_task`."""
+
+    retry: Retry
+    on_text: Callable[[str], object] | None
+
+
 def run_task(
     backend: Backend,
     task: Task,
@@ -99,7 +107,7 @@ def run_task(
     retry: Retry = "seed",
     page_number: int = 1,
     on_text: Callable[[str], object] | None = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> TaskAnswer[Any]:
     """Asks about one image (or one video, for events and moment), watches for endless repetition, parses and maps.
 
@@ -119,7 +127,8 @@ def run_task(
     if len(items) != 1 or items[0]["type"].removesuffix("_url") != wants:
         kinds = ", ".join(str(item.get("type")) for item in items) or "none"
         raise PromptError(f"{task} needs exactly one {wants}, got {kinds}")
-    pixels = MediaSettings(**{k: v for k, v in settings.items() if k in MediaSettings.__dataclass_fields__})
+    given: dict[str, Any] = dict(settings)
+    pixels = MediaSettings(**{k: v for k, v in given.items() if k in MediaSettings.__dataclass_fields__})
     clip = clip_of(items[0], generation, pixels) if wants == "video" else None
     screen = _seen(backend, generation, items[0], pixels) if task == "actions" else None
     prompt = task_prompt(task, generation, question, model=backend.name, tool=tool, screen=screen)
@@ -127,7 +136,7 @@ def run_task(
 
     def ask(crop: Rect | None, drawn: dict[str, Any]) -> Stream:
         shown = items if crop is None or image is None else [{**items[0], **_cropped(items[0], image, crop)}]
-        return backend.stream_chat(_messages(prompt, shown), **(settings | drawn))
+        return backend.stream_chat(_messages(prompt, shown), **(given | drawn))
 
     watched = ask_watched(
         ask,
