@@ -8,7 +8,7 @@ import pytest
 
 from qvl.catalog.devices import devices, find_device, parse_hardware
 from qvl.catalog.models import find_model, models
-from qvl.cli import models as verb
+from qvl.cli import models_print as verb
 from qvl.cli.main import main
 from qvl.errors import PlanError
 from qvl.plan import machine as room
