@@ -1,7 +1,9 @@
 """Options are defined once: every verb that asks a model takes the same set, and every option's help is a sentence."""
 
+import ast
 import importlib
 import re
+from pathlib import Path
 
 import pytest
 import typer
@@ -12,6 +14,7 @@ from qvl.cli.main import VERBS, main
 from qvl.cli.options import SourceOptions
 from studio_server import KEY, Studio
 
+SOURCES = Path(__file__).parent.parent / "src" / "qvl"
 ASKING = ("ask", "chat", "read", "find-moment", "doctor", "synth")
 SHARED = (
     "--model", "--weights", "--device", "--endpoint", "--family", "--api-key-env", "--region", "--max-spend",
@@ -81,7 +84,7 @@ UNSET = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", [*ASKING, "bench", "serve", "fit", "launch", "choose", "check", "convert"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_every_option_is_a_sentence_that_names_the_default(verb, capsys):
     for parameter in options(verb):
         text = parameter.help or ""
@@ -91,3 +94,26 @@ def test_the_help_of_every_option_is_a_sentence_that_names_the_default(verb, cap
         if is_option and not parameter.required and not UNSET & set(parameter.opts):
             shown = parameter.default not in (None, "") and not isinstance(parameter.default, list | tuple)
             assert shown or "default" in text, (parameter.name, text)
+
+
+def functions(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def test_no_function_takes_more_than_twelve_parameters():
+    kept = {  # what users call by keyword, and a kernel's pointers and strides
+        "backends/native.py load", "engine/triton_decode.py _split_kernel", "inputs/processor.py __call__",
+    }  # fmt: skip
+    many = []
+    for path in SOURCES.rglob("*.py"):
+        for f in functions(path):
+            count = len([*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs])
+            if count > 12:
+                many.append(f"{path.relative_to(SOURCES)} {f.name}")
+    assert sorted(set(many) - kept) == []
+
+
+def test_no_file_of_the_cli_is_over_400_lines():
+    sizes = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in (SOURCES / "cli").glob("*.py")}
+    assert {name: n for name, n in sizes.items() if n > 400} == {}
