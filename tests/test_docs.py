@@ -10,7 +10,7 @@ import pytest
 from qvl.cli.main import VERBS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"\bqvl ([a-z]+(?:-[a-z]+)*)((?:[^`\n|\\]|\\\n)*)")
 
 
