@@ -410,7 +410,7 @@ _AFTER_HEADER = re.compile("|".join(rf"(?<=<\|im_start\|>{role}\n)" for role in 
 
 
 def _default_template(folder: Path, config: ModelConfig) -> ChatTemplate:
-    if config.generation.template != "qwen_vl":
+    if config.generation.template == "chatml":
         return ChatTemplate.default(config.generation)
     generation, where = _read_json(folder / "generation_config.json")
     chat_format = generation.get("chat_format", "chatml")
