@@ -13,18 +13,18 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qvl import moved
 from qvl.catalog.devices import Device, Hardware, find_device
 from qvl.catalog.figures import Figure, Source
+from qvl.catalog.models import Checkpoint, Model, config_of
 from qvl.catalog.precisions import by_loss
 from qvl.errors import CatalogError, PlanError
+from qvl.plan.evaluate import evaluate
+from qvl.plan.request import FitRequest
+from qvl.plan.workload import Image, Workload
 from qvl.units import GiB, MiB, format_bytes
-
-if TYPE_CHECKING:
-    from qvl.catalog.models import Checkpoint, Model
-    from qvl.plan.workload import Workload
 
 SMI_SECONDS = 1.0  # a driver that has to wake up takes longer; a list is not worth the wait
 _SMI = ("nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits")
@@ -198,8 +198,6 @@ def _processor(proc: Path) -> tuple[str, frozenset[str], int]:
 
 def usual_workload() -> Workload:
     """One question about one 1280x720 image: what a list compares models by."""
-    from qvl.plan.workload import Image, Workload
-
     return Workload(images=(Image(1280, 720),))
 
 
@@ -207,10 +205,6 @@ def runs_on(model: Model, machine: Machine, workload: Workload | None = None) ->
     """Each published checkpoint that qvl's engine reads, the least quantised first; empty without a known shape."""
     if not model.shape:
         return []
-    from qvl.catalog.models import config_of
-    from qvl.plan.evaluate import evaluate
-    from qvl.plan.request import FitRequest
-
     found = []
     order = by_loss(read_by_qvl=True)  # qvl's engine doesn't choose a precision
     readable = [c for c in model.checkpoints if c.precision in order]

@@ -6,16 +6,14 @@ Empty values mean "as usual"; plan.resolve puts a value in place of each.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from qvl import moved
 from qvl.catalog.config import ModelConfig
+from qvl.catalog.devices import Hardware
+from qvl.catalog.models import Model
 from qvl.errors import PlanError
 from qvl.plan.workload import Workload
-
-if TYPE_CHECKING:
-    from qvl.catalog.devices import Hardware
-    from qvl.catalog.models import Model
 
 Sharding = Literal["copies", "zero2", "zero3", "tensor", "layers"]
 

@@ -9,6 +9,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from qvl.catalog.models import config_of
+from qvl.catalog.models import resolve as resolve_name
 from qvl.catalog.precisions import PRECISIONS, find_precision
 from qvl.errors import PlanError
 from qvl.plan.engines import ENGINES
@@ -112,9 +114,6 @@ def request_for(model: str, **fields: Any) -> FitRequest:
 
     Raises: CatalogError for an unknown name or a model whose shape is not known here.
     """
-    from qvl.catalog.models import config_of
-    from qvl.catalog.models import resolve as resolve_name
-
     found, checkpoint = resolve_name(model)
     if checkpoint is not None:
         asked = fields.get("precision") or checkpoint.precision

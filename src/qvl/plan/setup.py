@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from qvl.catalog.config import ModelConfig
+from qvl.catalog.devices import Device
 from qvl.catalog.precisions import PRECISIONS
 from qvl.plan.memory import KvDtype, Precision, Shards, WeightBytes, rest_in_8_bits, weight_bytes
 from qvl.plan.request import FitRequest
 from qvl.plan.workload import Media, Workload, media_of, prompt_length
-
-if TYPE_CHECKING:
-    from qvl.catalog.devices import Device
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from qvl.catalog.models import Model
+from qvl.catalog.engines import engines, parse_version
+from qvl.catalog.models import Model, first_version, regressions_of
 
 
 class VersionProblem(NamedTuple):
@@ -26,9 +26,6 @@ def version_problem(
 
     A config of the user's own needs what the models of its family need; a request without a name is not asked.
     """
-    from qvl.catalog.engines import engines, parse_version
-    from qvl.catalog.models import first_version
-
     if not name:
         return None
     text = ".".join(map(str, version))
@@ -48,8 +45,6 @@ def version_problem(
 @cache
 def faults_of(engine: str, version: tuple[int, ...], family: str) -> tuple[str, ...]:
     """What is known to be wrong with this version, in sentences."""
-    from qvl.catalog.models import regressions_of
-
     text = ".".join(map(str, version))
     return tuple(
         f"{engine} {text}: {r.what}; way out: {r.escape} ({r.note})"

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from qvl.catalog.devices import Hardware
 from qvl.catalog.models import Checkpoint, Model
 from qvl.plan.choose.quality import Loss, Quality
 from qvl.plan.choose.requirement import Where
 from qvl.plan.evaluate import FitResult
 from qvl.plan.request import FitRequest
 from qvl.units import format_bytes, format_seconds
-
-if TYPE_CHECKING:
-    from qvl.catalog.devices import Hardware
-
 
 Planner = Callable[[FitRequest], FitResult]  # plan.evaluate.evaluate, or one that remembers
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
+from qvl.catalog.devices import Hardware
 from qvl.catalog.models import Model
 from qvl.errors import QvlError
 from qvl.plan.choose.candidate import STAGES, Candidate, Failure, Outcome, Planner, bill, expected_quality
@@ -25,12 +26,11 @@ from qvl.plan.choose.machines import (
 from qvl.plan.choose.quality import Quality, quantisation_loss
 from qvl.plan.choose.requirement import SECONDS_PER_MONTH, Requirement, Where
 from qvl.plan.evaluate import FitResult
+from qvl.plan.workload import Workload
 from qvl.units import format_count, format_seconds
 
 if TYPE_CHECKING:
-    from qvl.catalog.devices import Hardware
     from qvl.catalog.prices import PriceBook
-    from qvl.plan.workload import Workload
 
 # An average month uses less than a peak hour; the share that a server is planned to be busy.
 UTILISATION = 0.3

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from qvl.catalog.devices import Hardware, find_device
+from qvl.catalog.engines import engines
 from qvl.catalog.models import Checkpoint, Model, config_of
 from qvl.catalog.precisions import PRECISIONS
 from qvl.plan.choose.requirement import SECONDS_PER_MONTH, Requirement
@@ -18,7 +20,6 @@ from qvl.plan.speed import SECONDS_PER_KERNEL, kernels
 from qvl.plan.workload import Workload
 
 if TYPE_CHECKING:
-    from qvl.catalog.devices import Hardware
     from qvl.catalog.prices import PriceBook, RentPrice
 
 GPU_COUNTS = (1, 2, 4, 8)  # of a rented machine
@@ -71,8 +72,6 @@ def rented_machines(req: Requirement, model: Model, book: PriceBook | None) -> l
 
 def _rentable(book: PriceBook | None) -> list[tuple[Hardware, RentPrice | None]]:
     """Machines that can be rented, cheapest first; by memory where prices may not be used."""
-    from qvl.catalog.devices import Hardware, find_device
-
     if book is None or not any(p.used for p in book.rent):
         names = ("rtx4090", "l40s", "a100", "h100", "h200")
         machines = [Hardware(find_device(n), c) for n in names for c in GPU_COUNTS]
@@ -114,8 +113,6 @@ def _engines(req: Requirement, hardware: Hardware) -> tuple[str, ...]:
 @cache
 def _still_serving(engine: str, model: Model) -> str:
     """`vllm@0.23.0` for a generation that later ones dropped, where no version is named."""
-    from qvl.catalog.engines import engines
-
     known = engines().get(engine)
     dropped = known.dropped(model.family, known.version) if known else None
     return f"{engine}@{dropped.version}" if dropped and dropped.version else engine

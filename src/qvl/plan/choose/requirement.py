@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
+from qvl.catalog.devices import Hardware
 from qvl.catalog.models import ABILITIES
 from qvl.catalog.precisions import published_precisions
 from qvl.catalog.scores import Task, find_task
 from qvl.errors import PlanError, nearest
 from qvl.plan.resolve import parse_engine
 from qvl.plan.workload import Workload, parse_image, parse_video
-
-if TYPE_CHECKING:
-    from qvl.catalog.devices import Hardware
 
 Aim = Literal["high", "balanced", "economy"]
 Where = Literal["own", "rent", "api"]

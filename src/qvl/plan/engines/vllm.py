@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 from qvl.catalog.config import ModelConfig
+from qvl.catalog.devices import Device
 from qvl.plan.setup import EngineRecord, GpuTerms, Setup, Terms
 from qvl.plan.terms import (
     NCCL_PER_RANK,
@@ -19,9 +19,6 @@ from qvl.plan.terms import (
     with_fragmentation,
 )
 from qvl.units import GiB
-
-if TYPE_CHECKING:
-    from qvl.catalog.devices import Device
 
 # its capture is said to take 0.5 to 3 GiB; unverified, and outside the utilisation budget
 CUDA_GRAPHS = 1 * GiB

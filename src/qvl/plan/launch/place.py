@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil
-from typing import TYPE_CHECKING
 
+from qvl.catalog.devices import Hardware
 from qvl.catalog.engines import Engine
 from qvl.errors import CapacityError, PlanError
+from qvl.plan.capacity import Capacity, capacity_of_copies
 from qvl.plan.engines import ENGINES
+from qvl.plan.evaluate import FitResult, evaluate
+from qvl.plan.fit import fit
 from qvl.plan.launch.request import LaunchRequest
 from qvl.plan.memory import Precision, Shards, check_precision, stored_precision
 from qvl.plan.request import FitRequest
 from qvl.plan.split import best_split, legal_splits, split_problems
-
-if TYPE_CHECKING:
-    from qvl.plan.evaluate import FitResult
 
 # Share of the best bound that a narrower cut must reach to be preferred. vLLM's recipes run 7B as four copies
 # on four A100 and 72B cut over four; both follow from any share between 0.1 and 0.9.
@@ -25,8 +25,6 @@ NEAR_BEST = 0.7
 def _one_copy(
     request: LaunchRequest, version: str, precision: str, shards: Shards, gpus: int, replicas: int
 ) -> FitRequest:
-    from qvl.catalog.devices import Hardware
-
     at_once = ceil(request.workload.concurrency / replicas)
     record = ENGINES[request.engine.strip().lower().partition("@")[0]]
     engine = record.planned_as or record.name
@@ -49,9 +47,6 @@ def place(request: LaunchRequest, engine: Engine, version: str, precision: str) 
     Copies need no all-reduce, but a copy that weights fill to the brim answers few at once. The planner's
     bound is kind to wide cuts (links at their peak, no waiting), so a wider one must promise a good deal more.
     """
-    from qvl.plan.capacity import Capacity, capacity_of_copies
-    from qvl.plan.evaluate import evaluate
-
     count, forced = request.hardware.count, request.tensor_parallel_size
 
     def planned(shards: Shards, gpus: int, replicas: int) -> FitRequest:
@@ -128,8 +123,6 @@ def _illegal(request: LaunchRequest, precision: Precision, gpus: int) -> str:
 
 def _too_large(request: LaunchRequest, asked: FitRequest) -> str:
     """What is missing, and the smallest changes that help; precisions only as far as weights are published."""
-    from qvl.plan.fit import fit
-
     result = fit(asked)
     published = {c.precision for c in request.model.checkpoints} if request.model else set()
     useful = [

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from qvl.catalog.devices import Hardware
 from qvl.catalog.engines import Engine
+from qvl.catalog.models import Checkpoint
 from qvl.errors import PlanError
 from qvl.plan.request import FitRequest
 from qvl.plan.workload import Workload
-
-if TYPE_CHECKING:
-    from qvl.catalog.devices import Hardware
-    from qvl.catalog.models import Checkpoint
 
 
 @dataclass(frozen=True)
