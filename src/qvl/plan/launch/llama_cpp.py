@@ -21,11 +21,8 @@ class LlamaCppFlags(FlagWriter):
         if request.hardware.device.kind != "cpu":
             self.add("--n-gpu-layers", 999, "all layers on the device")
         if request.hardware.count > 1:
-            self.add(
-                "--tensor-split",
-                ",".join(["1"] * request.hardware.count),
-                "layers dealt evenly to equal GPUs",
-            )
+            why = "layers dealt evenly to equal GPUs"
+            self.add("--tensor-split", ",".join(["1"] * request.hardware.count), why)
         if setup.flash_attention:
             self.add("--flash-attn", "on", "without it one large image takes tens of GiB")
         if setup.kv_dtype == "q8_0":

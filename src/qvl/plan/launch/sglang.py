@@ -18,16 +18,10 @@ class SglangFlags(FlagWriter):
         self.add("--model-path", self.weights.source, "what to load")
         self.add("--context-length", *self.context())
         # SGLang's share covers weights and KV only, activations live outside it
-        self.add(
-            "--mem-fraction-static",
-            f"{min(0.85, request.gpu_memory_utilization - 0.1):.2f}",
-            "share for weights and KV; the tower's activations live outside it",
-        )
-        self.add(
-            "--max-running-requests",
-            setup.max_num_seqs,
-            f"{setup.workload.concurrency} at once on each copy is planned",
-        )
+        why = "share for weights and KV; the tower's activations live outside it"
+        self.add("--mem-fraction-static", f"{min(0.85, request.gpu_memory_utilization - 0.1):.2f}", why)
+        why = f"{setup.workload.concurrency} at once on each copy is planned"
+        self.add("--max-running-requests", setup.max_num_seqs, why)
         self.add(
             "--chunked-prefill-size", setup.max_num_batched_tokens, "tokens of one prefill step, as planned"
         )

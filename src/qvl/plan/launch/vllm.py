@@ -24,21 +24,12 @@ class VllmFlags(FlagWriter):
         request, setup, shards = self.request, self.setup, self.setup.shards
         config, device = request.config, request.hardware.device
         self.add("--max-model-len", *self.context())
-        self.add(
-            "--gpu-memory-utilization",
-            f"{request.gpu_memory_utilization:g}",
-            "share of the whole card that vLLM takes, weights included; the plan fits in it",
-        )
-        self.add(
-            "--max-num-seqs",
-            setup.max_num_seqs,
-            f"{setup.workload.concurrency} at once on each copy is planned; fewer seats, fewer graphs",
-        )
-        self.add(
-            "--max-num-batched-tokens",
-            setup.max_num_batched_tokens,
-            "tokens of one prefill step, and the floor of the encoder's budget; the plan's own figure",
-        )
+        why = "share of the whole card that vLLM takes, weights included; the plan fits in it"
+        self.add("--gpu-memory-utilization", f"{request.gpu_memory_utilization:g}", why)
+        why = f"{setup.workload.concurrency} at once on each copy is planned; fewer seats, fewer graphs"
+        self.add("--max-num-seqs", setup.max_num_seqs, why)
+        why = "tokens of one prefill step, and the floor of the encoder's budget; the plan's own figure"
+        self.add("--max-num-batched-tokens", setup.max_num_batched_tokens, why)
         cut = f"weights and KV over {setup.gpus} GPUs" if setup.gpus > 1 else "one GPU holds a copy"
         self.add("--tensor-parallel-size", setup.gpus, cut)
         if self.replicas > 1:
@@ -73,11 +64,8 @@ class VllmFlags(FlagWriter):
                 why = f"else vLLM cuts their width over all {total} GPUs of all copies, not over {setup.gpus}"
             self.add("--enable-expert-parallel", None, f"experts are dealt whole: {why}", copies_only=only)
         if setup.gpus > 1 and shards.vision == "replicate":
-            self.add(
-                "--mm-encoder-tp-mode",
-                "data",
-                "every GPU keeps a whole vision tower, which can't be cut this often",
-            )
+            why = "every GPU keeps a whole vision tower, which can't be cut this often"
+            self.add("--mm-encoder-tp-mode", "data", why)
         self._vllm_precision()
         if device.kind == "gpu" and not device.has_bf16:
             self.add("--dtype", "half", f"{device.title} has no bf16")
@@ -89,11 +77,8 @@ class VllmFlags(FlagWriter):
             self.add(
                 "--trust-remote-code", None, "the first generation's tokenizer is code in its repository"
             )
-            self.add(
-                "--hf-overrides",
-                compact({"architectures": [generation.remote_code]}),
-                "its config names the text class, which would ignore images",
-            )
+            why = "its config names the text class, which would ignore images"
+            self.add("--hf-overrides", compact({"architectures": [generation.remote_code]}), why)
             self.warnings.append(
                 "--trust-remote-code runs code from the model's repository: pin a revision you read"
             )
@@ -119,11 +104,8 @@ class VllmFlags(FlagWriter):
             if self.has("--language-model-only"):
                 self.add("--language-model-only", None, "no images are planned: the tower is not loaded")
             else:
-                self.add(
-                    "--limit-mm-per-prompt",
-                    self._limit(),
-                    "no images are planned: nothing is reserved for them",
-                )
+                why = "no images are planned: nothing is reserved for them"
+                self.add("--limit-mm-per-prompt", self._limit(), why)
             return
         sized = self.has("limit sizes")
         why = f"{self.num_images} image(s) and {self.num_videos} video(s) a request; profiling reserves for that"
@@ -151,11 +133,8 @@ class VllmFlags(FlagWriter):
         if sizes and self.request.config.generation.fixed_size is None:
             self.add("--mm-processor-kwargs", compact(sizes), reason)
         if work.videos:
-            self.add(
-                "--media-io-kwargs",
-                compact({"video": {"num_frames": self.frames}}),
-                f"the plan's {self.frames} frames a video; vLLM's own default is 32 however long it is",
-            )
+            why = f"the plan's {self.frames} frames a video; vLLM's own default is 32 however long it is"
+            self.add("--media-io-kwargs", compact({"video": {"num_frames": self.frames}}), why)
 
     def _limit(self) -> str:
         work, counts = self.request.workload, {"image": self.num_images, "video": self.num_videos}
@@ -200,11 +179,10 @@ class VllmFlags(FlagWriter):
             )
             self.flags += [Flag(d, None, "and there") for d in request.media_domains[1:]]
         else:
-            self.add(
-                "--allowed-media-domains",
-                NO_HOST,
-                "no address is fetched (SSRF): send images inside the request. An empty list would allow all",
+            why = (
+                "no address is fetched (SSRF): send images inside the request. An empty list would allow all"
             )
+            self.add("--allowed-media-domains", NO_HOST, why)
         self.environment.append(
             Variable("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0", "a redirect would lead around the list of hosts")
         )
