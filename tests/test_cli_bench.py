@@ -33,7 +33,7 @@ def test_the_table_says_what_was_sent_and_how_fast_it_was_answered(server, capsy
     out = capsys.readouterr().out
     said = " ".join(out.split())  # where lines break depends on the terminal
     assert "4 of 4 requests answered" in said
-    assert "at most 2 at once; pictures: 112x84 or 84x84, each another" in said
+    assert "at most 2 at once; images: 112x84 or 84x84, each another" in said
     assert re.search(r"time to first token( +[\d,.]+){5} +\d", out)
     assert re.search(r"end to end( +[\d,.]+){5} +4", out)
     assert "error" not in out
@@ -57,7 +57,7 @@ def test_a_rate_and_a_plot(server, capsys, tmp_path):
     pytest.importorskip("matplotlib")
     plot = tmp_path / "load.png"
     assert main(bench(server, "--rate", 50, "--plot", plot)) == 0
-    assert "50 a second on average, as they come; pictures: none" in " ".join(capsys.readouterr().out.split())
+    assert "50 a second on average, as they come; images: none" in " ".join(capsys.readouterr().out.split())
     assert plot.stat().st_size > 10_000
 
 

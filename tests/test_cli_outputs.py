@@ -419,7 +419,7 @@ def test_mistakes_in_finding_are_one_line(capsys, fake, clip, picture, tmp_path)
     model = fake("00:01")
     for words, part in (
         (["nowhere.mp4", "x"], "no such file"),
-        ([picture, "x"], "is no clip"),
+        ([picture, "x"], "is no video"),
         ([clip, "x", "--frames", tmp_path / "none"], "no such folder"),
     ):
         code, out, err = qvl(capsys, "find-moment", *words)

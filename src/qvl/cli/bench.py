@@ -1,4 +1,4 @@
-"""`qvl bench serve URL`: how any OpenAI-compatible endpoint holds under load, with pictures drawn here."""
+"""`qvl bench serve URL`: how any OpenAI-compatible endpoint holds under load, with images drawn here."""
 
 from __future__ import annotations
 
@@ -188,16 +188,16 @@ def _progress(planned: int) -> Callable[[Outcome], None]:
 def _print(result: LoadResult) -> None:
     out = console()
     workload, arrivals = result.details["workload"], result.details["arrivals"]
-    pictures = " or ".join(workload["images"]) or "none"
+    images = " or ".join(workload["images"]) or "none"
     if workload["images"]:
-        pictures += ", the same again" if workload["repeat_pictures"] else ", each another"
+        images += ", the same again" if workload["repeat_pictures"] else ", each another"
     pace = f"at most {arrivals['concurrency']} at once" if arrivals["concurrency"] else "as they come"
     if arrivals["rate"] is not None:
         pace = f"{arrivals['rate']:g} a second on average, {pace}"
     out.print(f"{result.model} at {result.url}", markup=False)
     out.print(
         f"{len(result.good)} of {result.planned} requests answered in {result.wall_s:.1f} s"
-        f"{' (interrupted)' if result.interrupted else ''}; {pace}; pictures: {pictures}",
+        f"{' (interrupted)' if result.interrupted else ''}; {pace}; images: {images}",
         markup=False,
     )
     rows = []

@@ -1,4 +1,4 @@
-"""`qvl chat`: a conversation in the terminal. Pictures come by path; Ctrl-C stops the answer, not the program."""
+"""`qvl chat`: a conversation in the terminal. Images come by path; Ctrl-C stops the answer, not the program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qvl.tasks.model import Model
 
 HELP = """\
-Write and press return. A word that is the path of a picture or clip is shown to the model.
+Write and press return. A word that is the path of a image or video is shown to the model.
 /reset       forget the conversation
 /save FILE   write the conversation as JSON
 /help        these lines
@@ -139,7 +139,7 @@ class Talk:
 
 
 def content_of(line: str) -> list[dict[str, Any]]:
-    """Items of a message: the pictures and clips that the line names, then its words.
+    """Items of a message: the images and videos that the line names, then its words.
 
     Raises: PromptError for a name that looks like one and isn't there.
     """
@@ -158,7 +158,7 @@ def content_of(line: str) -> list[dict[str, Any]]:
 
 
 def _is_quoted_file(word: str) -> bool:
-    """A name with spaces that ends like a picture or clip and is there."""
+    """A name with spaces that ends like a image or video and is there."""
     return " " in word and is_media_name(word.replace(" ", "")) and Path(word).is_file()
 
 

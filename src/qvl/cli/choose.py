@@ -277,7 +277,7 @@ def ask(prompt: Callable[[str], str]) -> dict[str, str]:
             "Which hardware do you have, such as rtx4090 or 2xl40s? [none: look at renting and APIs]",
             parse_hardware,
         ),
-        ("private", "Must the pictures stay in house? y/n [n]", None),
+        ("private", "Must the images stay on your own or rented machines? y/n [n]", None),
         ("commercial", "Is it for commercial use? y/n [n]", None),
         ("languages", "Which languages, such as ko,en? [any]", parse_languages),
         ("volume", "How many requests, such as 100k/month? [not said]", parse_volume),

@@ -1,4 +1,4 @@
-"""`qvl cost`: the API's bill for picture traffic, against rented and owned GPUs that serve the same."""
+"""`qvl cost`: the API's bill for image traffic, against rented and owned GPUs that serve the same."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def run(
     sys.stdout.flush()
 
 
-def volume(requests: str, pages: str, pictures: int) -> float:
+def volume(requests: str, pages: str, num_images: int) -> float:
     """Requests a month from --requests or --pages.
 
     Raises: PlanError unless exactly one is given and is a number.
@@ -184,9 +184,9 @@ def volume(requests: str, pages: str, pictures: int) -> float:
     except ValueError as e:
         raise PlanError(f"{requests or pages!r} is no number such as 50000, 200k or 2M") from e
     if pages:
-        if not pictures:
+        if not num_images:
             raise PlanError("--pages needs the size of a page: --image 1240x1754")
-        number /= pictures
+        number /= num_images
     return number
 
 

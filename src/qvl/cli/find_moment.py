@@ -1,4 +1,4 @@
-"""`qvl find-moment CLIP "what happens"`: from when to when, in seconds of the clip."""
+"""`qvl find-moment VIDEO "what happens"`: from when to when, in seconds of the video."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(
 ) -> int:
     """Find the moment of a video where something happens."""
     if media_item(clip)["type"] != "video":
-        raise PromptError(f"{clip}: is no clip by its name; known are .mp4, .mov, .mkv, .webm and others")
+        raise PromptError(f"{clip}: is no video by its name; known are .mp4, .mov, .mkv, .webm and others")
     open_media(clip)
     if frames is not None and not Path(frames).is_dir():
         raise PromptError(f"{frames}: no such folder; make it first")

@@ -1,4 +1,4 @@
-"""`qvl fit MODEL`: memory term by term, verdict and speed bounds for your pictures on your hardware."""
+"""`qvl fit MODEL`: memory term by term, verdict and speed bounds for your images on your hardware."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def describe(result: FitResult) -> str:
             f"each, {s.total_tokens_per_s:,.0f} tok/s in all; {s.decode.formula}; limit: {s.decode.limit}"
         )
         rows = [
-            ("first token", format_seconds(s.ttft_s), "pictures and prompt of a request alone"),
+            ("first token", format_seconds(s.ttft_s), "images and prompt of a request alone"),
             ("images", format_seconds(s.vision.seconds), f"{s.vision.formula}; limit: {s.vision.limit}"),
             ("prompt", format_seconds(s.prefill.seconds), f"{s.prefill.formula}; limit: {s.prefill.limit}"),
             ("answer", f"{s.tokens_per_s:.1f} tok/s", answer),

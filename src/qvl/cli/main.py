@@ -12,19 +12,19 @@ import sys
 
 # verb → (module with `run`, one line for the list)
 VERBS: dict[str, tuple[str, str]] = {
-    "ask": ("qvl.cli.ask", "ask a model about pictures or clips"),
+    "ask": ("qvl.cli.ask", "ask a model about images or videos"),
     "read": ("qvl.cli.read", "pages and PDFs as Markdown, HTML, JSON or CSV"),
-    "find-moment": ("qvl.cli.find_moment", "from when to when something happens in a clip"),
-    "synth": ("qvl.cli.synth", "draw pictures and clips whose answers are known; score a model on them"),
+    "find-moment": ("qvl.cli.find_moment", "from when to when something happens in a video"),
+    "synth": ("qvl.cli.synth", "draw images and videos whose answers are known; score a model on them"),
     "models": ("qvl.cli.models", "list and compare the family: shapes, licences, scores"),
-    "fit": ("qvl.cli.fit", "memory and speed of a model for your pictures on your hardware"),
+    "fit": ("qvl.cli.fit", "memory and speed of a model for your images on your hardware"),
     "cost": ("qvl.cli.cost", "API against rented against owned hardware for your traffic"),
     "choose": ("qvl.cli.choose", "which model, precision, engine and hardware, and why"),
-    "chat": ("qvl.cli.chat", "talk with a model about pictures in the terminal"),
+    "chat": ("qvl.cli.chat", "talk with a model about images in the terminal"),
     "serve": ("qvl.cli.serve", "serve a model behind the OpenAI API"),
     "bench": ("qvl.cli.bench", "put an OpenAI-compatible endpoint under load"),
     "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),
-    "doctor": ("qvl.cli.doctor", "examine a model or a server with pictures whose outcome is known"),
+    "doctor": ("qvl.cli.doctor", "examine a model or a server with images whose outcome is known"),
     "check": ("qvl.cli.check", "what is wrong with a checkpoint folder, without loading it"),
     "convert": ("qvl.cli.convert", "a checkpoint under the tensor names that another engine expects"),
 }

@@ -131,7 +131,7 @@ def here_dict(model: Model, machine: Machine | str) -> dict[str, Any] | None:
         "machine=title", "free_bytes", "total_bytes",
         speed_as=machine.speed_as or None,
         engine="qvl",
-        workload="one 1280x720 picture, 256 tokens of text, 256 of answer",
+        workload="one 1280x720 image, 256 tokens of text, 256 of answer",
         fits=best is not None if found else None,
         precision=best.checkpoint.precision if best else None,
         runs=[run.to_json() for run in found],

@@ -121,7 +121,7 @@ def _here_sentence(model: Model, machine: Machine | str) -> str:
     if best.tokens_per_s is not None:
         text += f", at best {_pace(best)}"
     if best.first_token_s is not None:
-        text += f" and {format_seconds(best.first_token_s)} to the first token of a 1280x720 picture"
+        text += f" and {format_seconds(best.first_token_s)} to the first token of a 1280x720 image"
     return text + ("" if machine.speed_as else "; no speed is known for this device")
 
 
@@ -175,7 +175,7 @@ def _here_legend(machine: Machine | str) -> str:
     note = f"; {machine.note}" if machine.note else ""
     return (
         f"here: {machine}{note}. The least quantised published weights that qvl's own engine runs there with one "
-        f"1280x720 picture, {speeds}; no = what the smallest needs."
+        f"1280x720 image, {speeds}; no = what the smallest needs."
     )
 
 
@@ -298,7 +298,7 @@ def _shape(model: Model) -> dict[str, str]:
     cell = (
         f"{v.patch_size * v.spatial_merge_size} px a token side"
         if not v.num_queries
-        else "256 tokens a picture"
+        else "256 tokens an image"
     )
     return {
         "text": f"{layers}, width {t.hidden_size}, {t.num_attention_heads} heads of {t.head_dim} on "

@@ -1,4 +1,4 @@
-"""`qvl read PAGES...`: pictures of pages and PDFs as Markdown, HTML, JSON or CSV; a long PDF can be gone on with."""
+"""`qvl read PAGES...`: images of pages and PDFs as Markdown, HTML, JSON or CSV; a long PDF can be gone on with."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def run(
 
 
 def _page_tokens(backend: Model) -> int:
-    """A dense page takes some 3,000 tokens; a small context keeps half of it for the picture."""
+    """A dense page takes some 3,000 tokens; a small context keeps half of it for the image."""
     room = backend.max_model_len
     return DEFAULT_PAGE_TOKENS if room is None else min(DEFAULT_PAGE_TOKENS, room // 2)
 

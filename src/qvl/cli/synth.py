@@ -1,4 +1,4 @@
-"""`qvl synth`: draw pictures and clips whose answers are known, or score a model on them."""
+"""`qvl synth`: draw images and videos whose answers are known, or score a model on them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _draw(kinds: list[str], seed: int, count: int, difficulty: int, script: str,
 
 
 def write_media(sample: Sample, folder: Path) -> list[str]:
-    """Saves pictures as PNG and clips as MP4. Returns the file names in the sample's order."""
+    """Saves images as PNG and videos as MP4. Returns the file names in the sample's order."""
     names = []
     stem = f"{sample.kind}-{sample.seed}-d{sample.difficulty}"
     for i, medium in enumerate(sample.media):
@@ -113,7 +113,7 @@ def write_media(sample: Sample, folder: Path) -> list[str]:
 
 
 def write_clip(clip: Clip, path: Path) -> None:
-    """Encodes a clip as H.264 in MP4, one picture per frame time, at a quality where flat colours stay flat."""
+    """Encodes a video as H.264 in MP4, one image per frame time, at a quality where flat colours stay flat."""
     from fractions import Fraction
 
     import av
