@@ -133,6 +133,27 @@ def test_leaving_a_stream_early_cancels_it(model):
     model.engine.check()
 
 
+def test_a_stream_that_is_collected_in_the_middle_of_a_step_holds_nothing_up(model, monkeypatch):
+    gc.disable()
+    lost = model.stream([], "And what?", max_new_tokens=200, ignore_eos=True)
+    lost.itself = lost  # a cycle, which only the garbage collector finds
+    del lost
+    step = model.engine.step
+
+    def collecting():
+        gc.collect()
+        return step()
+
+    monkeypatch.setattr(model.engine, "step", collecting)
+    asked = threading.Thread(target=lambda: model.ask([], "What?", max_new_tokens=4), daemon=True)
+    asked.start()
+    asked.join(20)
+    gc.enable()
+    assert not asked.is_alive()
+    assert model.engine.num_running == 0
+    model.engine.check()
+
+
 def test_two_streams_may_be_read_in_turn(model):
     streams = [model.stream([picture(i)], "What?", max_new_tokens=12, ignore_eos=True) for i in (0, 1)]
     for _ in range(3):

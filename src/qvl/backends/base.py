@@ -44,6 +44,10 @@ class Stream(Iterator[str]):
     def release(self) -> None:
         """Gives back what the request holds; may be called again."""
 
+    def drop(self) -> None:
+        """As `close`, by the garbage collector, which may run in the middle of anything: waits for no lock."""
+        self.close()
+
     async def afetch_more(self) -> bool:
         """As `fetch_more`, without holding up the event loop."""
         return await asyncio.to_thread(self.fetch_more)
@@ -83,7 +87,7 @@ class Stream(Iterator[str]):
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):  # made halfway: nothing is held
-            self.close()
+            self.drop()
 
 
 class AsyncStream(AsyncIterator[str]):

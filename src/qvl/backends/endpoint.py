@@ -8,10 +8,13 @@ from typing import Any
 
 import httpx
 
+from qvl import moved
 from qvl.backends.studio import image_rule_key, stable_name
 from qvl.backends.transport import Transport
 from qvl.catalog import generations
 from qvl.catalog.generations import Generation
+from qvl.catalog.models import find_model
+from qvl.catalog.prices import price_book
 from qvl.errors import BackendError, CatalogError, MediaError
 from qvl.geometry import PixelLimits
 
@@ -58,8 +61,6 @@ def read_key(variable: str | None, studio: bool) -> str | None:
 
 def find_family(model: str) -> Generation | None:
     """The generation that a model's name tells, by the catalogue or by the part that all of its models share."""
-    from qvl.catalog.models import find_model
-
     for known in (model, stable_name(model)):
         try:
             return generations.by_name(find_model(known).family)
@@ -75,8 +76,6 @@ def model_studio_limits(
 
     Source: the provider's rule for counting images, catalog/data/prices.json; its default bound is recalled.
     """
-    from qvl.catalog.prices import price_book
-
     book = price_book()
     rules = {price.image_rule.key: price.image_rule for price in book.api.values()}
     listed = book.api.get(stable_name(model))
@@ -112,7 +111,7 @@ def entry_of(wire: Transport, name: str) -> Mapping[str, Any]:
         return {}
 
 
-def said_family(listed: Mapping[str, Any]) -> Generation | None:
+def declared_family(listed: Mapping[str, Any]) -> Generation | None:
     """Ours says its family; vLLM says under `root` which checkpoint stands behind an alias."""
     said = str(listed.get("family", ""))
     if said in generations.names():
@@ -120,10 +119,13 @@ def said_family(listed: Mapping[str, Any]) -> Generation | None:
     return find_family(str(listed.get("root") or ""))
 
 
-def said_limits(listed: Mapping[str, Any]) -> PixelLimits | None:
+def declared_limits(listed: Mapping[str, Any]) -> PixelLimits | None:
     """Our server lists its pixel limits."""
     said = listed.get("pixel_limits")
     try:
         return PixelLimits(**said) if isinstance(said, Mapping) else None
     except (TypeError, MediaError):
         return None
+
+
+__getattr__ = moved.names(__name__)

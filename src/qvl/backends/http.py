@@ -11,6 +11,7 @@ a conversation becomes a request, and a reply an Answer.
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import deque
@@ -28,14 +29,14 @@ from qvl.backends.answer import Answer, MediaSize
 from qvl.backends.base import AsyncStream, Backend, Capabilities, Stream
 from qvl.backends.endpoint import (
     base_url,
+    declared_family,
+    declared_limits,
     entry_of,
     find_family,
     is_model_studio,
     model_studio_limits,
     only_model,
     read_key,
-    said_family,
-    said_limits,
 )
 from qvl.backends.media import SentMedia, image_limits, prepare
 from qvl.backends.settings import MEDIA_SETTINGS, Settings
@@ -142,12 +143,12 @@ def connect(
     known = by_name(family) if family is not None else find_family(name)
     if known is None and not studio:
         listed = entry_of(wire, name) if model is not None else listed
-        known = said_family(listed)
+        known = declared_family(listed)
     if limits is None:
         limits = (
             model_studio_limits(name, known, high_resolution)
             if studio
-            else said_limits(listed) or image_limits(known)
+            else declared_limits(listed) or image_limits(known)
         )
     meter = _meter(name, region, max_spend, prices)
     return HttpModel(wire, name, known, limits, high_resolution, studio=studio, meter=meter)
@@ -440,8 +441,6 @@ def _texts(message: Mapping[str, Any]) -> list[str]:
 
 
 def _json(value: Any) -> str:
-    import json
-
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

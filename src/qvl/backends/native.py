@@ -207,6 +207,7 @@ class NativeModel(Backend):
         self.defaults = defaults
         self.engine = Engine(model, processor.tokenizer, memory, options=options, defaults=defaults)
         self._driver = Driver(self.engine)
+        self._dropped: deque[Ticket] = deque()
         self._lock = threading.Lock()
         self._stepper = ThreadPoolExecutor(1, "qvl-engine")  # its thread begins with the first `await`
 
@@ -318,12 +319,26 @@ class NativeModel(Backend):
     def _pump(self, events: Collection[object] = ()) -> None:
         """Runs one step, unless another thread's step has brought these events meanwhile."""
         with self._lock:
+            self._forget_dropped()
             if not events:
                 self._driver.step()
 
     def _forget(self, ticket: Ticket) -> None:
         with self._lock:
             self._driver.forget(ticket)  # does nothing to one that has ended
+
+    def _drop(self, ticket: Ticket) -> None:
+        """As `_forget`; while another request holds the lock, it is done before the next step."""
+        self._dropped.append(ticket)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._forget_dropped()
+            finally:
+                self._lock.release()
+
+    def _forget_dropped(self) -> None:
+        while self._dropped:
+            self._driver.forget(self._dropped.popleft())
 
     def _off_loop(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Work under the lock for callers in an event loop: on one thread, so that they don't queue for the lock."""
@@ -380,6 +395,10 @@ class AnswerStream(Stream):
 
     def release(self) -> None:
         self._model._forget(self._ticket)
+
+    def drop(self) -> None:
+        self._closed = True
+        self._model._drop(self._ticket)
 
     async def aclose(self) -> None:
         await self._model._off_loop(self.close)

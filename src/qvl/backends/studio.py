@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from qvl.catalog.models import find_model
 from qvl.catalog.prices import ApiPrice, PriceBook
 from qvl.errors import BackendError, CatalogError, nearest
 
@@ -61,8 +62,6 @@ def stable_name(name: str) -> str:
 
 def hosted_name(text: str) -> str | None:
     """The API's name of a hosted flagship, also of its dated snapshots; None for anything else."""
-    from qvl.catalog.models import find_model
-
     try:
         model = find_model(stable_name(text))
     except CatalogError:

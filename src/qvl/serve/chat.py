@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -117,8 +118,6 @@ async def constraints_of(request: ChatRequest, service: Service) -> list[Constra
 
 async def _threaded(make: Any, argument: Any) -> Any:
     """A grammar may take a second to build, during which others want answers."""
-    import asyncio
-
     return await asyncio.to_thread(make, argument)
 
 
