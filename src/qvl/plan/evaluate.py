@@ -18,6 +18,7 @@ from qvl.plan.setup import GpuTerms, Setup
 from qvl.plan.speed import Speed, speed
 from qvl.plan.terms import gpu_bytes, memory_terms
 from qvl.plan.workload import Media
+from qvl.records import pick
 from qvl.units import format_bytes
 
 MAX_CONCURRENCY = 4096  # beyond this no engine batches; the search stops here
@@ -32,7 +33,7 @@ class Change:
     request: FitRequest
 
     def to_json(self) -> dict[str, str]:
-        return {"option": self.option, "effect": self.effect}
+        return pick(self, "option", "effect")
 
 
 @dataclass(frozen=True)
@@ -130,29 +131,17 @@ class FitResult:
         return f"does not fit {hardware.name}: " + "; ".join(self.reasons)
 
     def to_json(self) -> dict[str, Any]:
-        setup, request = self.setup, self.setup.request
-        return {
-            "model": request.name,
-            "engine": request.engine,
-            "precision": setup.precision,
-            "kv_dtype": setup.kv_dtype,
-            "gpu": request.hardware.name if request.hardware else None,
-            "fits": self.fits,
-            "verdict": self.verdict,
-            "total_bytes": self.total_bytes,
-            "per_gpu_bytes": self.per_gpu_bytes,
-            "budget_bytes_per_gpu": self.budget_bytes,
-            "terms": self.terms,
-            "visual_tokens": self.visual_tokens,
-            "prompt_tokens": setup.prompt_tokens,
-            "context_tokens": setup.context_tokens,
-            "max_context": self.max_context,
-            "max_concurrency": self.max_concurrency,
-            "speed": self.speed.to_json() if self.speed else None,
-            "changes": [c.to_json() for c in self.changes],
-            "reasons": list(self.reasons),
-            "notes": list(setup.notes),
-        }
+        request = self.setup.request
+        return pick(
+            self,
+            "model=setup.request.name", "engine=setup.request.engine", "precision=setup.precision",
+            "kv_dtype=setup.kv_dtype", "fits", "verdict", "total_bytes", "per_gpu_bytes",
+            "budget_bytes_per_gpu=budget_bytes", "terms", "visual_tokens", "prompt_tokens=setup.prompt_tokens",
+            "context_tokens=setup.context_tokens", "max_context", "max_concurrency", "reasons", "notes=setup.notes",
+            gpu=request.hardware.name if request.hardware else None,
+            speed=self.speed.to_json() if self.speed else None,
+            changes=[c.to_json() for c in self.changes],
+        )  # fmt: skip
 
 
 def evaluate(request: FitRequest) -> FitResult:

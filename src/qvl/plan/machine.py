@@ -24,6 +24,7 @@ from qvl.errors import CatalogError, PlanError
 from qvl.plan.evaluate import evaluate
 from qvl.plan.request import FitRequest
 from qvl.plan.workload import Image, Workload
+from qvl.records import pick
 from qvl.units import GiB, MiB, format_bytes
 
 SMI_SECONDS = 1.0  # a driver that has to wake up takes longer; a list is not worth the wait
@@ -62,15 +63,12 @@ class Run:
     why_not: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "hub_id": self.checkpoint.hub_id,
-            "precision": self.checkpoint.precision,
-            "fits": self.fits,
-            "total_bytes": self.total_bytes,
-            "tokens_per_s": self.tokens_per_s,
-            "first_token_s": self.first_token_s,
-            "why_not": self.why_not or None,
-        }
+        return pick(
+            self,
+            "hub_id=checkpoint.hub_id", "precision=checkpoint.precision", "fits", "total_bytes", "tokens_per_s",
+            "first_token_s",
+            why_not=self.why_not or None,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------- machine

@@ -18,6 +18,7 @@ from qvl.plan.parameters import (
     parameter_counts,
 )
 from qvl.plan.setup import Setup
+from qvl.records import pick
 
 # Share of the peak bandwidth that kernels reach, and the fixed cost of one; both from NVIDIA AIConfigurator's
 # system data. The same share is taken for arithmetic, where large matrix products on data-centre cards are
@@ -52,19 +53,9 @@ class Speed:
     note: str = ""  # what the bounds leave out
 
     def to_json(self) -> dict[str, object]:
-        phases = {
-            p.name: {"seconds": p.seconds, "limit": p.limit} for p in (self.vision, self.prefill, self.decode)
-        }
-        return {
-            "ttft_s": self.ttft_s,
-            "tokens_per_s": self.tokens_per_s,
-            "total_tokens_per_s": self.total_tokens_per_s,
-            "requests_per_s": self.requests_per_s,
-            "limit": self.limit,
-            "kind": "upper bound",
-            "note": self.note,
-            **phases,
-        }
+        phases = {p.name: pick(p, "seconds", "limit") for p in (self.vision, self.prefill, self.decode)}
+        numbers = ("ttft_s", "tokens_per_s", "total_tokens_per_s", "requests_per_s", "limit", "note")
+        return pick(self, *numbers, kind="upper bound", **phases)
 
 
 def speed(setup: Setup) -> Speed | None:

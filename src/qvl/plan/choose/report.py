@@ -8,94 +8,85 @@ from typing import Any
 from qvl.plan.choose.candidate import Candidate
 from qvl.plan.choose.deployments import workload_of
 from qvl.plan.choose.pareto import pareto, scatter
-from qvl.plan.choose.quality import combined_quality
+from qvl.plan.choose.quality import Quality, combined_quality
 from qvl.plan.choose.ranking import Choice
 from qvl.plan.choose.requirement import Requirement
 from qvl.plan.resolve import parse_engine
 from qvl.plan.templates import render
+from qvl.records import pick
 from qvl.units import format_bytes, format_count, format_seconds
 
 
 def requirement_dict(req: Requirement) -> dict[str, Any]:
-    return {
-        "tasks": [t.name for t in req.tasks],
-        "gpu": req.hardware.name if req.hardware else None,
-        "where": list(req.where),
-        "private": req.private,
-        "commercial": req.commercial,
-        "needs": list(req.all_needs),
-        "languages": list(req.languages),
-        "quality": req.aim,
-        "min_quality": req.min_quality,
-        "latency_s": req.latency_s,
-        "requests_per_month": req.requests_per_month,
-        "budget_usd_per_month": req.budget_per_month,
-        "engine": req.engine or None,
-        "precisions": list(req.precisions),
-        "assumed": list(req.assumed),
-    }
+    return pick(
+        req,
+        "where", "private", "commercial", "needs=all_needs", "languages", "quality=aim", "min_quality", "latency_s",
+        "requests_per_month", "budget_usd_per_month=budget_per_month", "precisions", "assumed",
+        tasks=[t.name for t in req.tasks],
+        gpu=req.hardware.name if req.hardware else None,
+        engine=req.engine or None,
+    )  # fmt: skip
 
 
 def candidate_dict(req: Requirement, c: Candidate) -> dict[str, Any]:
-    plan = c.plan
-    return {
-        "model": c.model.name,
-        "hub_id": c.checkpoint.hub_id if c.checkpoint else None,
-        "where": c.where,
-        "precision": c.precision or None,
-        "engine": c.engine or None,
-        "gpu": c.hardware.name if c.hardware else None,
-        "num_servers": c.num_servers if c.hardware else None,
-        "expected_quality": None if c.expected is None else round(c.expected, 2),
-        "quality": [
-            {
-                "task": q.task,
-                "value": round(q.value, 2),
-                "error": round(q.error, 2),
-                "published": {str(b): v for b, v in q.scores},
-                "expected_without_score": {str(b): round(v, 1) for b, v in q.filled},
-                "elsewhere": {str(b): list(v) for b, v in q.elsewhere},
-                "sources": list(q.sources),
-            }
-            for q in c.quality
-        ],
-        "quantisation": {
-            "points_lost": round(c.loss.points, 2)
-            if c.loss.count or not c.precision or c.precision == "bf16"
-            else None,
-            "measured_on": list(c.loss.on),
-            "own_measurement": c.loss.own,
-            "sources": list(c.loss.sources),
-        },
-        "memory": None
-        if plan is None or c.as_asked is None or c.hardware is None
-        else {
-            "total_bytes": plan.total_bytes,
-            "per_gpu_bytes": plan.busiest_bytes,
-            "usable_bytes_per_gpu": c.hardware.device.usable_bytes,
-            "max_context": c.as_asked.max_context if c.detailed else None,
-            "max_concurrency": c.as_asked.max_concurrency if c.detailed else None,
-        },
-        "speed": None
-        if plan is None or plan.speed is None
-        else {
-            "concurrency": c.concurrency,
-            "first_token_s": plan.speed.ttft_s,
-            "answer_s": plan.answer_s,
-            "requests_per_s": plan.requests_per_s,
-            "limited_by": plan.speed.limit,
-            "is": "a bound: no real server is faster",
-        },
-        "cost": {
-            "usd_per_month": c.cost_per_month,
-            "usd_per_1000_requests": c.cost_per_1000,
-            "priced_by": c.priced_by or None,
-        },
-        "licence": {"title": c.model.licence.title, "commercial": c.model.licence.commercial},
-        "launch": launch_command(req, c) or None,
-        "why": list(c.why),
-        "also": list(c.also),
-    }
+    known = c.loss.count or not c.precision or c.precision == "bf16"
+    return pick(
+        c,
+        "model=model.name", "where", "why", "also",
+        hub_id=c.checkpoint.hub_id if c.checkpoint else None,
+        precision=c.precision or None,
+        engine=c.engine or None,
+        gpu=c.hardware.name if c.hardware else None,
+        num_servers=c.num_servers if c.hardware else None,
+        expected_quality=None if c.expected is None else round(c.expected, 2),
+        quality=[_quality_dict(q) for q in c.quality],
+        quantisation=pick(
+            c.loss,
+            "measured_on=on", "own_measurement=own", "sources",
+            points_lost=round(c.loss.points, 2) if known else None,
+        ),
+        **_plan_dicts(c),
+        cost=pick(
+            c,
+            "usd_per_month=cost_per_month", "usd_per_1000_requests=cost_per_1000",
+            priced_by=c.priced_by or None,
+        ),
+        licence=pick(c.model.licence, "title", "commercial"),
+        launch=launch_command(req, c) or None,
+    )  # fmt: skip
+
+
+def _quality_dict(q: Quality) -> dict[str, Any]:
+    return pick(
+        q,
+        "task", "sources",
+        value=round(q.value, 2),
+        error=round(q.error, 2),
+        published={str(b): v for b, v in q.scores},
+        expected_without_score={str(b): round(v, 1) for b, v in q.filled},
+        elsewhere={str(b): list(v) for b, v in q.elsewhere},
+    )  # fmt: skip
+
+
+def _plan_dicts(c: Candidate) -> dict[str, Any]:
+    """Memory, and speed where it is known; an API has neither."""
+    if c.plan is None or c.hardware is None:
+        return {"memory": None, "speed": None}
+    limits = c.as_asked if c.detailed else None
+    memory = pick(
+        c.plan,
+        "total_bytes", "per_gpu_bytes=busiest_bytes",
+        usable_bytes_per_gpu=c.hardware.device.usable_bytes,
+        max_context=limits.max_context if limits else None,
+        max_concurrency=limits.max_concurrency if limits else None,
+    )  # fmt: skip
+    words = "a bound: no real server is faster"
+    speed = c.plan.speed and pick(
+        c.plan,
+        "first_token_s=speed.ttft_s", "answer_s", "requests_per_s", "limited_by=speed.limit",
+        concurrency=c.concurrency, **{"is": words},
+    )  # fmt: skip
+    return {"memory": memory, "speed": speed}
 
 
 def choice_dict(choice: Choice) -> dict[str, Any]:
@@ -105,32 +96,26 @@ def choice_dict(choice: Choice) -> dict[str, Any]:
         "ranked": [candidate_dict(req, c) for c in choice.ranked],
         "unranked": [candidate_dict(req, c) for c in choice.unranked],
         "ruled_out": [
-            {
-                "model": r.model.name,
-                "requirement": r.requirement,
-                "reason": r.reason,
-                "expected_quality": None if r.expected is None else round(r.expected, 2),
-            }
+            pick(
+                r,
+                "model=model.name", "requirement", "reason",
+                expected_quality=None if r.expected is None else round(r.expected, 2),
+            )
             for r in choice.ruled_out
         ],
         "decisive": choice.decisive(),
-        "ways_out": [
-            {"change": w.change, "gives_up": list(w.gives_up), **candidate_dict(req, w.candidate)}
-            for w in choice.ways_out
-        ],
+        "ways_out": [pick(w, "change", "gives_up", **candidate_dict(req, w.candidate)) for w in choice.ways_out],
         "pareto": [
-            {
-                "model": p.candidate.model.name,
-                "place": p.candidate.place,
-                "quality": round(p.quality, 2),
-                "usd_per_1000_requests": p.cost,
-                "memory_bytes": p.memory,
-                "front": p.front,
-            }
+            pick(
+                p,
+                "model=candidate.model.name", "place=candidate.place", "usd_per_1000_requests=cost",
+                "memory_bytes=memory", "front",
+                quality=round(p.quality, 2),
+            )
             for p in pareto(choice.ranked)
         ],
         "warnings": list(choice.warnings),
-    }
+    }  # fmt: skip
 
 
 def launch_command(req: Requirement, c: Candidate) -> str:
