@@ -11,7 +11,6 @@ import typer
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import resolve
 from qvl.catalog.precisions import by_loss
-from qvl.checkpoint.checkpoint import local_checkpoint
 from qvl.cli.options import JsonOption, command
 from qvl.cli.workload import (
     ConfigOption,
@@ -118,6 +117,8 @@ def run(
         "hardware": parse_hardware(gpu) if gpu else None,
     }
     if config:
+        from qvl.checkpoint.checkpoint import local_checkpoint  # not for a start without --config
+
         request = FitRequest(config=local_checkpoint(config).config, name=config, **fields)
     else:
         request = request_for(model, **fields)

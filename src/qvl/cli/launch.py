@@ -12,7 +12,6 @@ import typer
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import config_of, resolve
 from qvl.catalog.precisions import by_loss
-from qvl.checkpoint.checkpoint import local_checkpoint
 from qvl.cli.options import JsonOption, command
 from qvl.cli.workload import (
     AnswerTokensOption,
@@ -118,6 +117,8 @@ def run(
               file=sys.stderr)  # fmt: skip
     known: dict[str, Any]
     if config:
+        from qvl.checkpoint.checkpoint import local_checkpoint  # not for a start without --config
+
         opened = local_checkpoint(config)
         known = {"config": opened.config, "source": source or str(opened.folder)}
     else:
