@@ -11,12 +11,12 @@ from typing import Any
 
 
 def pick(record: object, *fields: str, **more: Any) -> dict[str, Any]:
-    """The named attributes, each `name`, `key=name`, or `key=name.name` for a part of a part; then `more`."""
+    """The named attributes, then `more`: each `name`, `key=name`, or `key=name.name`, a part of a part or None."""
     found = {}
     for field in fields:
         key, _, path = field.partition("=")
         value: Any = record
         for name in (path or key).split("."):
-            value = getattr(value, name)
+            value = None if value is None else getattr(value, name)
         found[key] = list(value) if isinstance(value, tuple) else value
     return found | more

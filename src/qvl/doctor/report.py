@@ -14,6 +14,7 @@ from PIL import Image
 from qvl.doctor.causes import CAUSES
 from qvl.doctor.probe import Finding, Probe, Status
 from qvl.errors import QvlError
+from qvl.records import pick
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 WIDEST = 640  # pixels a side; larger evidence is shrunk
@@ -75,19 +76,16 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """For JSON; images are left to the HTML report."""
         probes = [
-            {
-                "name": r.probe.name,
-                "theme": r.probe.theme,
-                "level": r.probe.level,
-                "shows": r.probe.shows,
-                "status": r.finding.status,
-                "evidence": r.finding.evidence,
-                "numbers": dict(r.finding.numbers),
-                "seconds": round(r.seconds, 3),
-                "causes": [cause_text(c) for c in r.probe.causes] if r.finding.status == "failed" else [],
-            }
+            pick(
+                r,
+                "name=probe.name", "theme=probe.theme", "level=probe.level", "shows=probe.shows",
+                "status=finding.status", "evidence=finding.evidence",
+                numbers=dict(r.finding.numbers),
+                seconds=round(r.seconds, 3),
+                causes=[cause_text(c) for c in r.probe.causes] if r.finding.status == "failed" else [],
+            )
             for r in self.results
-        ]
+        ]  # fmt: skip
         names = {"compared_with": "standard"}  # the key keeps the name that scripts read
         head = {names.get(k, k): v for k, v in vars(self).items() if k not in ("results", "title", "stopped")}
         return {**head, "ok": self.ok, "counts": {s: self.count(s) for s in STATUSES}, "probes": probes}

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from qvl.evaluate.load_requests import LoadError
+from qvl.records import pick
 
 PERCENTILES = (50, 90, 99)
 LONGEST_MESSAGE = 160
@@ -143,23 +144,20 @@ class LoadResult:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON. Milliseconds in `latency_ms`."""
-        return {
-            "url": self.url,
-            "model": self.model,
+        return pick(
+            self,
+            "url", "model", "planned", "interrupted", "wall_s",
             **self.details,
-            "planned": self.planned,
-            "interrupted": self.interrupted,
-            "requests": len(self.outcomes),
-            "answered": len(self.good),
-            "errors": {kind: {"count": n, "example": said} for kind, (n, said) in self.errors.items()},
-            "wall_s": self.wall_s,
-            "throughput_per_s": {name.replace(" ", "_"): v for name, v in self.throughput.items()},
-            "tokens": {
+            requests=len(self.outcomes),
+            answered=len(self.good),
+            errors={kind: {"count": n, "example": said} for kind, (n, said) in self.errors.items()},
+            throughput_per_s={name.replace(" ", "_"): v for name, v in self.throughput.items()},
+            tokens={
                 "prompt": sum(o.prompt_tokens or 0 for o in self.good),
                 "answer": sum(o.tokens for o in self.good),
             },
-            "latency_ms": {name.replace(" ", "_"): summary(values) for name, values in self.series.items()},
-        }
+            latency_ms={name.replace(" ", "_"): summary(values) for name, values in self.series.items()},
+        )  # fmt: skip
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float | int | None]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from qvl.outputs.blocks import Block, Page, Run, plain
 from qvl.outputs.mapping import Rect
-from qvl.outputs.tables import Table
+from qvl.outputs.tables import Cell, Table
+from qvl.records import pick
 
 _MATH = re.compile(r"(\$\$[^$]{1,2000}\$\$|\$[^$\n]{1,1000}\$|\\\([^\n]{1,1000}?\\\)|\\\[[^\n]{1,1000}?\\\])")
 _MARKUP = re.compile(r"([*`<\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\\(?=[!-/:-@\[-`{-~]))")
@@ -238,34 +239,29 @@ def _block_dict(block: Block) -> dict[str, Any]:
     if block.box:
         out["bbox"] = [round(v, 1) for v in block.box]
     if block.table is not None:
-        out["table"] = {
-            "num_rows": block.table.num_rows,
-            "num_columns": block.table.num_columns,
-            "cells": [
-                {
-                    "row": c.row, "column": c.column, "rowspan": c.rowspan, "colspan": c.colspan, "header": c.header,
-                    "text": c.text, **({"bbox": [round(v, 1) for v in c.box]} if c.box else {}),
-                }
-                for c in block.table.cells
-            ],
-        }  # fmt: skip
+        out["table"] = pick(
+            block.table, "num_rows", "num_columns", cells=[_cell_dict(c) for c in block.table.cells]
+        )
     if block.children:
         out["children"] = [_block_dict(c) for c in block.children]
     return out
 
 
+def _cell_dict(cell: Cell) -> dict[str, Any]:
+    found = pick(cell, "row", "column", "rowspan", "colspan", "header", "text")
+    return found | ({"bbox": [round(v, 1) for v in cell.box]} if cell.box else {})
+
+
 def to_dict(page: Page) -> dict[str, Any]:
     """A page as plain lists and dicts, nested as the tree is."""
     size = page.picture.original if page.picture else None
-    return {
-        "page": page.number,
-        "width": size.width if size else None,
-        "height": size.height if size else None,
-        "blocks": [_block_dict(b) for b in page.blocks],
-        "warnings": list(page.warnings),
-        "repairs": list(page.repairs),
-        "reason": page.reason,
-    }
+    return pick(
+        page,
+        "page=number", "warnings", "repairs", "reason",
+        width=size and size.width,
+        height=size and size.height,
+        blocks=[_block_dict(b) for b in page.blocks],
+    )  # fmt: skip
 
 
 def to_json(pages: Sequence[Page]) -> str:
