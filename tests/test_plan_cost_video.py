@@ -255,7 +255,7 @@ def test_a_model_that_takes_no_clips_is_not_planned_for_them(capsys):
         capsys, "--model", "qwen3-vl-plus", "--gpu", "h100", "--self-model", "qwen-vl", "--video", "60@2"
     )
     assert code == 2
-    assert "first generation takes images only" in err
+    assert "Qwen-VL takes images only" in err
 
 
 def test_clips_are_parsed_with_one_size():

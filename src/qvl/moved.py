@@ -87,6 +87,8 @@ NAMES: dict[str, str] = {
     "qvl.cli.ask:tell": "qvl.cli.show:print_doubts",
     "qvl.models.names:Layout": "builtins:str",
     "qvl.models.names:to_first": "qvl.checkpoint.names:to_published",
+    "qvl.backends.endpoint:said_family": "qvl.backends.endpoint:declared_family",
+    "qvl.backends.endpoint:said_limits": "qvl.backends.endpoint:declared_limits",
     "qvl.backends.media:GEN1_TOKENS": "qvl.catalog.generations.qwen_vl:GEN1_TOKENS",
     "qvl.inputs.geometry:QWEN2_IMAGE": "qvl.catalog.generations.qwen2_vl:QWEN2_IMAGE",
     "qvl.inputs.geometry:QWEN3_IMAGE": "qvl.catalog.generations.qwen3_vl:QWEN3_IMAGE",

@@ -63,7 +63,7 @@ def find_family(model: str) -> Generation | None:
     """The generation that a model's name tells, by the catalogue or by the part that all of its models share."""
     for known in (model, stable_name(model)):
         try:
-            return generations.by_name(find_model(known).family)
+            return find_model(known).generation
         except CatalogError:
             pass
     return generations.of_served_name(model)

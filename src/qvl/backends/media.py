@@ -89,7 +89,7 @@ def _prepare_image(
     if generation is None or (asked and limits is None):
         if asked:
             why = (
-                "the first generation squashes every image"
+                f"{generation.title} sees every image at one size"
                 if generation
                 else "the model's family isn't known"
             )

@@ -12,7 +12,9 @@ from functools import cache
 from typing import Any, Literal
 
 from qvl import moved
+from qvl.catalog import generations
 from qvl.catalog.figures import Figure, Source, figure, read_json, sources
+from qvl.catalog.generations import Generation
 from qvl.errors import CatalogError, nearest
 
 Commercial = Literal["yes", "with limits", "no"]
@@ -84,6 +86,10 @@ class Model:
     engines: Mapping[str, Figure]  # engine → first version that serves it well
     checkpoints: tuple[Checkpoint, ...]  # all of them, the 16-bit original first
     notes: tuple[Figure, ...]
+
+    @property
+    def generation(self) -> Generation:
+        return generations.by_name(self.family)
 
     @property
     def num_parameters(self) -> int | None:
@@ -277,7 +283,6 @@ def config_of(model: Model | str) -> Any:
 
 @cache
 def _config(shape: str) -> Any:
-    from qvl.catalog import generations
     from qvl.catalog.generations.generation import ModelConfig
     from qvl.catalog.generations.shape import TextConfig, VisionConfig
 

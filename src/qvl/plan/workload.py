@@ -212,7 +212,8 @@ def _image_item(config: ModelConfig, workload: Workload, image: Image) -> MediaI
 
 def _video_item(config: ModelConfig, workload: Workload, video: Video) -> MediaItem:
     if not config.generation.takes_video:
-        raise PlanError("the first generation takes images only: drop the video or choose Qwen2-VL or later")
+        title = config.generation.title
+        raise PlanError(f"{title} takes images only: drop the video or choose Qwen2-VL or later")
     return clip_item(video, video_limits(config, workload, video.fps))
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qvl.catalog.generations import Generation
 from qvl.errors import MediaError
 from qvl.geometry import Size
 from qvl.inputs.pages import PageRef
@@ -70,14 +71,14 @@ class Journal:
     def __len__(self) -> int:
         return len(self._done)
 
-    def get(self, ref: PageRef, family: str) -> Page | None:
+    def get(self, ref: PageRef, generation: Generation) -> Page | None:
         record = self._done.get(str(ref))
         if record is None:
             return None
         pages = [
             parse_document(
                 part["text"],
-                family,
+                generation,
                 PictureMap(
                     Size(*part["original"]), Size(*part["seen"]), crop=part["crop"] and Rect(*part["crop"])
                 ),

@@ -10,7 +10,7 @@ from qvl.backends.base import Backend
 from qvl.inputs.pages import PageRef, page_image
 from qvl.outputs.blocks import Page
 from qvl.tasks.journal import Journal
-from qvl.tasks.run import TaskSettings, run_task
+from qvl.tasks.run import TaskSettings, generation_of, run_task
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ def read_pages(
     **settings: Unpack[TaskSettings],
 ) -> Iterator[ReadPage]:
     """Each page as it is done. Raises: what run_task and page_image raise; the pages before are in the journal."""
+    generation = generation_of(backend)
     for ref in refs:
-        kept = journal.get(ref, str(backend.family)) if journal else None
+        kept = journal.get(ref, generation) if journal else None
         if kept is not None:
             yield ReadPage(ref, kept, resumed=True)
             continue

@@ -58,7 +58,7 @@ def task_prompt(
         raise PromptError(f"no question: {task} needs to be told what to look for")
     generation = by_name(family)
     if not generation.takes_video and task in ("events", "moment", "actions"):
-        raise PromptError(f"the first generation was not taught {task}: take Qwen2.5-VL or later")
+        raise PromptError(f"{generation.title} was not taught {task}: take Qwen2.5-VL or later")
     if is_plain(model):
         return _plain_prompt(task, question)
     if task == "boxes":

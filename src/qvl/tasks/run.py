@@ -97,6 +97,17 @@ class TaskSettings(Settings, total=False):
     on_text: Callable[[str], object] | None
 
 
+def generation_of(backend: Backend) -> Generation:
+    """Raises: OutputError when it isn't known."""
+    generation = backend.generation
+    if generation is None:
+        raise OutputError(
+            f"the family of {backend.name!r} isn't known, so what its numbers mean can't be told: say it with --family "
+            f"({', '.join(names())})"
+        )
+    return generation
+
+
 def run_task(
     backend: Backend,
     task: Task,
@@ -116,12 +127,7 @@ def run_task(
     every try.
     Raises: PromptError, MediaError, BackendError as the backend; OutputError when its family isn't known.
     """
-    generation = backend.generation
-    if generation is None:
-        raise OutputError(
-            f"the family of {backend.name!r} isn't known, so what its numbers mean can't be told: say it with --family "
-            f"({', '.join(names())})"
-        )
+    generation = generation_of(backend)
     wants = "video" if task in ("events", "moment") else "image"
     items = [media_item(source) for source in media]
     if len(items) != 1 or items[0]["type"].removesuffix("_url") != wants:

@@ -34,9 +34,7 @@ _PROBE: list[dict[str, Any]] = [
 
 def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     found: list[Finding] = []
-    if (
-        checkpoint.config.generation.template == "chatml"
-    ):  # the first generation has other files and other tokens
+    if checkpoint.config.generation.template == "chatml":  # Qwen-VL has other files and other tokens
         found += _tokenizer(checkpoint)
         found += _processor(checkpoint)
         found += _generation(checkpoint)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from math import log2
 from typing import TYPE_CHECKING
 
-from qvl.catalog.generations import by_name
 from qvl.catalog.models import Model, models, regressions_of
 from qvl.errors import PlanError
 from qvl.plan.choose.candidate import STAGES, Candidate, Failure, Planner, Relaxation, bill
@@ -146,7 +145,7 @@ def _fails_hard(req: Requirement, model: Model) -> Failure | None:
     if missing and "*" not in known:
         said = f"{', '.join(missing)} not among {' '.join(known)}"
         return Failure("languages", f"{said} ({model.languages.source.title})")
-    if req.workload.videos and not by_name(model.family).takes_video:
+    if req.workload.videos and not model.generation.takes_video:
         return Failure("abilities", "takes images only, no videos")
     return None
 
