@@ -130,8 +130,6 @@ NAMES: dict[str, str] = {
     "qvl.outputs.prompts:prompt_for": "qvl.tasks.prompts:task_prompt",
     "qvl.backends.base:SERVER_OPTIONS": "qvl.tasks.open:SERVER_OPTIONS",
     "qvl.backends.base:open_backend": "qvl.tasks.open:open_backend",
-    "qvl.backends.endpoint:said_family": "qvl.backends.endpoint:declared_family",
-    "qvl.backends.endpoint:said_limits": "qvl.backends.endpoint:declared_limits",
     "qvl.backends.native:MINI_FOLDER": "qvl.checkpoint.hub:MINI_FOLDER",
     "qvl.engine.sampling:GREEDY_TEMPERATURE": "qvl.inputs.sampling:GREEDY_TEMPERATURE",
     "qvl.models.check:Subject": "qvl.checkpoint.checkpoint:Checkpoint",
