@@ -126,17 +126,11 @@ def request_for(model: str, **fields: Any) -> FitRequest:
 
 
 def _shards(request: FitRequest, precision: Precision, gpus: int) -> Shards:
-    if request.vision == "auto" and not request.expert_parallel:
-        # experts are dealt whole only when asked for, as engines do
-        for vision in ("split", "replicate"):
-            shards = Shards(gpus, False, vision)
-            if not split_problems(request.config, precision, shards):
-                return shards
-        return Shards(gpus)
-    if request.vision == "auto":
-        best = best_split(request.config, precision, gpus)
-        return Shards(gpus, True, best.vision if best else "split")
-    return Shards(gpus, request.expert_parallel, request.vision)
+    if request.vision != "auto":
+        return Shards(gpus, request.expert_parallel, request.vision)
+    # experts are dealt whole only when asked for, as engines do
+    best = best_split(request.config, precision, gpus, expert_parallel=request.expert_parallel)
+    return best or Shards(gpus, request.expert_parallel)
 
 
 def _fitness(

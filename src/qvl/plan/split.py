@@ -114,11 +114,17 @@ def legal_splits(
 
 
 def best_split(
-    config: ModelConfig, precision: Precision, gpus: int, *, any_vision: bool = True
+    config: ModelConfig,
+    precision: Precision,
+    gpus: int,
+    *,
+    any_vision: bool = True,
+    expert_parallel: bool | None = None,
 ) -> Shards | None:
-    """The plainest legal cut over exactly this many GPUs: experts cut before experts dealt whole, the tower cut
-    before the tower copied; None when there is none."""
-    for expert in (False, True) if config.text.num_experts else (False,):
+    """The plainest legal cut over exactly this many GPUs: experts cut before experts dealt whole (unless
+    `expert_parallel` says which), the tower cut before the tower copied; None when there is none."""
+    dealt = [False, True] if config.text.num_experts else [False]
+    for expert in dealt if expert_parallel is None else [expert_parallel]:
         for vision in ("split", "replicate") if any_vision else ("split",):
             shards = Shards(gpus, expert, vision)
             if not split_problems(config, precision, shards):

@@ -47,7 +47,7 @@ def faults_of(engine: str, version: tuple[int, ...], family: str) -> tuple[str, 
     """What is known to be wrong with this version, in sentences."""
     text = ".".join(map(str, version))
     return tuple(
-        f"{engine} {text}: {r.what}; way out: {r.escape} ({r.note})"
+        f"{engine} {text}: {r.what}; workaround: {r.escape} ({r.note})"
         for r in regressions_of(engine, family)
         if r.is_of(text)
     )

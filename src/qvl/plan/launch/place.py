@@ -68,7 +68,11 @@ def place(request: LaunchRequest, engine: Engine, version: str, precision: str) 
     legal_as = check_precision(precision) if precision else stored_precision(request.config)
     may_copy = "--mm-encoder-tp-mode" not in engine.features or engine.has("--mm-encoder-tp-mode", version)
     if forced:
-        shards = _forced_split(request, legal_as, forced, may_copy)
+        shards = best_split(
+            request.config, legal_as, forced, any_vision=may_copy, expert_parallel=request.expert_parallel
+        )
+        if shards is None:
+            raise PlanError(_illegal(request, legal_as, forced))
         if count % forced:
             sizes = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
             raise PlanError(f"{count} GPUs do not divide into copies of {forced}: use {sizes}")
@@ -96,15 +100,6 @@ def place(request: LaunchRequest, engine: Engine, version: str, precision: str) 
     if count > 1 and best_split(request.config, legal_as, count, any_vision=may_copy) is None:
         text += f". More GPUs a copy are not legal: {_illegal(request, legal_as, count)}"
     raise CapacityError(text)
-
-
-def _forced_split(request: LaunchRequest, precision: Precision, gpus: int, may_copy: bool) -> Shards:
-    """The cut that the user forces. Experts are dealt whole only when that was said too."""
-    for vision in ("split", "replicate") if may_copy else ("split",):
-        shards = Shards(gpus, request.expert_parallel, vision)
-        if not split_problems(request.config, precision, shards):
-            return shards
-    raise PlanError(_illegal(request, precision, gpus))
 
 
 def _illegal(request: LaunchRequest, precision: Precision, gpus: int) -> str:
