@@ -1,4 +1,4 @@
-"""Launch: flags follow from the plan, spellings from the version, and what can't work is refused with what to do instead."""
+"""Launch: flags follow from the plan, spellings from the version; a refusal says what to do instead."""
 
 import inspect
 import json
