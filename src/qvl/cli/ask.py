@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl import moved
-from qvl.cli.options import AnswerOptions, JsonOption, RetryOption, SourceOptions, command
+from qvl.cli.options import AnswerOptions, JsonOption, RetryOption, SourceOptions, command, option
 from qvl.errors import PromptError
 
 if TYPE_CHECKING:
@@ -27,22 +27,13 @@ if TYPE_CHECKING:
 class TaskOptions:
     """What is to be found, and what is done with it."""
 
-    boxes: Annotated[
-        bool, typer.Option("--boxes", help="Print boxes and points, in pixels of the image.")
-    ] = False
-    document: Annotated[bool, typer.Option("--document", help="Print the page as Markdown.")] = False
-    events: Annotated[bool, typer.Option("--events", help="Print times in the video, in seconds.")] = False
-    actions: Annotated[
-        bool, typer.Option("--actions", help="Print what to do on this screenshot; nothing is done.")
-    ] = False
-    phone: Annotated[
-        bool, typer.Option("--phone", help="With --actions: the screen is a phone's, not a computer's.")
-    ] = False
+    boxes: bool = option(False, "Print boxes and points, in pixels of the image.", "--boxes")
+    document: bool = option(False, "Print the page as Markdown.", "--document")
+    events: bool = option(False, "Print times in the video, in seconds.", "--events")
+    actions: bool = option(False, "Print what to do on this screenshot; nothing is done.", "--actions")
+    phone: bool = option(False, "With --actions: the screen is a phone's, not a computer's.", "--phone")
     retry: RetryOption = None
-    draw: Annotated[
-        str | None,
-        typer.Option(help="Draw what was found onto the image, into this file.", metavar="OUT.png"),
-    ] = None
+    draw: str | None = option(None, "Draw what was found onto the image, into this file.", metavar="OUT.png")
 
     @property
     def task(self) -> Task | None:

@@ -14,7 +14,7 @@ import httpx
 import typer
 
 from qvl.backends.endpoint import base_url, is_model_studio, read_key
-from qvl.cli.options import JsonOption, KeyOption, command
+from qvl.cli.options import JsonOption, KeyOption, command, option
 from qvl.cli.tables import console, print_json, table
 from qvl.errors import nearest
 from qvl.evaluate.load_plot import check_plot, save_plot
@@ -28,25 +28,17 @@ KINDS = ("serve",)
 class RequestOptions:
     """What each request holds."""
 
-    image: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The size of each request's image (repeatable, to draw from; default: no image).",
-            metavar="WxH",
-        ),
-    ] = None
-    prompt_tokens: Annotated[int, typer.Option(help="Words of text in each request, about a token each.")] = (
-        32
+    image: list[str] | None = option(
+        None, "The size of each request's image (repeatable, to draw from; default: no image).", metavar="WxH"
     )
-    answer_tokens: Annotated[int, typer.Option(help="The longest answer in tokens.")] = 64
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Make all answers that long; qvl and vLLM can do it.")
-    ] = False
-    requests: Annotated[int, typer.Option("-n", "--requests", help="How many requests are measured.")] = 100
-    repeat_pictures: Annotated[
-        bool, typer.Option("--repeat-pictures", help="Send the same image of a size again and again.")
-    ] = False
-    seed: Annotated[int, typer.Option(help="The seed of sizes, words, images and arrival times.")] = 0
+    prompt_tokens: int = option(32, "Words of text in each request, about a token each.")
+    answer_tokens: int = option(64, "The longest answer in tokens.")
+    ignore_eos: bool = option(False, "Make all answers that long; qvl and vLLM can do it.", "--ignore-eos")
+    requests: int = option(100, "How many requests are measured.", "-n", "--requests")
+    repeat_pictures: bool = option(
+        False, "Send the same image of a size again and again.", "--repeat-pictures"
+    )
+    seed: int = option(0, "The seed of sizes, words, images and arrival times.")
 
     def workload(self) -> Workload:
         return Workload(

@@ -15,7 +15,7 @@ from qvl.catalog.devices import parse_hardware
 from qvl.catalog.prices import age_warnings, price_book
 from qvl.catalog.scores import tasks as known_tasks
 from qvl.cli.choose_print import print_choice
-from qvl.cli.options import JsonOption, command
+from qvl.cli.options import JsonOption, command, option
 from qvl.cli.tables import print_json
 from qvl.cli.workload import ImageOption, MaxPixelsOption, MinPixelsOption, PriceOptions, VideoOption
 from qvl.errors import PlanError, QvlError
@@ -45,66 +45,35 @@ if TYPE_CHECKING:
 class RequirementOptions:
     """What is required; each that is left out rules nothing out."""
 
-    task: Annotated[
-        str,
-        typer.Option(
-            help="What it is for: documents, charts, ocr, reasoning, video, agents, grounding or general; several "
-            "with commas (default: general)."
-        ),
-    ] = ""
-    gpu: Annotated[
-        str,
-        typer.Option(
-            help="The hardware you have, such as rtx4090, 2xl40s or m2-ultra (default: none; renting and APIs are "
-            "looked at)."
-        ),
-    ] = ""
-    where: Annotated[
-        str, typer.Option(help="Where it may run: own, rent, api (default: own with --gpu, else rent,api).")
-    ] = ""
-    private: Annotated[
-        bool, typer.Option("--private", help="Keep images on your own or rented machines: no hosted API.")
-    ] = False
-    commercial: Annotated[
-        bool, typer.Option("--commercial", help="Require a licence for commercial use.")
-    ] = False
-    needs: Annotated[
-        str,
-        typer.Option(
-            help="What it must be able to do: boxes, points, html, video, agent, thinking (default: nothing more)."
-        ),
-    ] = ""
-    languages: Annotated[
-        str, typer.Option(help="The languages it must know, two letters each, such as ko,en (default: any).")
-    ] = ""
-    quality: Annotated[
-        str, typer.Option(help="What counts most: high, balanced or economy (default: balanced).")
-    ] = ""
-    min_quality: Annotated[
-        float | None, typer.Option(help="The least expected quality, from 0 to 100 (default: any).")
-    ] = None
-    latency: Annotated[
-        str, typer.Option(help="The longest wait for a whole answer, such as 2s or 800ms (default: any).")
-    ] = ""
-    volume: Annotated[
-        str, typer.Option(help="The traffic, such as 2M-pages/month, 500k/day or 3/s (default: not known).")
-    ] = ""
-    budget: Annotated[
-        float | None, typer.Option(help="The most that it may cost, in US dollars a month (default: any).")
-    ] = None
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="Only this engine: vllm, llama.cpp, transformers, qvl; @VERSION may follow (default: any)."
-        ),
-    ] = ""
-    precision: Annotated[
-        str, typer.Option(help="Only these precisions: bf16, fp8, awq, ... (default: any).")
-    ] = ""
-    thinking_factor: Annotated[
-        float | None,
-        typer.Option(help=f"How much longer Thinking variants answer (default: {THINKING_FACTOR:g} times)."),
-    ] = None
+    task: str = option(
+        "",
+        "What it is for: documents, charts, ocr, reasoning, video, agents, grounding or general; several "
+        "with commas (default: general).",
+    )
+    gpu: str = option(
+        "",
+        "The hardware you have, such as rtx4090, 2xl40s or m2-ultra (default: none; renting and APIs are "
+        "looked at).",
+    )
+    where: str = option("", "Where it may run: own, rent, api (default: own with --gpu, else rent,api).")
+    private: bool = option(False, "Keep images on your own or rented machines: no hosted API.", "--private")
+    commercial: bool = option(False, "Require a licence for commercial use.", "--commercial")
+    needs: str = option(
+        "", "What it must be able to do: boxes, points, html, video, agent, thinking (default: nothing more)."
+    )
+    languages: str = option("", "The languages it must know, two letters each, such as ko,en (default: any).")
+    quality: str = option("", "What counts most: high, balanced or economy (default: balanced).")
+    min_quality: float | None = option(None, "The least expected quality, from 0 to 100 (default: any).")
+    latency: str = option("", "The longest wait for a whole answer, such as 2s or 800ms (default: any).")
+    volume: str = option("", "The traffic, such as 2M-pages/month, 500k/day or 3/s (default: not known).")
+    budget: float | None = option(None, "The most that it may cost, in US dollars a month (default: any).")
+    engine: str = option(
+        "", "Only this engine: vllm, llama.cpp, transformers, qvl; @VERSION may follow (default: any)."
+    )
+    precision: str = option("", "Only these precisions: bf16, fp8, awq, ... (default: any).")
+    thinking_factor: float | None = option(
+        None, f"How much longer Thinking variants answer (default: {THINKING_FACTOR:g} times)."
+    )
 
 
 @dataclass(frozen=True)
@@ -113,13 +82,9 @@ class WorkOptions:
 
     image: ImageOption = None
     video: VideoOption = None
-    prompt_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of text in a request (default: as usual for the task).")
-    ] = None
-    answer_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of its answer (default: as usual for the task).")
-    ] = None
-    concurrency: Annotated[int, typer.Option(help="How many requests must fit at once.")] = 1
+    prompt_tokens: int | None = option(None, "Tokens of text in a request (default: as usual for the task).")
+    answer_tokens: int | None = option(None, "Tokens of its answer (default: as usual for the task).")
+    concurrency: int = option(1, "How many requests must fit at once.")
     min_pixels: MinPixelsOption = None
     max_pixels: MaxPixelsOption = None
 

@@ -14,7 +14,7 @@ from qvl.catalog.figures import Source
 from qvl.catalog.models import find_model
 from qvl.catalog.prices import ExchangeRate, price_book, require_fresh
 from qvl.cli.cost_print import api_text, comparison_text
-from qvl.cli.options import JsonOption, command
+from qvl.cli.options import JsonOption, command, option
 from qvl.cli.tables import print_json
 from qvl.cli.workload import PriceOptions, RequestOptions
 from qvl.errors import CatalogError, PlanError
@@ -35,19 +35,13 @@ OWN = "qwen2.5-vl-7b"  # the guide's balanced pick
 class TrafficOptions(RequestOptions):
     """How much is sent."""
 
-    requests: Annotated[
-        str, typer.Option(help="Requests a month, such as 50000, 200k or 2M; this or --pages has no default.")
-    ] = ""
-    pages: Annotated[str, typer.Option(help="Images a month instead of requests; there is no default.")] = ""
-    cache_hit: Annotated[
-        float, typer.Option(help="The share of input that the provider reads from its cache.")
-    ] = 0.0
-    batch: Annotated[
-        float, typer.Option(help="The share of requests that can wait for the batch service.")
-    ] = 0.0
-    high_resolution: Annotated[
-        bool, typer.Option("--high-resolution", help="Turn on the provider's switch for large images.")
-    ] = False
+    requests: str = option("", "Requests a month, such as 50000, 200k or 2M; this or --pages has no default.")
+    pages: str = option("", "Images a month instead of requests; there is no default.")
+    cache_hit: float = option(0.0, "The share of input that the provider reads from its cache.")
+    batch: float = option(0.0, "The share of requests that can wait for the batch service.")
+    high_resolution: bool = option(
+        False, "Turn on the provider's switch for large images.", "--high-resolution"
+    )
 
     def traffic(self) -> Traffic:
         return Traffic(
@@ -66,50 +60,29 @@ class TrafficOptions(RequestOptions):
 class ServerOptions:
     """One server of one's own, rented or bought."""
 
-    gpu: Annotated[
-        str,
-        typer.Option(
-            help="The hardware of one server (default: none; only the API is told).",
-            metavar="NAME|COUNTxNAME",
-        ),
-    ] = ""
-    self_model: Annotated[
-        str,
-        typer.Option(help=f"The model to run there (default: --model if its weights are open, else {OWN})."),
-    ] = ""
-    precision: Annotated[
-        str, typer.Option(help="The weights of --self-model (default: as the checkpoint is stored).")
-    ] = ""
-    rate: Annotated[
-        float | None,
-        typer.Option(help="The requests a second that you measured (default: the planner's upper bound)."),
-    ] = None
-    utilisation: Annotated[
-        float | None,
-        typer.Option(help="The average load over the peak (default: the catalogue's assumption)."),
-    ] = None
-    rent: Annotated[
-        float | None, typer.Option(help="The rent of a GPU hour (default: the catalogue's price).")
-    ] = None
-    rent_tier: Annotated[
-        str,
-        typer.Option(
-            help="Whose rent: 'long tail', specialist, hyperscaler or spot (default: the usual one)."
-        ),
-    ] = ""
-    purchase_price: Annotated[
-        float | None, typer.Option(help="The price of the whole server (default: the catalogue's).")
-    ] = None
-    months: Annotated[
-        float | None, typer.Option(help="The months of write-off (default: the catalogue's assumption).")
-    ] = None
-    power_price: Annotated[
-        float | None, typer.Option(help="The price of a kWh (default: the catalogue's assumption).")
-    ] = None
-    people: Annotated[
-        float | None,
-        typer.Option(help="What running it costs a month (default: the catalogue's assumption)."),
-    ] = None
+    gpu: str = option(
+        "", "The hardware of one server (default: none; only the API is told).", metavar="NAME|COUNTxNAME"
+    )
+    self_model: str = option(
+        "", f"The model to run there (default: --model if its weights are open, else {OWN})."
+    )
+    precision: str = option("", "The weights of --self-model (default: as the checkpoint is stored).")
+    rate: float | None = option(
+        None, "The requests a second that you measured (default: the planner's upper bound)."
+    )
+    utilisation: float | None = option(
+        None, "The average load over the peak (default: the catalogue's assumption)."
+    )
+    rent: float | None = option(None, "The rent of a GPU hour (default: the catalogue's price).")
+    rent_tier: str = option(
+        "", "Whose rent: 'long tail', specialist, hyperscaler or spot (default: the usual one)."
+    )
+    purchase_price: float | None = option(None, "The price of the whole server (default: the catalogue's).")
+    months: float | None = option(None, "The months of write-off (default: the catalogue's assumption).")
+    power_price: float | None = option(None, "The price of a kWh (default: the catalogue's assumption).")
+    people: float | None = option(
+        None, "What running it costs a month (default: the catalogue's assumption)."
+    )
 
 
 @command

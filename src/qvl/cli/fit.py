@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_args
-
-import typer
+from typing import TYPE_CHECKING, Any, get_args
 
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import resolve
 from qvl.catalog.precisions import by_loss
-from qvl.cli.options import JsonOption, command
+from qvl.cli.options import JsonOption, command, option
 from qvl.cli.workload import (
     ConfigOption,
     EagerOption,
@@ -38,37 +36,27 @@ if TYPE_CHECKING:
 class EngineOptions:
     """How the model is run, by the names of `FitRequest`."""
 
-    engine: Annotated[
-        str,
-        typer.Option(help=f"What runs it: {', '.join(planned_engines())}; @VERSION may follow."),
-    ] = "vllm"
-    precision: Annotated[
-        str,
-        typer.Option(help=f"The weights: {', '.join(by_loss())} (default: as the checkpoint is stored)."),
-    ] = ""
+    engine: str = option("vllm", f"What runs it: {', '.join(planned_engines())}; @VERSION may follow.")
+    precision: str = option(
+        "", f"The weights: {', '.join(by_loss())} (default: as the checkpoint is stored)."
+    )
     kv_dtype: KvDtypeOption = "auto"
-    flash_attention: Annotated[
-        bool | None,
-        typer.Option(
-            "--flash-attention/--no-flash-attention",
-            help="Whether attention is computed piece by piece (default: as the device can).",
-        ),
-    ] = None
+    flash_attention: bool | None = option(
+        None,
+        "Whether attention is computed piece by piece (default: as the device can).",
+        "--flash-attention/--no-flash-attention",
+    )
     gpu_memory_utilization: UtilizationOption = 0.9
-    max_num_batched_tokens: Annotated[
-        int | None,
-        typer.Option(help="Tokens of a prefill step of vLLM or qvl (default: as the engine has it)."),
-    ] = None
-    max_num_seqs: Annotated[
-        int | None, typer.Option(help="The widest batch that vLLM prepares for (default: as vLLM has it).")
-    ] = None
+    max_num_batched_tokens: int | None = option(
+        None, "Tokens of a prefill step of vLLM or qvl (default: as the engine has it)."
+    )
+    max_num_seqs: int | None = option(
+        None, "The widest batch that vLLM prepares for (default: as vLLM has it)."
+    )
     enforce_eager: EagerOption = False
-    default_limits: Annotated[
-        bool,
-        typer.Option(
-            "--default-limits/--limit-media", help="Whether vLLM is started without --limit-mm-per-prompt."
-        ),
-    ] = False
+    default_limits: bool = option(
+        False, "Whether vLLM is started without --limit-mm-per-prompt.", "--default-limits/--limit-media"
+    )
     expert_parallel: ExpertParallelOption = False
 
 
@@ -76,15 +64,12 @@ class EngineOptions:
 class TrainingOptions:
     """How it is trained, where the engine is one that trains."""
 
-    lora_rank: Annotated[int, typer.Option(help="The rank of train-lora and train-qlora.")] = 8
-    train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too.")] = False
-    sharding: Annotated[
-        str, typer.Option(help="How GPUs share the work: copies, zero2, zero3, tensor or layers.")
-    ] = "copies"
-    checkpointing: Annotated[
-        bool,
-        typer.Option("--checkpointing/--no-checkpointing", help="Whether activations are recomputed."),
-    ] = True
+    lora_rank: int = option(8, "The rank of train-lora and train-qlora.")
+    train_vision: bool = option(False, "Train the vision tower too.", "--train-vision")
+    sharding: str = option("copies", "How GPUs share the work: copies, zero2, zero3, tensor or layers.")
+    checkpointing: bool = option(
+        True, "Whether activations are recomputed.", "--checkpointing/--no-checkpointing"
+    )
 
     def training(self) -> Training:
         if self.sharding not in get_args(Sharding):

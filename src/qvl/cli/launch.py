@@ -12,7 +12,7 @@ import typer
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import config_of, resolve
 from qvl.catalog.precisions import by_loss
-from qvl.cli.options import JsonOption, command
+from qvl.cli.options import JsonOption, command, option
 from qvl.cli.workload import (
     AnswerTokensOption,
     ConfigOption,
@@ -37,28 +37,22 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class LaunchWorkload(WorkloadOptions):
     answer_tokens: AnswerTokensOption = 1024
-    concurrency: Annotated[int, typer.Option(help="Requests at once, over all replicas.")] = 8
+    concurrency: int = option(8, "Requests at once, over all replicas.")
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """How the engine is started, by the names of `LaunchRequest`."""
 
-    engine: Annotated[str, typer.Option(help=f"What runs it: {', '.join(WRITERS)}; @VERSION may follow.")] = (
-        "vllm"
+    engine: str = option("vllm", f"What runs it: {', '.join(WRITERS)}; @VERSION may follow.")
+    precision: str = option("", f"The weights: {', '.join(by_loss())} (default: bf16, or those named).")
+    tensor_parallel_size: int | None = option(
+        None, "GPUs of one replica (default: chosen by memory and speed)."
     )
-    precision: Annotated[
-        str,
-        typer.Option(help=f"The weights: {', '.join(by_loss())} (default: bf16, or those named)."),
-    ] = ""
-    tensor_parallel_size: Annotated[
-        int | None, typer.Option(help="GPUs of one replica (default: chosen by memory and speed).")
-    ] = None
     expert_parallel: ExpertParallelOption = False
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(help="The longest prompt and answer in tokens (default: as the workload needs)."),
-    ] = None
+    max_model_len: int | None = option(
+        None, "The longest prompt and answer in tokens (default: as the workload needs)."
+    )
     gpu_memory_utilization: UtilizationOption = 0.9
     kv_dtype: KvDtypeOption = "auto"
     enforce_eager: EagerOption = False
@@ -68,14 +62,12 @@ class EngineOptions:
 class AddressOptions:
     """Where it listens, and which media it may read."""
 
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000
-    media_domain: Annotated[
-        list[str] | None, typer.Option(help="A host that requests may name (repeatable; default: none).")
-    ] = None
-    media_path: Annotated[
-        str, typer.Option(help="A folder whose files requests may name (default: none).")
-    ] = ""
+    host: str = option("127.0.0.1", "The address to listen on.")
+    port: int = option(8000, "The port to listen on.")
+    media_domain: list[str] | None = option(
+        None, "A host that requests may name (repeatable; default: none)."
+    )
+    media_path: str = option("", "A folder whose files requests may name (default: none).")
 
 
 @command

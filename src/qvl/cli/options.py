@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+def option(default: Any, help: str, *flags: str, **more: Any) -> Any:
+    """A field of an options class: its default, its help, and what else typer.Option takes."""
+    return dataclasses.field(default=default, metadata={"option": typer.Option(*flags, help=help, **more)})
+
+
 HUB_NAMES = "PATH|HUB_ID|mini|NAME|URL"
 ModelOption = Annotated[
     str | None,
@@ -139,18 +145,14 @@ class AnswerOptions:
     """How a model answers."""
 
     max_new_tokens: MaxNewTokensOption = None
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="Sampling temperature; 0 is greedy (default: as the checkpoint says)."),
-    ] = None
-    seed: Annotated[
-        int | None, typer.Option(help="The seed of sampling (default: another one each time).")
-    ] = None
+    temperature: float | None = option(
+        None, "Sampling temperature; 0 is greedy (default: as the checkpoint says)."
+    )
+    seed: int | None = option(None, "The seed of sampling (default: another one each time).")
     max_pixels: MaxPixelsOption = None
-    fps: Annotated[
-        float | None,
-        typer.Option(help="Frames per second taken from videos (default: as the checkpoint says, else 2)."),
-    ] = None
+    fps: float | None = option(
+        None, "Frames per second taken from videos (default: as the checkpoint says, else 2)."
+    )
     thinking: ThinkingOption = None
 
     def settings(self) -> dict[str, Any]:
@@ -169,13 +171,13 @@ def command(run: Callable[..., T]) -> Callable[..., T]:
             flat.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
             continue
         groups[parameter.name] = kind  # type: ignore[assignment]
-        fields = get_type_hints(kind, include_extras=True)
+        types = get_type_hints(kind, include_extras=True)
         flat += [
             inspect.Parameter(
                 f.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if f.default is dataclasses.MISSING else f.default,
-                annotation=fields[f.name],
+                default=f.default,
+                annotation=Annotated[types[f.name], f.metadata["option"]] if f.metadata else types[f.name],
             )
             for f in dataclasses.fields(kind)
         ]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from qvl.catalog.precisions import rounded_on_load
-from qvl.cli.options import command
+from qvl.cli.options import command, option
 from qvl.errors import ConfigError
 from qvl.units import MiB
 
@@ -20,83 +20,54 @@ from qvl.units import MiB
 class EngineOptions:
     """How the model is loaded and run, by the names of `qvl.backends.native.load`."""
 
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(help="The longest prompt and answer together, in tokens (default: what memory allows)."),
-    ] = None
-    max_num_seqs: Annotated[int, typer.Option(help="How many answers run at once.", min=1, max=1024)] = 16
-    dtype: Annotated[
-        str,
-        typer.Option(help="The type of the activations; auto is as stored.", metavar="auto|fp32|bf16|fp16"),
-    ] = "auto"
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="Quantize while loading; auto is as stored.", metavar="|".join(["auto", *rounded_on_load()])
-        ),
-    ] = "auto"
-    mapped: Annotated[
-        bool,
-        typer.Option(
-            "--mapped",
-            help="Leave weights in their files, which must not change: ready at once, but the system may drop them.",
-        ),
-    ] = False
-    kv_dtype: Annotated[
-        str,
-        typer.Option(
-            help="The type of the KV cache; auto is that of the activations.", metavar="auto|fp32|…|fp8"
-        ),
-    ] = "auto"
-    device: Annotated[
-        str,
-        typer.Option(
-            help="The device to run on; auto is a GPU when there is one, else the CPU.",
-            metavar="auto|cpu|cuda|cuda:N",
-        ),
-    ] = "auto"
+    max_model_len: int | None = option(
+        None, "The longest prompt and answer together, in tokens (default: what memory allows)."
+    )
+    max_num_seqs: int = option(16, "How many answers run at once.", min=1, max=1024)
+    dtype: str = option(
+        "auto", "The type of the activations; auto is as stored.", metavar="auto|fp32|bf16|fp16"
+    )
+    weights: str = option(
+        "auto", "Quantize while loading; auto is as stored.", metavar="|".join(["auto", *rounded_on_load()])
+    )
+    mapped: bool = option(
+        False,
+        "Leave weights in their files, which must not change: ready at once, but the system may drop them.",
+        "--mapped",
+    )
+    kv_dtype: str = option(
+        "auto", "The type of the KV cache; auto is that of the activations.", metavar="auto|fp32|…|fp8"
+    )
+    device: str = option(
+        "auto",
+        "The device to run on; auto is a GPU when there is one, else the CPU.",
+        metavar="auto|cpu|cuda|cuda:N",
+    )
 
 
 @dataclass(frozen=True)
 class HttpOptions:
     """How the server answers."""
 
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1"
-    port: Annotated[
-        int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)
-    ] = 8000
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            help="The key that clients must send (default: QVL_API_KEY of the environment, else none)."
-        ),
-    ] = None
-    served_model_name: Annotated[
-        str | None,
-        typer.Option(
-            help="What clients call the model (default: the last part of its folder, or its hub id)."
-        ),
-    ] = None
-    allow_media_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A host that images may be fetched from (repeatable; default: none).", metavar="HOST[:PORT]"
-        ),
-    ] = None
-    allow_media_path: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A folder that file:// addresses may lie in (repeatable; default: none).", metavar="FOLDER"
-        ),
-    ] = None
-    max_queue: Annotated[
-        int,
-        typer.Option(help="How many requests may wait beside the running ones; more are told 429.", min=0),
-    ] = 64
-    max_body_mib: Annotated[int, typer.Option(help="The largest request body in MiB.", min=1, max=4096)] = 64
-    grace: Annotated[
-        float, typer.Option(help="Seconds that running answers get after SIGTERM.", min=0, max=3600)
-    ] = 30.0
+    host: str = option("127.0.0.1", "The address to listen on.")
+    port: int = option(8000, "The port to listen on; 0 takes a free one.", min=0, max=65535)
+    api_key: str | None = option(
+        None, "The key that clients must send (default: QVL_API_KEY of the environment, else none)."
+    )
+    served_model_name: str | None = option(
+        None, "What clients call the model (default: the last part of its folder, or its hub id)."
+    )
+    allow_media_host: list[str] | None = option(
+        None, "A host that images may be fetched from (repeatable; default: none).", metavar="HOST[:PORT]"
+    )
+    allow_media_path: list[Path] | None = option(
+        None, "A folder that file:// addresses may lie in (repeatable; default: none).", metavar="FOLDER"
+    )
+    max_queue: int = option(
+        64, "How many requests may wait beside the running ones; more are told 429.", min=0
+    )
+    max_body_mib: int = option(64, "The largest request body in MiB.", min=1, max=4096)
+    grace: float = option(30.0, "Seconds that running answers get after SIGTERM.", min=0, max=3600)
 
 
 @command

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qvl.cli.options import HUB_NAMES, JsonOption, SourceOptions, command
+from qvl.cli.options import HUB_NAMES, JsonOption, SourceOptions, command, option
 from qvl.evaluate.score_synth import RULES, score, wilson
 from qvl.records import pick
 from qvl.synth import KINDS, TEST_SEEDS, Clip, Sample, SynthError, make, resolve_kind
@@ -27,15 +27,9 @@ BATCH = 16
 class ScoredOptions(SourceOptions):
     """The model that is scored."""
 
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--score",
-            "--model",
-            help="Score this model on the samples (default: draw them).",
-            metavar=HUB_NAMES,
-        ),
-    ] = None
+    model: str | None = option(
+        None, "Score this model on the samples (default: draw them).", "--score", "--model", metavar=HUB_NAMES
+    )
 
 
 @command

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from qvl.cli.options import option
 from qvl.errors import PlanError
 from qvl.plan.workload import Image, Video, Workload, parse_image, parse_videos
 
@@ -55,7 +56,7 @@ class RequestOptions:
 
     image: ImageOption = None
     video: VideoOption = None
-    video_size: Annotated[str, typer.Option(help="The size of the videos.", metavar="WxH")] = "1280x720"
+    video_size: str = option("1280x720", "The size of the videos.", metavar="WxH")
     prompt_tokens: PromptTokensOption = 256
     answer_tokens: AnswerTokensOption = 256
 
@@ -72,9 +73,7 @@ class RequestOptions:
 class WorkloadOptions(RequestOptions):
     """Requests that are worked on at once."""
 
-    concurrency: Annotated[
-        int, typer.Option(help="Requests at once, over all replicas; for training, the batch of one GPU.")
-    ] = 1
+    concurrency: int = option(1, "Requests at once, over all replicas; for training, the batch of one GPU.")
     min_pixels: MinPixelsOption = None
     max_pixels: MaxPixelsOption = None
 
@@ -95,12 +94,9 @@ class WorkloadOptions(RequestOptions):
 class PriceOptions:
     """Which prices are used, and how old they may be."""
 
-    prices: Annotated[
-        Path | None,
-        typer.Option(help="Your own prices (default: the catalogue's).", metavar="FILE.toml"),
-    ] = None
-    max_age: Annotated[int, typer.Option(help="How many days old a price may be.")] = 180
-    allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use older prices all the same.")] = False
+    prices: Path | None = option(None, "Your own prices (default: the catalogue's).", metavar="FILE.toml")
+    max_age: int = option(180, "How many days old a price may be.")
+    allow_stale: bool = option(False, "Use older prices all the same.", "--allow-stale")
 
 
 def check_named(model: str, config: str) -> None:
