@@ -278,3 +278,13 @@ def test_the_tasks_that_backends_had_in_0_1_work_for_one_more_release(picture):
     with pytest.warns(DeprecationWarning, match=r"FakeModel\.boxes is now qvl\.tasks\.model\.Model\.boxes"):
         found = FakeModel(BOX).boxes(picture, "the cat")
     assert [b.label for b in found.result] == ["cat"]
+
+
+def test_a_model_asks_its_backend_for_all_that_backends_say_of_themselves():
+    """What has a default in `Backend` and isn't forwarded would be answered with that default."""
+    said = {name for name, value in vars(Backend).items() if isinstance(value, property)}
+    made_of_others = {"ask", "stream", "aask", "astream", "astream_chat", "aask_many"}
+    methods = {
+        name for name, value in vars(Backend).items() if inspect.isfunction(value) and name[:2] != "__"
+    }
+    assert said | (methods - made_of_others) <= set(vars(Model))

@@ -174,9 +174,8 @@ class HttpModel(Backend):
 
     can = Capabilities(
         settings=frozenset([*FIELDS, *MEDIA_SETTINGS, "thinking", "thinking_budget", "extra_body"]),
-        raw=True,
-        prices=True,
-    )
+        raw=True, prices=True,
+    )  # fmt: skip
 
     def __init__(
         self,
