@@ -16,7 +16,6 @@ from PIL import Image
 
 import qvl
 from conftest import TOKEN_ID, VOCAB_SIZE
-from hub_configs import hub_config
 from invented_generation import NOVA
 from qvl.catalog import generations
 from qvl.catalog.config import config_dict, read_config, tensor_table
@@ -151,18 +150,48 @@ def picture_of(width: int, height: int) -> Image.Image:
 UNKNOWN = r"'qwen9_vl' is not known; (known:|did you mean|\d+ are known).*needs a newer qvl"
 
 
-def test_a_config_of_an_unknown_model_type_is_refused_where_it_is_read(tmp_path):
-    raw = {**json.loads(json.dumps(hub_config("Qwen2.5-VL-3B"))), "model_type": "qwen9_vl"}
-    (tmp_path / "config.json").write_text(json.dumps(raw))
-    from qvl.checkpoint.checkpoint import open_checkpoint
+@pytest.fixture(scope="module")
+def unknown(folder, tmp_path_factory) -> Path:
+    """The invented checkpoint, its config renamed."""
+    renamed = tmp_path_factory.mktemp("unknown") / "model"
+    shutil.copytree(folder, renamed)
+    raw = json.loads((renamed / "config.json").read_text())
+    (renamed / "config.json").write_text(json.dumps({**raw, "model_type": "qwen9_vl"}))
+    return renamed
 
-    for door in (
-        lambda: read_config(raw),
-        lambda: read_config(tmp_path),
-        lambda: open_checkpoint(tmp_path).config,
-    ):
-        with pytest.raises(ConfigError, match=UNKNOWN):
-            door()
+
+def _doors() -> dict[str, Callable[[Path], Any]]:
+    from qvl.checkpoint.checkpoint import open_checkpoint
+    from qvl.inputs.processor import Processor
+    from qvl.models.checkpoint import load_model
+
+    return {
+        "read_config": read_config,
+        "open_checkpoint": lambda folder: open_checkpoint(folder).config,
+        "Processor": Processor.from_pretrained,
+        "load_model": load_model,
+        "load": qvl.load,
+        "quantised": lambda folder: qvl.load(folder, weights="int4"),
+    }
+
+
+@pytest.mark.parametrize(
+    "door", ["read_config", "open_checkpoint", "Processor", "load_model", "load", "quantised"]
+)
+def test_a_checkpoint_of_an_unknown_model_type_is_refused_at_every_door(unknown, door):
+    with pytest.raises(GenerationError, match="model_type " + UNKNOWN):
+        _doors()[door](unknown)
+
+
+@pytest.mark.parametrize(
+    "words", [["fit", "--config", "{}"], ["check", "{}"], ["ask", "--model", "{}", "What?"]], ids=" ".join
+)
+def test_every_verb_refuses_it_with_the_same_words(unknown, words, capsys):
+    from qvl.cli.main import main
+
+    assert main([word.format(unknown) for word in words]) != 0
+    said = capsys.readouterr()
+    assert re.search("model_type " + UNKNOWN, " ".join((said.out + said.err).split()))
 
 
 def _asked_by_name() -> dict[str, Callable[[str], Any]]:

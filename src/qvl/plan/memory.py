@@ -177,7 +177,7 @@ def _vision_bytes(
     config: ModelConfig, part: Any, count: int, shards: Shards, value: int, small: bool = False
 ) -> int:
     if small and config.generation.rounds_tower:
-        linears = [s for s in vision_linears(config, part) if s.name != "patch_embed"]
+        linears = [s for s in vision_linears(config, part) if s.module]  # the patches' is a convolution
         codes = sum(s.count * _rounded_bytes(s.in_features, s.out_features) for s in linears)
         return codes + (count - sum(s.num_weights for s in linears)) * value
     if shards.vision == "replicate" or shards.tensor == 1:
