@@ -1,7 +1,7 @@
 """`python benchmarks/plan_report.py`: the planner beside every published measurement we know, errors and all.
 
 Prints the tables that docs/plan.md keeps (a test compares them). The measurements are other people's, each
-table with its source; the only number of ours that was fitted to any of them is engines.CUDA_PROCESS.
+table with its source; the only number of ours that was fitted to any of them is terms.CUDA_PROCESS.
 """
 
 from __future__ import annotations

@@ -55,6 +55,8 @@ class Regression:
     escape: str
     source: Source
     note: str
+    third_party_only: bool = False  # it touches checkpoints that Qwen didn't publish
+    warn_only: bool = False  # a launch is warned, not refused
 
     def is_of(self, version: str) -> bool:
         """Whether the version is among those named; words about builds name none that could be compared."""

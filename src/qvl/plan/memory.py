@@ -1,7 +1,7 @@
 """Bytes of weights, KV cache and recurrent state: exact, from shapes. The engine allocates with these functions.
 
 Everything is per GPU: `Shards` says how a model is cut. What an engine adds around them (activations,
-reserves, graphs) is in `engines.py`; whether all of it fits is in `fit.py`.
+reserves, graphs) is in `engines/`; whether all of it fits is in `evaluate.py`.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Choice:
     unranked: tuple[Candidate, ...]  # meet everything known, but no score is published for the task
     ruled_out: tuple[RuledOut, ...]
     warnings: tuple[str, ...]
-    ways_out: tuple[Relaxation, ...] = ()  # filled in by plan.relax
+    ways_out: tuple[Relaxation, ...] = ()  # filled in by choose.relax
 
     @property
     def best(self) -> Candidate | None:

@@ -1,7 +1,7 @@
 """From a plan to the command that starts an engine: every flag with its reason, and refusals before a GPU is paid for.
 
 `plan_launch` chooses weights, version, cut and copies with the same functions that `fit` uses; the file of each
-engine then writes its flags. Nothing is started here; `plan.launch_formats` turns the result into shell, compose,
+engine then writes its flags. Nothing is started here; `launch.formats` turns the result into shell, compose,
 Kubernetes or Ray text.
 """
 

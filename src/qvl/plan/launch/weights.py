@@ -12,10 +12,6 @@ from qvl.plan.engines import ENGINES
 from qvl.plan.launch.request import LaunchRequest
 from qvl.plan.versions import version_problem
 
-# regressions that only touch some checkpoints, or that a warning is enough for, by their thread
-_WARN_ONLY = ("vllm 38459",)
-_ONLY_COMPRESSOR = ("vllm 23645",)
-
 
 @dataclass(frozen=True)
 class Weights:
@@ -49,10 +45,10 @@ def regression_warnings(
     for r in regressions_of(engine.name, request.config.family):
         if not r.is_of(version):
             continue
-        if r.note.startswith(_ONLY_COMPRESSOR) and (checkpoint is None or checkpoint.official):
+        if r.third_party_only and (checkpoint is None or checkpoint.official):
             continue
         text = f"{engine.name} {version}: {r.what} ({r.note}); use {r.escape}"
-        if not r.note.startswith(_WARN_ONLY):
+        if not r.warn_only:
             raise PlanError(text)
         warnings.append(text)
     return tuple(warnings)
