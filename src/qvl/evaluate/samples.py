@@ -44,11 +44,18 @@ class Sample:
     question: str = ""
     answer: Any = None
     choices: tuple[str, ...] = ()
-    stratum: str = ""
+    stratum: str | Mapping[str, str] = ""  # one, or several by kind: language, size, …
     cluster: str = ""
     system: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
+
+    @property
+    def strata(self) -> dict[str, str]:
+        """By kind; a plain text is of the kind "stratum"."""
+        if isinstance(self.stratum, str):
+            return {"stratum": self.stratum} if self.stratum else {}
+        return dict(self.stratum)
 
     def loaded(self) -> list[Any]:
         return [m() if callable(m) else m for m in self.media]
@@ -174,7 +181,7 @@ def _csv_rows(path: Path) -> list[Row]:
 
 
 def _cell(name: str, text: str) -> Any:
-    if name in ("answer", "choices", "images", "meta") and text.lstrip()[:1] in ("[", "{"):
+    if name in ("answer", "choices", "images", "meta", "stratum") and text.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(text)
         except ValueError:
@@ -228,8 +235,8 @@ def _sample(
     if not isinstance(meta, dict):
         faults.append(f"{where}: meta is no object")
     stratum = row.get("stratum", "")
-    if not isinstance(stratum, str | int | float):
-        faults.append(f"{where}: stratum is no text")
+    if not isinstance(stratum, str | int | float | dict):
+        faults.append(f"{where}: stratum is no text, and no object of texts")
     if faults:
         return None, faults
     cluster = str(row.get("cluster") or (json.dumps(media) if media else row["id"]))
@@ -239,7 +246,7 @@ def _sample(
         question=asked or "",
         answer=row["answer"],
         choices=tuple(map(str, choices)),
-        stratum=str(stratum),
+        stratum={k: str(v) for k, v in stratum.items()} if isinstance(stratum, dict) else str(stratum),
         cluster=cluster,
         system=row.get("system"),
         meta=meta,
