@@ -63,16 +63,11 @@ def run(
         list[str] | None,
         typer.Argument(metavar='MEDIA... "QUESTION"', help="Images and videos, then the question in quotes."),
     ] = None,
-    system: Annotated[
-        str | None,
-        typer.Option(help="The system prompt (default: the checkpoint's).", metavar="TEXT"),
-    ] = None,
-    show_thinking: Annotated[
-        bool, typer.Option("--show-thinking", help="Print what a thinking model thinks first, to stderr.")
-    ] = False,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Print tokens, seconds and memory, to stderr.")
-    ] = False,
+    system: str | None = option(None, "The system prompt (default: the checkpoint's).", metavar="TEXT"),
+    show_thinking: bool = option(
+        False, "Print what a thinking model thinks first, to stderr.", "--show-thinking"
+    ),
+    stats: bool = option(False, "Print tokens, seconds and memory, to stderr.", "--stats"),
     as_json: JsonOption = False,
 ) -> int:
     """Ask a model about images or videos."""

@@ -57,27 +57,16 @@ def run(
     kind: Annotated[str, typer.Argument(help="What to measure: serve, an endpoint.", metavar="serve")],
     url: Annotated[str, typer.Argument(help="The endpoint, such as http://127.0.0.1:8000.")],
     asked: RequestOptions,
-    model: Annotated[
-        str | None, typer.Option(help="The model's name there (default: the only one served).")
-    ] = None,
-    warmup: Annotated[
-        int, typer.Option(help="Requests sent before, one by one, that don't count.", min=0)
-    ] = 1,
-    concurrency: Annotated[
-        int | None, typer.Option(help="Most requests under way (default: 8; no limit with --rate).")
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Requests a second on average, at random (Poisson) times (default: as soon as one may)."
-        ),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(help="The longest wait for one request, in seconds.", min=0.001)
-    ] = 300.0,
+    model: str | None = option(None, "The model's name there (default: the only one served)."),
+    warmup: int = option(1, "Requests sent before, one by one, that don't count.", min=0),
+    concurrency: int | None = option(None, "Most requests under way (default: 8; no limit with --rate)."),
+    rate: float | None = option(
+        None, "Requests a second on average, at random (Poisson) times (default: as soon as one may)."
+    ),
+    timeout: float = option(300.0, "The longest wait for one request, in seconds.", min=0.001),
     api_key_env: KeyOption = None,
     as_json: JsonOption = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the distributions into this file.")] = None,
+    plot: Path | None = option(None, "Draw the distributions into this file."),
 ) -> int:
     """Put an OpenAI-compatible endpoint under load: latencies, throughput, errors. Ctrl-C shows what there is."""
     if kind not in KINDS:

@@ -6,14 +6,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 
 from qvl.backends.answer import media_item
 from qvl.cli.media import is_media_name
-from qvl.cli.options import AnswerOptions, SourceOptions, command
+from qvl.cli.options import AnswerOptions, SourceOptions, command, option
 from qvl.cli.show import cut_note, terminal_safe
 from qvl.errors import PromptError, QvlError, nearest
 from qvl.units import format_seconds
@@ -33,10 +32,7 @@ Write and press return. A word that is the path of a image or video is shown to 
 def run(
     source: SourceOptions,
     answering: AnswerOptions,
-    system: Annotated[
-        str | None,
-        typer.Option(help="The system prompt (default: the checkpoint's).", metavar="TEXT"),
-    ] = None,
+    system: str | None = option(None, "The system prompt (default: the checkpoint's).", metavar="TEXT"),
 ) -> int:
     """Talk with a model about images and videos."""
     console = Console(highlight=False)

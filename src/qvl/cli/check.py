@@ -9,19 +9,17 @@ import typer
 
 from qvl.checkpoint.check import Report, check
 from qvl.checkpoint.checkpoint import open_checkpoint
-from qvl.cli.options import JsonOption
+from qvl.cli.options import JsonOption, command, option
 from qvl.cli.tables import print_json
 from qvl.records import pick
 
 
+@command
 def run(
     folder: Annotated[Path, typer.Argument(help="A checkpoint or adapter folder, a hub id or mini.")],
-    tensor_parallel_size: Annotated[
-        int | None,
-        typer.Option(
-            help="The GPUs it must be cut over (default: cuts that can't be made are only reported)."
-        ),
-    ] = None,
+    tensor_parallel_size: int | None = option(
+        None, "The GPUs it must be cut over (default: cuts that can't be made are only reported)."
+    ),
     as_json: JsonOption = False,
 ) -> int:
     """Examine a checkpoint without loading it. Exit status 1 when something is wrong."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -94,12 +94,10 @@ def run(
     wanted: RequirementOptions,
     work: WorkOptions,
     pricing: PriceOptions,
-    top: Annotated[int, typer.Option(help="How many of the ranking to show.")] = 5,
-    everything: Annotated[bool, typer.Option("--all", help="Show all that was ruled out.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw quality against memory and money (.png, .svg, .pdf).")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
+    top: int = option(5, "How many of the ranking to show."),
+    everything: bool = option(False, "Show all that was ruled out.", "--all"),
+    plot: Path | None = option(None, "Draw quality against memory and money (.png, .svg, .pdf)."),
+    report: Path | None = option(None, "Write a self-contained HTML page."),
     as_json: JsonOption = False,
 ) -> int:
     """Which model, precision, engine and hardware, and why; what rules the others out."""

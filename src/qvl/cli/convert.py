@@ -9,11 +9,12 @@ import typer
 
 from qvl.checkpoint.checkpoint import open_checkpoint
 from qvl.checkpoint.convert import convert
-from qvl.cli.options import JsonOption
+from qvl.cli.options import JsonOption, command
 from qvl.cli.tables import print_json
 from qvl.units import format_bytes
 
 
+@command
 def run(
     source: Annotated[Path, typer.Argument(help="A checkpoint folder with *.safetensors, a hub id or mini.")],
     target: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],

@@ -91,15 +91,9 @@ def run(
     sent: TrafficOptions,
     own: ServerOptions,
     pricing: PriceOptions,
-    currency: Annotated[
-        str, typer.Option(help="The currency, usd or cny; your own figures are taken to be in it.")
-    ] = "usd",
-    exchange_rate: Annotated[
-        float | None, typer.Option(help="CNY for one USD (default: the catalogue's rate).")
-    ] = None,
-    today: Annotated[
-        str, typer.Option(help="The date that ages are counted from (default: today).", metavar="YYYY-MM-DD")
-    ] = "",
+    currency: str = option("usd", "The currency, usd or cny; your own figures are taken to be in it."),
+    exchange_rate: float | None = option(None, "CNY for one USD (default: the catalogue's rate)."),
+    today: str = option("", "The date that ages are counted from (default: today).", metavar="YYYY-MM-DD"),
     as_json: JsonOption = False,
 ) -> None:
     """API against rented against owned hardware for your image traffic."""

@@ -13,7 +13,7 @@ import typer
 
 from qvl.backends.studio import hosted_name
 from qvl.cli.media import check_writable
-from qvl.cli.options import JsonOption, SourceOptions, command
+from qvl.cli.options import JsonOption, SourceOptions, command, option
 from qvl.cli.show import terminal_safe
 from qvl.cli.tables import console, print_json, table
 from qvl.doctor import EndpointUnderTest, examine, sets
@@ -53,42 +53,28 @@ def run(
             help="With --baseline: a file (.json) or a name (default: the model's name).",
         ),
     ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="The same weights, loaded here to compare answers with (default: mini for a server of it, else a "
-            "kept baseline).",
-            metavar="PATH|HUB_ID|mini",
-        ),
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            help="Keep these answers, or compare with kept ones (default: compare, if there are any).",
-            metavar="save|compare",
-        ),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Run only these probes (repeatable; default: all).", metavar=PROBES),
-    ] = None,
-    skip: Annotated[
-        list[str] | None, typer.Option(help="Run all but these (repeatable; default: none).", metavar=PROBES)
-    ] = None,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(help="The pixel limit that the server was started with (default: as published)."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Draw other images and questions (default: the baseline's, else 0).")
-    ] = None,
-    report: Annotated[
-        str | None, typer.Option(help="Write a page with the evidence.", metavar="OUT.html")
-    ] = None,
+    reference: str | None = option(
+        None,
+        "The same weights, loaded here to compare answers with (default: mini for a server of it, else a "
+        "kept baseline).",
+        metavar="PATH|HUB_ID|mini",
+    ),
+    baseline: str | None = option(
+        None,
+        "Keep these answers, or compare with kept ones (default: compare, if there are any).",
+        metavar="save|compare",
+    ),
+    only: list[str] | None = option(
+        None, "Run only these probes (repeatable; default: all).", metavar=PROBES
+    ),
+    skip: list[str] | None = option(None, "Run all but these (repeatable; default: none).", metavar=PROBES),
+    max_pixels: int | None = option(
+        None, "The pixel limit that the server was started with (default: as published)."
+    ),
+    seed: int | None = option(None, "Draw other images and questions (default: the baseline's, else 0)."),
+    report: str | None = option(None, "Write a page with the evidence.", metavar="OUT.html"),
     as_json: JsonOption = False,
-    list_probes: Annotated[
-        bool, typer.Option("--list", help="List the probes without running them.")
-    ] = False,
+    list_probes: bool = option(False, "List the probes without running them.", "--list"),
 ) -> int:
     """Examine a model or a server: images and questions whose outcome is known."""
     probes = chosen(only or (), skip or ())

@@ -11,7 +11,7 @@ import typer
 
 from qvl.backends.answer import media_item
 from qvl.cli.media import open_media
-from qvl.cli.options import AnswerOptions, JsonOption, SourceOptions, command
+from qvl.cli.options import AnswerOptions, JsonOption, SourceOptions, command, option
 from qvl.cli.show import print_doubts
 from qvl.errors import OutputError, PromptError
 from qvl.inputs.video import frames_at
@@ -27,10 +27,9 @@ def run(
     answering: AnswerOptions,
     clip: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file.")],
     what: Annotated[str, typer.Argument(metavar='"WHAT"', help="What happens then, in quotes.")],
-    frames: Annotated[
-        str | None,
-        typer.Option(help="Save the frames at both ends of each moment in this folder.", metavar="FOLDER"),
-    ] = None,
+    frames: str | None = option(
+        None, "Save the frames at both ends of each moment in this folder.", metavar="FOLDER"
+    ),
     as_json: JsonOption = False,
 ) -> int:
     """Find the moment of a video where something happens."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.models import config_of, resolve
@@ -76,20 +74,11 @@ def run(
     engine: EngineOptions,
     address: AddressOptions,
     model: ModelArgument = "",
-    gpu: Annotated[
-        str,
-        typer.Option(help="The hardware, such as 2xl40s; there is no default.", metavar="NAME|COUNTxNAME"),
-    ] = "",
-    text_only: Annotated[
-        bool, typer.Option("--text-only", help="Send no images, so that the vision tower stays out.")
-    ] = False,
+    gpu: str = option("", "The hardware, such as 2xl40s; there is no default.", metavar="NAME|COUNTxNAME"),
+    text_only: bool = option(False, "Send no images, so that the vision tower stays out.", "--text-only"),
     config: ConfigOption = "",
-    source: Annotated[
-        str, typer.Option(help="The folder or hub id to load (default: the published weights).")
-    ] = "",
-    form: Annotated[
-        str, typer.Option("--format", help="How it is written: shell, compose, kubernetes or ray.")
-    ] = "shell",
+    source: str = option("", "The folder or hub id to load (default: the published weights)."),
+    form: str = option("shell", "How it is written: shell, compose, kubernetes or ray.", "--format"),
     as_json: JsonOption = False,
 ) -> None:
     """A checked command that starts an engine, each flag with its reason."""

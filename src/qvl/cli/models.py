@@ -20,7 +20,7 @@ from qvl.cli.models_print import (
     print_sources,
     regressions_of,
 )
-from qvl.cli.options import JsonOption
+from qvl.cli.options import JsonOption, command, option
 from qvl.cli.tables import print_json
 from qvl.errors import CatalogError, PlanError
 from qvl.plan import machine as machines
@@ -28,18 +28,16 @@ from qvl.plan.machine import Machine, best_run, machine_of, runs_on
 from qvl.records import pick
 
 
+@command
 def run(
     names: Annotated[
         list[str] | None, typer.Argument(help="Models, by name, alias or hub id; without one all are listed.")
     ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Set the models side by side.")] = False,
-    sources: Annotated[bool, typer.Option("--sources", help="Show where each figure comes from.")] = False,
-    gpu: Annotated[
-        str,
-        typer.Option(
-            help="The hardware of the catalogue to run them on (default: this machine).", metavar="NAME"
-        ),
-    ] = "",
+    compare: bool = option(False, "Set the models side by side.", "--compare"),
+    sources: bool = option(False, "Show where each figure comes from.", "--sources"),
+    gpu: str = option(
+        "", "The hardware of the catalogue to run them on (default: this machine).", metavar="NAME"
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Models of the Qwen-VL family: shapes, licences, abilities, scores, and what this machine can run."""

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def option(default: Any, help: str, *flags: str, **more: Any) -> Any:
-    """A field of an options class: its default, its help, and what else typer.Option takes."""
+    """A field of an options class, or a verb's parameter: its default, its help, what else typer.Option takes."""
     return dataclasses.field(default=default, metadata={"option": typer.Option(*flags, help=help, **more)})
 
 
@@ -168,18 +168,12 @@ def command(run: Callable[..., T]) -> Callable[..., T]:
     for parameter in inspect.signature(run).parameters.values():
         kind = hints[parameter.name]
         if not dataclasses.is_dataclass(kind):
-            flat.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
+            flat.append(_plain(parameter.name, kind, parameter.default))
             continue
         groups[parameter.name] = kind  # type: ignore[assignment]
         types = get_type_hints(kind, include_extras=True)
         flat += [
-            inspect.Parameter(
-                f.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=f.default,
-                annotation=Annotated[types[f.name], f.metadata["option"]] if f.metadata else types[f.name],
-            )
-            for f in dataclasses.fields(kind)
+            _plain(f.name, types[f.name], f if f.metadata else f.default) for f in dataclasses.fields(kind)
         ]
 
     @wraps(run)
@@ -194,3 +188,10 @@ def command(run: Callable[..., T]) -> Callable[..., T]:
     flattened.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     flattened.__annotations__ = {p.name: p.annotation for p in flat}
     return flattened
+
+
+def _plain(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    """A parameter as typer reads it; `default` is a value, or the field that `option` made."""
+    if isinstance(default, dataclasses.Field):
+        kind, default = Annotated[kind, default.metadata["option"]], default.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qvl.cli.media import check_writable
-from qvl.cli.options import MaxPixelsOption, RetryOption, SourceOptions, command
+from qvl.cli.options import MaxPixelsOption, RetryOption, SourceOptions, command, option
 from qvl.cli.show import terminal_safe
 from qvl.errors import OutputError, PromptError, QvlError
 from qvl.inputs.pages import list_pages, page_image
@@ -42,34 +42,21 @@ _BY_SUFFIX = {
 def run(
     source: SourceOptions,
     files: Annotated[list[str], typer.Argument(metavar="PAGE...", help="Images of pages, and PDFs.")],
-    to: Annotated[
-        str | None,
-        typer.Option(
-            help="The format to write (default: as the ending of -o says, else md).",
-            metavar="|".join(FORMATS),
-        ),
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out", "-o", help="One file for all pages (default: standard output).", metavar="FILE"
-        ),
-    ] = None,
-    pages: Annotated[
-        str | None, typer.Option(help="Which pages of a PDF to read (default: all).", metavar="1-3,7")
-    ] = None,
-    dpi: Annotated[
-        float, typer.Option(help="The resolution at which PDF pages are drawn, in dots per inch.")
-    ] = 144.0,
-    draw: Annotated[
-        str | None,
-        typer.Option(help="Draw the pages with their blocks marked; several get numbers.", metavar="OUT.png"),
-    ] = None,
+    to: str | None = option(
+        None, "The format to write (default: as the ending of -o says, else md).", metavar="|".join(FORMATS)
+    ),
+    out: str | None = option(
+        None, "One file for all pages (default: standard output).", "--out", "-o", metavar="FILE"
+    ),
+    pages: str | None = option(None, "Which pages of a PDF to read (default: all).", metavar="1-3,7"),
+    dpi: float = option(144.0, "The resolution at which PDF pages are drawn, in dots per inch."),
+    draw: str | None = option(
+        None, "Draw the pages with their blocks marked; several get numbers.", metavar="OUT.png"
+    ),
     retry: RetryOption = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(help="The longest text of one page in tokens (default: 4096, or half the context)."),
-    ] = None,
+    max_new_tokens: int | None = option(
+        None, "The longest text of one page in tokens (default: 4096, or half the context)."
+    ),
     max_pixels: MaxPixelsOption = None,
 ) -> int:
     """Read pages: text, tables and formulas in reading order, with their places in the image."""

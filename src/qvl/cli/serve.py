@@ -6,9 +6,6 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from qvl.catalog.precisions import rounded_on_load
 from qvl.cli.options import command, option
@@ -74,12 +71,9 @@ class HttpOptions:
 def run(
     http: HttpOptions,
     engine: EngineOptions,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A checkpoint folder, a hub id, or mini, the embedded model.", metavar="PATH|HUB_ID|mini"
-        ),
-    ] = "mini",
+    model: str = option(
+        "mini", "A checkpoint folder, a hub id, or mini, the embedded model.", metavar="PATH|HUB_ID|mini"
+    ),
 ) -> int:
     """Serve a model behind the OpenAI API."""
     for path in http.allow_media_path or []:

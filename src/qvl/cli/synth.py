@@ -7,9 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from qvl.cli.options import HUB_NAMES, JsonOption, SourceOptions, command, option
 from qvl.evaluate.score_synth import RULES, score, wilson
@@ -35,26 +33,17 @@ class ScoredOptions(SourceOptions):
 @command
 def run(
     source: ScoredOptions,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What to draw: read, field (receipt, form), find, count, chart, page, screen, clip or pair "
-            "(repeatable; default: all to score, none to draw)."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The first seed to draw.")] = 0,
-    num: Annotated[
-        int | None,
-        typer.Option("-n", "--num", help="Samples of each kind (default: 1 to draw, 500 to score)."),
-    ] = None,
-    difficulty: Annotated[int, typer.Option(help="From 0 to 3; 1 is the level of the tests.")] = 1,
-    script: Annotated[
-        str, typer.Option(help="The writing of kind read: latin, ko or zh; the last two need a font.")
-    ] = "latin",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="The folder to write samples to.")] = None,
-    seed0: Annotated[
-        int | None, typer.Option(help="The first seed to score (default: the first of the test seeds).")
-    ] = None,
+    kind: list[str] | None = option(
+        None,
+        "What to draw: read, field (receipt, form), find, count, chart, page, screen, clip or pair "
+        "(repeatable; default: all to score, none to draw).",
+    ),
+    seed: int = option(0, "The first seed to draw."),
+    num: int | None = option(None, "Samples of each kind (default: 1 to draw, 500 to score).", "-n", "--num"),
+    difficulty: int = option(1, "From 0 to 3; 1 is the level of the tests."),
+    script: str = option("latin", "The writing of kind read: latin, ko or zh; the last two need a font."),
+    out: Path | None = option(None, "The folder to write samples to.", "-o", "--out"),
+    seed0: int | None = option(None, "The first seed to score (default: the first of the test seeds)."),
     as_json: JsonOption = False,
 ) -> int:
     """Draw samples from seeds into a folder, or score a model on unseen ones."""
