@@ -8,24 +8,23 @@ for box in model.boxes("shapes.png", "the red circle").result: print(box.label, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 from qvl.backends.answer import Answer, as_list
 from qvl.backends.base import Backend, Stream
 from qvl.backends.settings import Settings
+from qvl.backends.spend import Meter
 from qvl.catalog.generations import Generation
 from qvl.geometry import PixelLimits
-
-if TYPE_CHECKING:
-    from qvl.backends.spend import Meter
-    from qvl.outputs.actions import ActionResult
-    from qvl.outputs.blocks import Page
-    from qvl.outputs.boxes import Place
-    from qvl.outputs.events import Event
-    from qvl.outputs.results import ParseResult
-    from qvl.tasks.pages import ReadPage
-    from qvl.tasks.prompts import Tool
-    from qvl.tasks.run import TaskAnswer, TaskSettings
+from qvl.inputs.pages import DEFAULT_DPI, list_pages
+from qvl.outputs.actions import ActionResult
+from qvl.outputs.blocks import Page
+from qvl.outputs.boxes import Place
+from qvl.outputs.events import Event
+from qvl.outputs.results import ParseResult
+from qvl.tasks.pages import ReadPage, read_pages
+from qvl.tasks.prompts import Tool
+from qvl.tasks.run import TaskAnswer, TaskSettings, run_task
 
 
 class Model(Backend):
@@ -120,11 +119,11 @@ class Model(Backend):
         self, picture: Any, what: str, **settings: Unpack[TaskSettings]
     ) -> TaskAnswer[ParseResult[Place]]:
         """Boxes and points, in pixels of the image."""
-        return cast("TaskAnswer[ParseResult[Place]]", _run(self, "boxes", picture, what, settings))
+        return run_task(self, "boxes", [picture], what, **settings)
 
     def page(self, picture: Any, **settings: Unpack[TaskSettings]) -> TaskAnswer[Page]:
         """One image of a page: its blocks in reading order, with their places."""
-        return cast("TaskAnswer[Page]", _run(self, "document", picture, "", settings))
+        return run_task(self, "document", [picture], "", **settings)
 
     def read(
         self,
@@ -135,9 +134,6 @@ class Model(Backend):
         **settings: Unpack[TaskSettings],
     ) -> list[ReadPage]:
         """All pages of an image or PDF, or of several, in order. pages: `1-3,7` of the only PDF."""
-        from qvl.inputs.pages import DEFAULT_DPI, list_pages
-        from qvl.tasks.pages import read_pages
-
         paths = [str(path) for path in as_list(document)]
         refs = list_pages(paths, DEFAULT_DPI if dpi is None else dpi, pages)
         return list(read_pages(self, refs, **settings))
@@ -146,25 +142,16 @@ class Model(Backend):
         self, clip: Any, question: str, **settings: Unpack[TaskSettings]
     ) -> TaskAnswer[ParseResult[Event]]:
         """What happens in a video, each with its start and end in seconds."""
-        return cast("TaskAnswer[ParseResult[Event]]", _run(self, "events", clip, question, settings))
+        return run_task(self, "events", [clip], question, **settings)
 
     def find_moment(
         self, clip: Any, what: str, **settings: Unpack[TaskSettings]
     ) -> TaskAnswer[ParseResult[Event]]:
         """From when to when something happens, in seconds of the video."""
-        return cast("TaskAnswer[ParseResult[Event]]", _run(self, "moment", clip, what, settings))
+        return run_task(self, "moment", [clip], what, **settings)
 
     def actions(
         self, screenshot: Any, goal: str, *, tool: Tool = "computer_use", **settings: Unpack[TaskSettings]
     ) -> TaskAnswer[ActionResult]:
         """The next actions on this screen, in its pixels; nothing is done."""
-        found = _run(self, "actions", screenshot, goal, {"tool": tool, **settings})
-        return cast("TaskAnswer[ActionResult]", found)
-
-
-def _run(
-    model: Backend, task: Any, medium: Any, question: str, settings: Mapping[str, Any]
-) -> TaskAnswer[Any]:
-    from qvl.tasks.run import run_task
-
-    return run_task(model, task, [medium], question, **settings)
+        return run_task(self, "actions", [screenshot], goal, tool=tool, **settings)

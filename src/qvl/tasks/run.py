@@ -20,11 +20,14 @@ from qvl.errors import OutputError, PromptError
 from qvl.geometry import Size
 from qvl.inputs.image import load_image
 from qvl.inputs.processor import MediaSettings
+from qvl.inputs.video import load_video
 from qvl.outputs.actions import ActionResult, Click, parse_actions
 from qvl.outputs.blocks import Page
 from qvl.outputs.boxes import Box, Place, Point, parse_boxes
 from qvl.outputs.documents import parse_document
+from qvl.outputs.draw import Drawing, draw_actions, draw_places, draw_regions
 from qvl.outputs.events import Clip, Event, parse_events
+from qvl.outputs.export import to_dict
 from qvl.outputs.mapping import PictureMap, Rect, merge_overlapping
 from qvl.outputs.repetition import RepetitionGuard
 from qvl.outputs.results import ParseResult
@@ -33,8 +36,6 @@ from qvl.tasks.retry import Retry, ask_watched
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from qvl.outputs.draw import Drawing
 
 Result = ParseResult[Place] | ParseResult[Event] | Page | ActionResult
 
@@ -84,8 +85,6 @@ class TaskAnswer(Generic[R]):
 def result_dict(result: Result) -> dict[str, Any]:
     """For json.dumps; coordinates are in pixels of the original image, times in seconds."""
     if isinstance(result, Page):
-        from qvl.outputs.export import to_dict
-
         return to_dict(result)
     return result.to_dict()
 
@@ -237,8 +236,6 @@ def _seen(backend: Backend, generation: Generation, item: Mapping[str, Any], pix
 
 def clip_of(item: Mapping[str, Any], generation: Generation, settings: MediaSettings) -> Clip:
     """The length of a video and the seconds of the frames that are shown. Raises: MediaError."""
-    from qvl.inputs.video import load_video
-
     own = {k: v for k, v in item.items() if k in MediaSettings.__dataclass_fields__}
     asked = MediaSettings(**own).over(settings)
     source = item.get("video", item.get("video_url"))
@@ -283,8 +280,6 @@ def parse_reply(
 
 def draw_result(found: TaskAnswer[Any], image: Image.Image) -> Drawing:
     """What was found, on a copy of the image. Raises: OutputError for moments, which have no place in an image."""
-    from qvl.outputs.draw import draw_actions, draw_places, draw_regions
-
     if isinstance(found.result, Page):
         return draw_regions(image, found.result)
     if isinstance(found.result, ActionResult):
