@@ -50,7 +50,7 @@ CLAIMS = {
     ),
     "qwen2_vl": Claim(
         "Qwen2-VL",
-        "text, pictures, videos, batches, gradients; bf16 features to the bit; both layouts of names",
+        "text, images, videos, batches, gradients; bf16 features to the bit; both layouts of names",
         "released weights",
     ),
     "qwen2_5_vl": Claim(
@@ -66,7 +66,7 @@ CLAIMS = {
     ),
     "qwen3_5": Claim(
         "Qwen3.5, dense (Gated DeltaNet beside gated attention)",
-        "forward of text, pictures, clips, padded batch; state through chunks, batches, preemption, reused prefixes; "
+        "forward of text, images, videos, padded batch; state through chunks, batches, preemption, reused prefixes; "
         "hub and transformers 5 layouts",
         "released weights; 2B and 4B (config not seen); multi-token prediction (skipped)",
         "{}, stored answers",
@@ -115,21 +115,21 @@ def naive() -> Iterator[Row]:
     towers = []
     for shape in parity.SHAPES.values():
         case = parity.Case(shape)
-        pictures = [case.picture() for _ in range(2)]
-        expected = np.concatenate([oracle.features(p, case.weights, case.raw) for p in pictures])
-        towers.append(parity.gap(case.encode(pictures), expected))
+        images = [case.picture() for _ in range(2)]
+        expected = np.concatenate([oracle.features(p, case.weights, case.raw) for p in images])
+        towers.append(parity.gap(case.encode(images), expected))
     case = parity.Case(parity.SHAPES["tiny"], seed=5)
     logits, equal, count = [], 0, 0
     for parts in parity.PROMPTS.values():
-        ids, pictures = case.prompt(*parts)
-        seen = [oracle.features(p, case.weights, case.raw) for p in pictures]
+        ids, images = case.prompt(*parts)
+        seen = [oracle.features(p, case.weights, case.raw) for p in images]
         expected = oracle.logits(ids, seen, case.weights, case.raw)
-        logits.append(parity.gap(case.logits(ids, pictures), expected))
+        logits.append(parity.gap(case.logits(ids, images), expected))
     for num_words in (9, 40, 50):
-        ids, pictures = case.prompt(num_words, "picture")
-        seen = [oracle.features(p, case.weights, case.raw) for p in pictures]
+        ids, images = case.prompt(num_words, "picture")
+        seen = [oracle.features(p, case.weights, case.raw) for p in images]
         answer = oracle.greedy(ids, seen, case.weights, case.raw, 64)
-        ours = case.logits([*ids, *answer], pictures, len(ids))[len(ids) - 1 : -1].argmax(-1).tolist()
+        ours = case.logits([*ids, *answer], images, len(ids))[len(ids) - 1 : -1].argmax(-1).tolist()
         equal += sum(a == b for a, b in zip(ours, answer))
         count += len(answer)
     yield Row("qwen_vl", max(towers), max(logits), equal, count, "tests/naive_qwen_vl.py")
