@@ -1,0 +1,29 @@
+"""The guide's benchmarks by name. A new one is a file with one record and a row here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from qvl.evaluate.benchmarks.record import Benchmark, unknown
+
+BENCHMARKS = {
+    "docvqa": "docvqa:DOCVQA",
+    "infovqa": "docvqa:INFOVQA",
+    "textvqa": "textvqa:TEXTVQA",
+    "chartqa": "chartqa:CHARTQA",
+    "ocrbench": "ocrbench:OCRBENCH",
+    "mathvista": "mathvista:MATHVISTA",
+    "mmmu": "mmmu:MMMU",
+    "mmmu_pro": "mmmu:MMMU_PRO",
+}
+
+
+def benchmark(name: str) -> Benchmark:
+    """By its name; `mmmu-pro` is `mmmu_pro`. Raises: QvlError that lists the names."""
+    place = BENCHMARKS.get(name.lower().replace("-", "_"))
+    if place is None:
+        raise unknown(name, BENCHMARKS)
+    module, _, attribute = place.partition(":")
+    found = getattr(import_module(f"qvl.evaluate.benchmarks.{module}"), attribute)
+    assert isinstance(found, Benchmark)
+    return found
