@@ -1,14 +1,12 @@
 """The arithmetic beneath the doctor: gaps between answers, paired statistics, scores."""
 
-import math
-import random
-
 import pytest
 
 from qvl.backends.answer import Answer
 from qvl.doctor.compare import MOST, Reply, Step, gap, reply_of
 from qvl.doctor.sets import similarity
-from qvl.doctor.statistics import mcnemar, mean_interval, sign_flip
+from qvl.doctor.verdicts import one_sided
+from qvl.evaluate.statistics import mcnemar, sign_flip
 
 
 def reply(text, *steps):
@@ -125,39 +123,11 @@ def test_a_stored_reply_compares_as_the_fresh_one():
 # ---------------------------------------------------------------------------------------------------- statistics
 
 
-def test_sign_flip_is_exact_for_few_differences():
-    assert sign_flip([1, 1, 1]) == 1 / 8
-    assert sign_flip([1, 1, -1]) == 4 / 8  # sums of at least 1 out of eight sign patterns
-    assert sign_flip([0, 0]) == 1
-    assert sign_flip([]) == 1
-
-
-def test_sign_flip_of_many_comes_close_to_the_exact_value():
-    differences = [1.0] * 10 + [-1.0] * 4
-    exact = sum(math.comb(14, k) for k in range(10, 15)) / 2**14
-    assert sign_flip(differences) == pytest.approx(exact, abs=0.02)
-
-
-def test_sign_flip_rejects_as_often_as_it_says():
-    draw = random.Random(5)
-    rejected = sum(sign_flip([draw.gauss(0, 1) for _ in range(8)]) <= 0.05 for _ in range(300))
-    assert 4 <= rejected <= 28  # 15 expected; five standard deviations of 3.8 would reach further
-
-
-def test_mcnemar_is_the_binomial_tail():
-    assert mcnemar(5, 0) == 1 / 32
-    assert mcnemar(1, 1) == 0.75
-    assert mcnemar(0, 3) == 1
-
-
-def test_the_interval_holds_the_mean_and_narrows_with_more():
-    few, many = [0.0, -1.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0] * 16
-    low, high = mean_interval(few)
-    assert low <= -0.25 <= high
-    narrow = mean_interval(many)
-    assert narrow[1] - narrow[0] < high - low
-    assert mean_interval([]) == (0, 0)
-    assert mean_interval([0.0] * 5) == (0, 0)
+def test_a_loss_counts_one_sided():
+    assert one_sided(sign_flip([-1, -1, -1]), True) == 1 / 8
+    assert one_sided(mcnemar(5, 0).exact, True) == 1 / 32
+    assert one_sided(mcnemar(0, 3).exact, False) == 1
+    assert one_sided(sign_flip([]), False) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from qvl.doctor.compare import Gap, gap
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.probe import EvidenceImage, Finding, Probe, Run, failed, not_supported, passed
 from qvl.doctor.sets import SETS, asked
-from qvl.doctor.statistics import mcnemar, mean_interval, sign_flip
+from qvl.doctor.verdicts import one_sided
+from qvl.evaluate.statistics import bootstrap_interval, mcnemar, sign_flip
 
 # The embedded model in fp32 lies 0.004 to 0.044 nats from itself in bf16, by set (seed 0)
 SAME_MEAN_NATS = 0.1
@@ -99,10 +100,11 @@ def _skill(*names: str) -> Run:
 
 def _compared(pairs: list[tuple[float, float]], title: str, numbers: dict[str, float | int]) -> Finding:
     changes = [own - other for own, other in pairs]
-    low, high = mean_interval(changes)
+    # one pair alone says nothing of the spread, and scores lie between 0 and 1
+    low, high = bootstrap_interval(changes) if len(changes) > 1 else (-1.0, 1.0)
     lost = sum(own < RIGHT <= other for own, other in pairs)
     won = sum(other < RIGHT <= own for own, other in pairs)
-    p = min(sign_flip([-c for c in changes]), mcnemar(lost, won) if lost else 1.0)
+    p = min(one_sided(sign_flip(changes), sum(changes) < 0), one_sided(mcnemar(lost, won).exact, lost > won))
     change = sum(changes) / len(changes)
     numbers |= {"change": round(change, 4), "low": round(low, 4), "high": round(high, 4)}
     numbers |= {"lost": lost, "won": won, "p_worse": round(p, 5)}

@@ -10,7 +10,8 @@ from qvl.catalog.generations.generation import ORIGINAL_PIXELS, RELATIVE_1000, S
 from qvl.doctor.endpoint import EndpointUnderTest
 from qvl.doctor.probe import EvidenceImage, Finding, Probe, not_supported
 from qvl.doctor.sets import asked
-from qvl.doctor.statistics import sign_flip
+from qvl.doctor.verdicts import one_sided
+from qvl.evaluate.statistics import sign_flip
 from qvl.geometry import Size
 from qvl.outputs.boxes import Box, find_places, parse_boxes
 from qvl.outputs.draw import draw_places
@@ -47,7 +48,7 @@ def _space(endpoint: EndpointUnderTest) -> Finding:
     numbers_out = {f"iou_{name}": round(mean, 4) for name, mean in means.items()}
     text = f"mean IoU of {len(scores[own.name])} boxes read as {shown}"
     if best != own.name and means[best] >= KNOWN_IOU:
-        p = sign_flip([b - a for a, b in zip(scores[own.name], scores[best])])
+        p = one_sided(sign_flip([b - a for a, b in zip(scores[own.name], scores[best])]), True)
         if p < CLEAR_P:
             return Finding("failed", f"{text}: they are in {best} (p {p:.4f}).", numbers_out, tuple(images))
     if means[own.name] >= KNOWN_IOU:

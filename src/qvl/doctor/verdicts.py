@@ -79,6 +79,11 @@ def agreement(gaps: Mapping[str, Gap], has_logprobs: bool, what: str) -> Finding
     return passed(f"{what}: {numbers['equal_texts']} of {len(gaps)} texts equal{size}.", **numbers)
 
 
+def one_sided(p: float, as_feared: bool) -> float:
+    """Half of a two-sided p where the change lies on the side that counts, else no evidence at all."""
+    return p / 2 if as_feared else 1.0
+
+
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
