@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -437,15 +436,3 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
     names = set(first) | set(second)
     chance = sum(first.count(c) * second.count(c) for c in names) / (n * n)
     return math.nan if chance >= 1 else (agree - chance) / (1 - chance)
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Whether a drop stays under a margin: it does when even the low end of the interval is above -margin."""
-
-    margin: float
-    low: float  # of the one-sided 95% interval of the difference
-
-    @property
-    def holds(self) -> bool:
-        return self.low > -self.margin
