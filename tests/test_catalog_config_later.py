@@ -225,16 +225,21 @@ def test_a_mixture_without_its_expert_count_says_so():
         read_config(raw)
 
 
-def test_an_invented_text_key_is_named():
-    with pytest.raises(ConfigError, match="unknown turbo_mode"):
-        read_config(qwen3_vl(turbo_mode=True))
-
-
-def test_an_invented_vision_key_is_named():
-    raw = qwen3_vl()
+def test_keys_that_are_not_known_are_passed_over_and_named():
+    raw = qwen3_vl(turbo_mode=True) | {"unsloth_version": "2025.11.1"}
     raw["vision_config"]["turbo_tower"] = 1
-    with pytest.raises(ConfigError, match="unknown turbo_tower"):
+    config = read_config(raw)
+    assert config == read_config(qwen3_vl())
+    assert config.unread == ("unsloth_version", "text_config.turbo_mode", "vision_config.turbo_tower")
+
+
+def test_a_key_of_another_generation_that_changes_the_computation_is_refused():
+    raw = qwen3_vl()
+    raw["vision_config"]["window_size"] = 112
+    with pytest.raises(ConfigError, match="vision_config: window_size 112 changes what is computed"):
         read_config(raw)
+    with pytest.raises(ConfigError, match="attn_output_gate True changes what is computed"):
+        read_config(qwen3_vl(attn_output_gate=True))
 
 
 def test_several_missing_keys_are_reported_at_once():

@@ -155,6 +155,13 @@ def test_headers_of_published_shapes_pass_under_their_published_names(name: str,
     assert "layout-old" not in rules(report)
 
 
+def test_keys_of_config_json_that_are_not_known_are_noted(plain: Path) -> None:
+    edit_json(plain / "config.json", lambda c: c.update(unsloth_version="2025.11.1"))
+    found = only(check(plain), "config-unread")
+    assert found.level == "note"
+    assert "unsloth_version" in found.what
+
+
 # --- the ten reported failures
 
 

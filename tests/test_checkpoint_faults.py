@@ -268,7 +268,7 @@ FAULTS: list[tuple[str, str, Change, bool]] = [
     # config.json
     ("no config", "plain", absent("config.json"), True),
     ("config is no JSON", "plain", content("config.json", "{"), True),
-    ("unknown config key", "plain", settings(rope_flavour="vanilla"), True),
+    ("a config key known to change the computation", "plain", settings(attn_logit_softcapping=30.0), True),
     ("unknown family", "plain", settings(model_type="qwen9_vl"), True),
     ("another width", "plain", settings(hidden_size=64), True),
     ("more layers", "plain", settings(num_hidden_layers=3), True),

@@ -3,6 +3,9 @@
 `assert` is for our own impossible states; bad input always ends in one of these.
 """
 
+from functools import lru_cache
+from logging import Logger
+
 
 class QvlError(Exception):
     """Root of every error a user can cause. The CLI prints it as one line and exits 2."""
@@ -54,6 +57,12 @@ class BackendError(QvlError):
     def __init__(self, message: str, *, status: int | None = None):
         super().__init__(message)
         self.status = status
+
+
+@lru_cache(maxsize=4096)
+def warn_once(log: Logger, message: str) -> None:
+    """A warning that is the same every time a file is opened, said the first time only."""
+    log.warning("%s", message)
 
 
 # third-party module → the extra of this package that brings it

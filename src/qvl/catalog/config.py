@@ -1,13 +1,16 @@
 """config.json → `ModelConfig`: the exact shape of a checkpoint, for the planner and the networks alike; and back.
 
-Every key of a config file is read, listed as ignorable, or an error by name. What the keys are differs by
-generation: each record (catalog/generations/) reads and writes its own.
+Every key of a config file is read, listed as ignorable, or named as unread; one that is known to change what is
+computed is an error. What the keys are differs by generation: each record (catalog/generations/) reads and writes
+its own.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,12 @@ from typing import Any
 from qvl import moved
 from qvl.catalog import generations
 from qvl.catalog.generations.generation import ModelConfig
+from qvl.catalog.generations.keys import collect_unread
 from qvl.catalog.generations.shape import TextConfig, VisionConfig
 from qvl.catalog.generations.tensors import TensorTable
-from qvl.errors import ConfigError
+from qvl.errors import ConfigError, warn_once
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ModelConfig", "TextConfig", "VisionConfig", "config_dict", "read_config", "tensor_table"]
 
@@ -25,7 +31,9 @@ __all__ = ["ModelConfig", "TextConfig", "VisionConfig", "config_dict", "read_con
 def read_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
     """Reads a checkpoint folder, a config.json, or its already parsed content.
 
-    Raises: ConfigError naming every unknown or missing key, or an unknown model_type.
+    Keys that aren't known are named in one warning, and in `unread`.
+    Raises: ConfigError naming every missing key and every key that changes the computation and isn't supported, or
+    an unknown model_type.
     """
     if isinstance(source, Mapping):
         raw, where = dict(source), "config"
@@ -42,7 +50,12 @@ def read_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         if not isinstance(raw, dict):
             raise ConfigError(f"{where}: holds a {type(raw).__name__}, not an object")
     generation = generations.of_model_type(raw.get("model_type"), where)
-    return generation.read(generation, raw, where)
+    with collect_unread() as unread:
+        config = generation.read(generation, raw, where)
+    if unread:
+        warn_once(log, f"{where}: not read: {', '.join(unread)}")
+        config = replace(config, unread=tuple(unread))
+    return config
 
 
 def config_dict(config: ModelConfig) -> dict[str, Any]:

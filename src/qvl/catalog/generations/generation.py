@@ -30,6 +30,8 @@ class ModelConfig:
     dtype: str = "bfloat16"  # how the file says it is stored
     # quantization_config as published; a mapping has no hash, equality still minds it
     quantization: Mapping[str, Any] | None = field(default=None, hash=False)
+    # keys of the file that say nothing to qvl; two files that differ in them describe one model
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def family(self) -> str:
@@ -38,7 +40,11 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """For json.dumps."""
-        rest = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "generation"}
+        rest = {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("generation", "unread")
+        }
         rest |= {"text": asdict(self.text), "vision": asdict(self.vision)}
         return {"family": self.family, **rest}
 

@@ -1,5 +1,8 @@
 """Reading a config.json key by key, so that none passes unseen; and what the generations' readers share.
 
+A key that is not known is passed over and named, as trainers write their own into every file. Only what is known to
+change the computation (`REFUSED`) is an error.
+
 A default of a transformers class is used only where every published model agrees with it: an object built from
 those defaults alone is not a real model (tokens_per_second, rms_norm_eps and the widths differ).
 Sources: the published config.json files; transformers 4.57.6 and 5.23 configuration classes.
@@ -7,12 +10,27 @@ Sources: the published config.json files; transformers 4.57.6 and 5.23 configura
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from qvl.catalog.generations.generation import Generation, ModelConfig
 from qvl.catalog.generations.shape import TextConfig, VisionConfig
 from qvl.errors import ConfigError
+
+_unread: ContextVar[list[str]] = ContextVar("unread")
+
+
+@contextmanager
+def collect_unread() -> Iterator[list[str]]:
+    """The keys that readers pass over inside the block, each with the object that holds it."""
+    found: list[str] = []
+    token = _unread.set(found)
+    try:
+        yield found
+    finally:
+        _unread.reset(token)
 
 
 class Keys:
@@ -21,8 +39,9 @@ class Keys:
     Faults are collected and reported together by `done`; until then reading goes on with stand-ins.
     """
 
-    def __init__(self, raw: Any, where: str, ignorable: frozenset[str]):
-        self.where, self.ignorable = where, ignorable
+    def __init__(self, raw: Any, where: str, ignorable: frozenset[str], inside: str = ""):
+        """inside: the object of the file that these keys are of, as `text_config`; empty at the top."""
+        self.where, self.ignorable, self.inside = where, ignorable, inside
         if not isinstance(raw, Mapping):
             raise ConfigError(f"{where}: must be an object, is {raw!r}")
         self.raw = raw
@@ -86,14 +105,43 @@ class Keys:
     def unknown(self) -> list[str]:
         return sorted(k for k in set(self.raw) - self.seen - self.ignorable if not str(k).startswith("_"))
 
+    def pass_over(self) -> None:
+        """Refuses unknown keys that change the computation, and notes the others."""
+        unknown = self.unknown()
+        if changing := [key for key in unknown if key in REFUSED and _is_on(self.raw[key])]:
+            named = ", ".join(f"{key} {self.raw[key]!r}" for key in changing)
+            self.wrong.append(f"{named} changes what is computed, and is not supported")
+        prefix = f"{self.inside}." if self.inside else ""
+        _unread.get([]).extend(prefix + key for key in unknown if key not in changing)
+
     def done(self) -> None:
+        self.pass_over()
         faults = list(self.wrong)
         if self.missing:
             faults.insert(0, f"missing {', '.join(self.missing)}")
-        if self.unknown():
-            faults.append(f"unknown {', '.join(self.unknown())}")
         if faults:
             raise ConfigError(f"{self.where}: " + "; ".join(faults))
+
+
+def _is_on(value: Any) -> bool:
+    """A factor of one and whatever is empty or false change nothing."""
+    return bool(value) and (isinstance(value, bool) or value != 1)
+
+
+# Keys by which decoders and towers of other models, or other generations of this family, compute something else
+# without having other tensors. What shows in the tensors is found when these are compared.
+# Source: the configuration classes of transformers 5.24.
+REFUSED = frozenset(
+    """attn_logit_softcapping final_logit_softcapping query_pre_attn_scalar logit_scale logits_scaling
+    embedding_multiplier residual_multiplier attention_multiplier lm_head_multiplier scale_depth scale_emb
+    dim_model_base sliding_window_pattern attention_chunk_size no_rope_layers no_rope_layer_interval
+    rope_local_base_freq global_rope_theta local_rope_theta use_parallel_residual parallel_attn alibi
+    position_embedding_type clip_qkv use_logn_attn use_dynamic_ntk swiglu_limit scoring_func
+    routed_scaling_factor n_group topk_group topk_method window_size fullatt_block_indexes tokens_per_second
+    partial_rotary_factor norm_topk_prob mrope_interleaved full_attention_interval attn_output_gate
+    use_bidirectional_attention vision_feature_layer vision_feature_select_strategy
+    downsample_ratio""".split()
+)
 
 
 # What transformers 5.23 writes of the tower's rotary embedding; no release before it wrote any
@@ -135,7 +183,10 @@ def read_rope(k: Keys) -> Rope:
     params = k.get("rope_parameters", k.get("rope_scaling", {}))
     k.seen |= {"rope_parameters", "rope_scaling"}
     inner = Keys(
-        params, f"{k.where} rope_parameters", frozenset(["type", "rope_type", "partial_rotary_factor"])
+        params,
+        f"{k.where} rope_parameters",
+        frozenset(["type", "rope_type", "partial_rotary_factor"]),
+        f"{k.inside}.rope_parameters".removeprefix("."),
     )
     inner.missing, inner.wrong = k.missing, k.wrong  # reported together with k's
     kind = inner.get("rope_type", inner.get("type", "default"))
@@ -146,7 +197,7 @@ def read_rope(k: Keys) -> Rope:
         section=inner.integers("mrope_section", ()),
         interleaved=inner.flag("mrope_interleaved", False),
     )
-    k.wrong += [f"unknown {key} in rope_parameters" for key in inner.unknown()]
+    inner.pass_over()
     return rope
 
 

@@ -47,7 +47,9 @@ def read_flat(
 ) -> ModelConfig:
     """Qwen2-VL and Qwen2.5-VL, whose towers have keys of their own."""
     text_raw, text_where = text_object(raw, where)
-    k = Keys(text_raw, text_where, COMMON_IGNORABLE)
+    k = Keys(
+        text_raw, text_where, COMMON_IGNORABLE, "text_config" if text_raw is raw.get("text_config") else ""
+    )
     kinds = k.get("layer_types", [])
     if k.get("use_sliding_window") or any(kind != "full_attention" for kind in kinds):
         k.wrong.append("sliding-window attention is in no published model and not supported")
@@ -72,7 +74,7 @@ def read_flat(
     )
     check_text(k, text)
     k.done()
-    v = Keys(raw.get("vision_config") or {}, f"{where} vision_config", VISION_IGNORABLE)
+    v = Keys(raw.get("vision_config") or {}, f"{where} vision_config", VISION_IGNORABLE, "vision_config")
     v.only("hidden_act", generation.tower.activation)
     v.only("rope_parameters", VISION_ROPE)
     # what every published model has, so that some files leave it out; a field in which models differ, or where a

@@ -85,7 +85,7 @@ def _read_text(
     moe: bool,
     hybrid: Callable[[Keys, int, bool], dict[str, Any]] | None,
 ) -> TextConfig:
-    k = Keys(raw, where, _IGNORABLE)
+    k = Keys(raw, where, _IGNORABLE, "text_config")
     k.only("hidden_act", "silu")
     k.only("attention_bias", False)
     k.only("decoder_sparse_step", 1)  # every layer has experts, in every published file
@@ -134,7 +134,7 @@ def _read_text(
 
 
 def _read_vision(raw: Mapping[str, Any], where: str, text_hidden: int, deepstack: bool) -> VisionConfig:
-    k = Keys(raw, where, COMMON_IGNORABLE | {"rope_parameters"})
+    k = Keys(raw, where, COMMON_IGNORABLE | {"rope_parameters"}, "vision_config")
     k.only("hidden_act", "gelu_pytorch_tanh")
     k.only("rope_parameters", VISION_ROPE)
     taps = k.integers("deepstack_visual_indexes", None if deepstack else ())

@@ -38,7 +38,7 @@ def _read(generation: Generation, raw: Mapping[str, Any], where: str) -> ModelCo
     """Qwen-VL and Qwen-VL-Chat. `intermediate_size` there counts both up matrices; ours counts one."""
     if not isinstance(raw.get("visual"), Mapping):
         raise ConfigError(f"{where}: no visual part; this is a text-only Qwen, not a Qwen-VL")
-    k, v = Keys(raw, where, _IGNORABLE), Keys(raw["visual"], f"{where} visual", frozenset())
+    k, v = Keys(raw, where, _IGNORABLE), Keys(raw["visual"], f"{where} visual", frozenset(), "visual")
     k.only("no_bias", True)  # the bias on qkv stays
     heads = k.integer("num_attention_heads")
     text = TextConfig(

@@ -81,6 +81,13 @@ def _examine(checkpoint: Checkpoint, tensor_parallel_size: int | None) -> Iterat
     if readable:
         yield from splits.findings(checkpoint, tensor_parallel_size)
     yield from prompt.findings(checkpoint)
+    if unread := checkpoint.config.unread:
+        yield Finding(
+            "note",
+            "config-unread",
+            f"config.json: not read: {', '.join(unread)}; qvl doesn't know them, and computes as without them",
+            "nothing, if a trainer wrote them for itself; otherwise a newer qvl",
+        )
 
 
 # rules that compare two layouts of names, or speak of files
