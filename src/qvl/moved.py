@@ -203,6 +203,7 @@ NAMES: dict[str, str] = {
     "qvl.plan.split:PACK": "qvl.catalog.precisions:PACK",
     "qvl.plan.ways:ENGINES_OF": "qvl.plan.engines:ENGINES",
     "qvl.plan.ways:LADDER_COUNTS": "qvl.plan.choose.machines:GPU_COUNTS",
+    "qvl.models.on_load:receivers": "qvl.models.on_load:load_targets",
 }
 
 

@@ -32,7 +32,7 @@ from qvl.models import build
 from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import FusedExperts
 from qvl.models.linear import TILE, QuantizedLinear
-from qvl.models.on_load import coded_layers, place_coded, receivers
+from qvl.models.on_load import coded_layers, load_targets, place_coded
 from qvl.models.pickled import open_pickled
 from qvl.models.quantized.int4_matmul import on_device
 from qvl.models.quantized.layers import make_layer
@@ -122,7 +122,7 @@ def _fill(
     copy: bool,
 ) -> None:
     """Puts every stored tensor where the network on the meta device has its place for it."""
-    in_parts = receivers(model, coded)
+    in_parts = load_targets(model, coded)
     fused_shapes = dict(expected.fused)
     if copy:
         fused_shapes |= {name: shape for name, shape in expected.shapes.items() if is_fused(name)}

@@ -72,7 +72,7 @@ def coded_layers(model: VisionLanguageModel, weights: str, on_cpu: bool) -> dict
     return layers
 
 
-def receivers(model: VisionLanguageModel, coded: Mapping[str, QuantizedLinear]) -> dict[str, Receiver]:
+def load_targets(model: VisionLanguageModel, coded: Mapping[str, QuantizedLinear]) -> dict[str, Receiver]:
     """Name of a stored tensor → who takes it."""
     found: dict[str, Receiver] = {f"{name}.weight": layer for name, layer in coded.items()}
     for name, module in model.named_modules():

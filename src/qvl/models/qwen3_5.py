@@ -20,4 +20,4 @@ from qvl.models.qwen3_vl import VisionTower
 
 class Qwen35(VisionLanguageModel):
     def __init__(self, config: ModelConfig):
-        super().__init__(config, VisionTower(config.vision, wide_shares=True))
+        super().__init__(config, VisionTower(config.vision, mixes_in_fp32=True))

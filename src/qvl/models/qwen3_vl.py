@@ -98,11 +98,11 @@ class PatchMerger(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """`wide_shares`: the position table is mixed in fp32 (Qwen3.5's reference) and not in its own dtype."""
+    """`mixes_in_fp32`: the position table is mixed in fp32 (Qwen3.5's reference) and not in its own dtype."""
 
-    def __init__(self, config: VisionConfig, wide_shares: bool = False):
+    def __init__(self, config: VisionConfig, mixes_in_fp32: bool = False):
         super().__init__()
-        self.config, self.wide_shares = config, wide_shares
+        self.config, self.mixes_in_fp32 = config, mixes_in_fp32
         self.patch_embed = PatchEmbed(config, bias=True)
         self.pos_embed = embedding(config.num_position_embeddings, config.hidden_size)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
@@ -122,7 +122,7 @@ class VisionTower(nn.Module):
         side = math.isqrt(self.config.num_position_embeddings)
         index_4P, weight_4P = table_taps(coordinates_P2, sizes_P2, side)
         table = self.pos_embed.weight
-        weight_4P = weight_4P.to(table.device, torch.float32 if self.wide_shares else table.dtype)
+        weight_4P = weight_4P.to(table.device, torch.float32 if self.mixes_in_fp32 else table.dtype)
         taps_4PW = self.pos_embed(index_4P.to(table.device)) * weight_4P[..., None]
         out: Tensor = (taps_4PW[0] + taps_4PW[1] + taps_4PW[2] + taps_4PW[3]).to(table.dtype)
         return out
