@@ -189,6 +189,170 @@ def mmmu_pro(folder: Path) -> Path:
     return folder
 
 
+def put_video(path: Path) -> Path:
+    """Only its name counts to a reader."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"video")
+    return path
+
+
+def videomme(folder: Path) -> Path:
+    videos, number = [], 0
+    for video, duration, questions in (("001", "short", 3), ("301", "medium", 1), ("601", "long", 1)):
+        put_video(folder / "data" / f"{video}.mp4")
+        videos.append(
+            {
+                "video_id": video,
+                "duration": duration,
+                "domain": "Knowledge",
+                "sub_category": "Law",
+                "questions": [],
+            }
+        )
+        for i in range(questions):
+            number += 1
+            videos[-1]["questions"].append(
+                {
+                    "question_id": f"{video}-{i + 1}", "task_type": "Counting Problem", "question": f"Which {number}?",
+                    "options": ["A. Apples.", "B. Candles.", "C. Berries.", "D. None of them."], "answer": "C",
+                    "response": "",
+                }
+            )  # fmt: skip
+    (folder / "subtitle").mkdir()
+    (folder / "subtitle" / "001.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\n<i>Hello</i> there\n\n")
+    put_json(folder / "test.json", videos)
+    return folder
+
+
+def lvbench(folder: Path) -> Path:
+    rows = []
+    for key, numbers in (("Cm73ma6Ibcs", range(3)), ("TiQBTesZUJQ", range(3, 5))):
+        put_video(folder / "videos" / f"{key}.mp4")
+        qa = [
+            {"uid": str(i), "question": f"What {i}?\n(A) one\n(B) two\n(C) three\n(D) four", "answer": "B",
+             "question_type": ["entity recognition", "reasoning"][: 1 + i % 2], "time_reference": "00:15-00:19"}
+            for i in numbers
+        ]  # fmt: skip
+        rows.append({"key": key, "type": "cartoon", "qa": qa})
+    put_jsonl(folder / "video_info.meta.jsonl", rows)
+    return folder
+
+
+def charades_sta(folder: Path) -> Path:
+    lines = []
+    for i in range(5):
+        put_video(folder / "Charades_v1_480" / f"V{i % 2}.mp4")
+        lines.append(f"V{i % 2} {i}.0 {i + 10}.0##a person opens door {i}.")
+    (folder / "charades_sta_test.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def _steps(folder: Path, pixels: bool) -> list[dict]:
+    element = [40, 80, 20, 40] if pixels else [0.4, 0.4, 0.2, 0.2]  # y, x, height, width
+    actions = [
+        (4, "[0.5, 0.5]", "[0.5, 0.5]", "", "click on the button"),
+        (4, "[0.8, 0.5]", "[0.2, 0.5]", "", "scroll up"),
+        (3, "[-1.0, -1.0]", "[-1.0, -1.0]", "Hello", "type Hello"),
+        (6, "[-1.0, -1.0]", "[-1.0, -1.0]", "", "press the home button"),
+        (10, "[-1.0, -1.0]", "[-1.0, -1.0]", "", "stop and set the query as completed"),
+    ]
+    rows = []
+    for i, (kind, touch, lift, text, desc) in enumerate(actions):
+        put_image(folder / "general" / "GENERAL-1" / f"GENERAL-1_{i}.png")
+        rows.append(
+            {
+                "episode_id": "1", "episode_length": 5, "step_id": i, "instruction": "say hello",
+                "ui_positions": json.dumps([element, [0, 0, 10, 10] if pixels else [0.0, 0.0, 0.1, 0.05]]),
+                "ui_text": '["OK", ""]', "ui_types": '["TEXT", "ICON_HOME"]', "result_action_type": kind,
+                "result_action_text": text, "result_touch_yx": touch, "result_lift_yx": lift,
+                "image_path": f"general/GENERAL-1/GENERAL-1_{i}.png",
+            }
+        )  # fmt: skip
+        rows[-1] |= (
+            {"coat_action_desc": desc}
+            if pixels
+            else {"low_instruction": f"do {desc}", "subset": "android_control"}
+        )
+    return rows
+
+
+def aitz(folder: Path) -> Path:
+    put_json(folder / "general" / "GENERAL-1" / "GENERAL-1.json", _steps(folder, pixels=True))
+    return folder
+
+
+def android_control(folder: Path) -> Path:
+    put_json(folder / "1.json", _steps(folder, pixels=False))
+    return folder
+
+
+def tool_call(**arguments) -> str:
+    return f"<tool_call>\n{json.dumps({'name': 'mobile_use', 'arguments': arguments})}\n</tool_call>"
+
+
+# The tests' screens are 200 by 100 and seen at 196 by 112 (test_evaluate_benchmarks.reply).
+ACTIONS = {
+    "1-0": tool_call(action="click", coordinate=[98, 56]),
+    "1-1": tool_call(action="swipe", coordinate=[98, 90], coordinate2=[98, 20]),
+    "1-2": tool_call(action="type", text="hello"),
+    "1-3": tool_call(action="system_button", button="Home"),
+    "1-4": tool_call(action="terminate", status="success"),
+}
+
+
+def screenspot(folder: Path, suffix: str = "", images: str = "screenspot_imgs") -> Path:
+    for platform, number in (("mobile", 2), ("desktop", 2), ("web", 1)):
+        rows = [
+            {"img_filename": f"{platform}{i}.png", "bbox": [80, 40, 40, 20], "instruction": f"open {i}",
+             "data_type": ("text", "icon")[i % 2], "data_source": "ios"}
+            for i in range(number)
+        ]  # fmt: skip
+        for row in rows:
+            put_image(folder / images / row["img_filename"])
+        put_json(folder / f"screenspot_{platform}{suffix}.json", rows)
+    return folder
+
+
+def screenspot_v2(folder: Path) -> Path:
+    return screenspot(folder, "_v2", "screenspotv2_image")
+
+
+def screenspot_pro(folder: Path) -> Path:
+    rows = [
+        {"img_filename": f"cad/{i}.png", "bbox": [80, 40, 120, 60], "instruction": "draw", "instruction_cn": "画",
+         "id": f"cad_{i}", "application": "cad", "platform": "windows", "img_size": [200, 100],
+         "ui_type": ("text", "icon")[i % 2], "group": "CAD"}
+        for i in range(5)
+    ]  # fmt: skip
+    for row in rows:
+        put_image(folder / "images" / row["img_filename"])
+    put_json(folder / "annotations" / "cad_windows.json", rows)
+    return folder
+
+
+def refcoco(folder: Path) -> Path:
+    for name, number in (("refcoco_val", 3), ("refcocog_test", 2)):
+        rows = [
+            {"image": f"train2014/{i}.jpg", "sent": "the left one", "bbox": [20.0, 10.0, 100.0, 50.0], "width": 200,
+             "height": 100}
+            for i in range(number)
+        ]  # fmt: skip
+        for row in rows:
+            put_image(folder / row["image"])
+        put_jsonl(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def kreta(folder: Path) -> Path:
+    rows = [
+        {"id": f"t{i}", "question": "역의 이름은?", "A": "서울", "B": "부산", "C": "대구", "D": "광주", "answer": "B",
+         "category": "Transportation and Logistics", "image": base64_image()}
+        for i in range(5)
+    ]  # fmt: skip
+    put_jsonl(folder / "test.jsonl", rows)
+    return folder
+
+
 # name: (what writes it, right answers by id of the first items)
 MAKERS = {
     "docvqa": (docvqa, {"100": "line 0"}),
@@ -202,4 +366,17 @@ MAKERS = {
     ),
     "mmmu": (mmmu, {"validation_Art_1": "**B**", "validation_Math_1": "so it is 12."}),
     "mmmu_pro": (mmmu_pro, {"test_History_0": "Answer: J"}),
+    "videomme": (videomme, {"001-1": "The answer is C. Berries.", "601-1": "**C**"}),
+    "lvbench": (lvbench, {"0": "The answer is B", "1": "**B**", "2": "(B) two"}),
+    "charades_sta": (charades_sta, {"1": "0.0 - 10.0 seconds", "2": "From 00:01 to 00:11."}),
+    "aitz": (aitz, ACTIONS),
+    "android_control": (android_control, ACTIONS),
+    "screenspot": (screenspot, {"screenspot_mobile-0": '{"point_2d": [98, 56]}'}),
+    "screenspot_v2": (screenspot_v2, {"screenspot_web_v2-0": '{"bbox_2d": [90, 50, 110, 60]}'}),
+    "screenspot_pro": (
+        screenspot_pro,
+        {"cad_0": tool_call(action="left_click", coordinate=[98, 56]).replace("mobile", "computer")},
+    ),
+    "refcoco": (refcoco, {"refcoco_val-0": '```json\n[{"bbox_2d": [20, 11, 98, 56], "label": "one"}]\n```'}),
+    "kreta": (kreta, {"t0": "역 이름이 보입니다.\nAnswer: B", "t1": "정답은 B"}),
 }

@@ -5,11 +5,17 @@ import pytest
 from benchmark_files import MAKERS, base64_image, put_tsv
 from qvl.errors import QvlError
 from qvl.evaluate.benchmarks import BENCHMARKS, benchmark, readers
+from qvl.evaluate.benchmarks.aitz import Step, coat_click, direction, gold_step, hits
+from qvl.evaluate.benchmarks.charades import iou, official_span, said_span
 from qvl.evaluate.benchmarks.chartqa import relaxed, strict
 from qvl.evaluate.benchmarks.docvqa import anls
+from qvl.evaluate.benchmarks.lvbench import official_letter as lvbench_letter
 from qvl.evaluate.benchmarks.mathvista import normalise
 from qvl.evaluate.benchmarks.mmmu import open_right, parse_letter, parse_open, parse_pro_letter
+from qvl.evaluate.benchmarks.refcoco import first_generation_box
+from qvl.evaluate.benchmarks.screenspot import seeclick_point
 from qvl.evaluate.benchmarks.textvqa import vqa_accuracy
+from qvl.evaluate.benchmarks.videomme import official_letter as videomme_letter
 from qvl.evaluate.samples import Sample, SampleError
 from qvl.evaluate.scorers.base import Reply
 
@@ -220,3 +226,146 @@ def test_mathvista_gives_nothing_for_a_refusal(tmp_path):
     bench = benchmark("mathvista")
     sample = bench.samples(MAKERS["mathvista"][0](tmp_path))[0]
     assert bench.scorer.grade(reply("I can't see the image", sample), sample) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "first_character", "first_capital"),
+    [
+        ("B", "B", "B"),
+        ("(B) two", "B", "B"),
+        ("B. two", "B", "B"),
+        ("The answer is B", "T", "B"),
+        ("**B**", "*", "B"),
+        ("Based on the video, C", "B", "B"),
+        ("", "", ""),
+        ("c", "c", ""),
+    ],
+)
+def test_official_letters_of_the_video_sets(text, first_character, first_capital):
+    assert lvbench_letter(text) == first_character
+    assert videomme_letter(text) == first_capital
+
+
+def test_unanswered_questions_stay_in_the_denominator(tmp_path):
+    bench = benchmark("videomme")
+    samples = bench.samples(MAKERS["videomme"][0](tmp_path))
+    rows = [(s, bench.scorer.grade(reply("C" if i else "none", s), s)) for i, s in enumerate(samples)]
+    figures = bench.figures(rows)
+    assert figures["accuracy"] == pytest.approx(0.8)
+    assert figures["accuracy of answered"] == 1
+
+
+def test_subtitles_stand_before_the_question_when_asked_for(tmp_path):
+    MAKERS["videomme"][0](tmp_path)
+    with_them = benchmark("videomme").samples(tmp_path, split="with_subtitles")
+    assert "Hello there\nSelect" in with_them[0].question
+    assert "Hello" not in benchmark("videomme").samples(tmp_path)[0].question
+    assert with_them[0].cluster == with_them[1].cluster != with_them[3].cluster
+
+
+@pytest.mark.parametrize(
+    ("text", "ours", "official"),
+    [
+        ("The event happens in 3.5 - 10 seconds.", (3.5, 10), (3.5, 10)),
+        ("It starts at 3 and ends at 10", (3, 10), None),
+        ('{"start": "00:05.5", "end": "01:10"}', (5.5, 70), None),
+        ("from 0:05 to 0:10 it happens", (5, 10), (0, 5)),  # to a peer 05 - 0 is the range
+        ("10.0 - 3.0, the event starts", (3, 10), (3, 10)),
+        ("I see no such event", None, None),
+    ],
+)
+def test_spans_of_time(text, ours, official):
+    assert said_span(text) == ours
+    assert official_span(text) == official
+
+
+def test_temporal_iou_counts_the_gap():
+    assert iou((0, 10), (5, 15)) == pytest.approx(1 / 3)
+    assert iou((0, 1), (2, 3)) == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [((5, 1), "up"), ((5, 9), "down"), ((1, 5), "left"), ((9, 5), "right"), ((5, 5), ""), ((8, 2), "up")],
+)
+def test_the_direction_is_that_of_the_finger(end, name):
+    assert direction(5, 5, *end) == name
+
+
+def test_a_tap_counts_in_the_gold_element_or_near_the_point():
+    gold = Step("click", 0.5, 0.5)
+    element = [0.45, 0.2, 0.1, 0.4]  # y, x, height, width: x from 0.16 to 0.64 once enlarged
+    assert hits(Step("click", 0.17, 0.5), gold, [element])
+    assert not hits(Step("click", 0.15, 0.5), gold, [element])
+    assert hits(Step("click", 0.5, 0.63), gold, [])
+    assert not hits(Step("click", 0.5, 0.65), gold, [])
+    assert not hits(Step("click", 0.5, 0.56), gold, [], control=True)
+
+
+def test_coat_compares_taps_with_the_corner():
+    """The fault that makes ours needed: a perfect tap fails, one in the corner passes."""
+    elements = [[40, 80, 20, 40]]
+    assert not coat_click((100, 50, 100, 50), (0, 0), elements)
+    assert coat_click((0, 0, 0, 0), (0, 0), elements)
+    assert coat_click((100, 50, 100, 50), (100, 50), elements)
+
+
+def test_a_long_swipe_is_no_tap():
+    row = {"result_action_type": 4, "result_action_text": ""}
+    assert gold_step(row | {"result_touch_yx": "[0.5, 0.5]", "result_lift_yx": "[0.52, 0.5]"}).kind == "click"
+    assert gold_step(row | {"result_touch_yx": "[0.5, 0.5]", "result_lift_yx": "[0.1, 0.5]"}) == Step(
+        "scroll", 0.5, 0.5, "up"
+    )
+    with pytest.raises(ValueError, match="99"):
+        gold_step(row | {"result_action_type": 99, "result_touch_yx": "[0, 0]", "result_lift_yx": "[0, 0]"})
+
+
+def test_aitz_counts_types_steps_and_episodes(tmp_path):
+    bench = benchmark("aitz")
+    samples = bench.samples(MAKERS["aitz"][0](tmp_path), generation="qwen2_5_vl")
+    assert "Step 1: click on the button; Step 2: scroll up; " in samples[2].question
+    assert "196x112" in (samples[0].system or "").replace(" ", "")
+    answers = [*MAKERS["aitz"][1].values()]
+    answers[2] = answers[2].replace("hello", "bye")
+    figures = bench.figures([(s, bench.scorer.grade(reply(a, s), s)) for s, a in zip(samples, answers)])
+    assert figures["exact match"] == pytest.approx(0.8)
+    assert figures["type match"] == 1
+    assert figures["success rate"] == 0
+    assert figures["goal progress"] == pytest.approx(0.4)
+
+
+def test_boxes_are_read_in_the_generations_own_numbers(tmp_path):
+    """A perfect pixel box on a small image scores 1; other harnesses take its numbers for parts of 1000."""
+    bench = benchmark("refcoco")
+    sample = bench.samples(MAKERS["refcoco"][0](tmp_path))[0]
+    pixels = '{"bbox_2d": [20, 11, 98, 56]}'
+    assert bench.scorer.grade(reply(pixels, sample, "qwen2_5_vl"), sample).score == 1
+    assert bench.scorer.grade(reply(pixels, sample, "qwen3_vl"), sample).score == 0
+    thousands = '{"bbox_2d": [100, 100, 500, 500]}'
+    assert bench.scorer.grade(reply(thousands, sample, "qwen3_vl"), sample).score == 1
+    assert first_generation_box("(100,100),(500,500)", 999, 999) == pytest.approx((100, 100, 500, 500))
+    assert first_generation_box("none", 9, 9) == (0, 0, 0, 0)
+
+
+def test_seeclick_reads_bare_numbers_as_parts_of_one():
+    assert seeclick_point("(0.5, 0.25)", 200, 100) == (100, 25)
+    assert seeclick_point("<box>(100,200),(300,400)</box>", 1000, 1000) == pytest.approx((200, 300))
+    assert seeclick_point("no point", 1, 1) is None
+    assert seeclick_point("the box", 1, 1) is None
+
+
+def test_settings_are_those_of_the_generation():
+    charades = benchmark("charades_sta")
+    assert charades.settings_for("qwen3_vl_moe").fps == 4
+    assert charades.settings_for("qwen2_5_vl").fps == 2
+    assert benchmark("ocrbench").settings_for("qwen2_5_vl").min_pixels == 100 * 28 * 28
+    assert benchmark("docvqa").settings_for("qwen2_5_vl").min_pixels == 1280 * 28 * 28
+    qwen3 = benchmark("mmmu").settings_for("qwen3_vl")
+    assert (qwen3.temperature, qwen3.top_p, qwen3.top_k, qwen3.presence_penalty) == (0.7, 0.8, 20, 1.5)
+    assert benchmark("lvbench").settings_for("qwen3_vl").total_pixels == 224 * 1024 * 32 * 32
+
+
+def test_options_are_written_as_the_models_know_them(tmp_path):
+    question = benchmark("mmmu").samples(MAKERS["mmmu"][0](tmp_path), generation="qwen2_5_vl")[0].question
+    assert question.startswith("Question: <image 1> Which")
+    assert "\nOptions:\nA. one\nB. two\n" in question

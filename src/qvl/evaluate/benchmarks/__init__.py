@@ -15,6 +15,16 @@ BENCHMARKS = {
     "mathvista": "mathvista:MATHVISTA",
     "mmmu": "mmmu:MMMU",
     "mmmu_pro": "mmmu:MMMU_PRO",
+    "videomme": "videomme:VIDEOMME",
+    "lvbench": "lvbench:LVBENCH",
+    "charades_sta": "charades:CHARADES",
+    "aitz": "aitz:AITZ",
+    "android_control": "aitz:ANDROID_CONTROL",
+    "screenspot": "screenspot:SCREENSPOT",
+    "screenspot_v2": "screenspot:SCREENSPOT_V2",
+    "screenspot_pro": "screenspot:SCREENSPOT_PRO",
+    "refcoco": "refcoco:REFCOCO",
+    "kreta": "kreta:KRETA",
 }
 
 

@@ -96,6 +96,9 @@ class Benchmark:
     read: Callable[[Path, str], list[Sample]]  # (file or folder, split)
     prompt: Callable[[Sample, str], str]
     scorer: Scorer
+    system: Callable[[Sample, str], str | None] | None = (
+        None  # the system prompt, where a tool's schema is wanted
+    )
     faults: tuple[str, ...] = ()  # known ones of the official rule, and what ours does instead
     pitfalls: tuple[str, ...] = ()  # what makes two figures of it incomparable
     splits: tuple[str, ...] = ("",)  # the first is the default
@@ -119,7 +122,8 @@ class Benchmark:
                 f"{path}: nothing of {self.name} in it. `qvl eval {self.name} --how` says what is needed"
             )
         _refuse_repeated(found)
-        return [replace(s, question=self.prompt(s, generation)) for s in found]
+        system = self.system or (lambda sample, _: sample.system)
+        return [replace(s, question=self.prompt(s, generation), system=system(s, generation)) for s in found]
 
     def settings_for(self, generation: str) -> Settings:
         """Of this generation, of the one that its name goes on from (qwen3_vl_moe from qwen3_vl), or of all."""
