@@ -162,6 +162,19 @@ def test_keys_of_config_json_that_are_not_known_are_noted(plain: Path) -> None:
     assert "unsloth_version" in found.what
 
 
+def test_the_processor_file_of_transformers_5_is_examined(plain: Path) -> None:
+    part = json.loads((plain / "preprocessor_config.json").read_text())
+    (plain / "preprocessor_config.json").unlink()
+    assert only(check(plain), "processor-missing").level == "warning"
+    joint = {"image_processor": part | {"trainers_key": 1}}
+    (plain / "processor_config.json").write_text(json.dumps(joint))
+    report = check(plain)
+    assert rules(report, "error", "warning") == set()
+    assert "trainers_key" in only(report, "processor-unread").what
+    edit_json(plain / "processor_config.json", lambda c: c["image_processor"].update(patch_size=16))
+    assert only(check(plain), "processor-patch").level == "error"
+
+
 # --- the ten reported failures
 
 

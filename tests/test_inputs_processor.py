@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from inputs_small import CHECKPOINT_TEMPLATE, PREPROCESSOR, write_checkpoint
 from qvl.catalog import generations
 from qvl.catalog.config import ModelConfig, TextConfig, VisionConfig
-from qvl.errors import ConfigError, MediaError, PromptError
+from qvl.errors import ConfigError, MediaError, PromptError, warn_once
 from qvl.geometry import Grid, Size
 from qvl.inputs.patches import from_patches
 from qvl.inputs.processor import Processor
@@ -333,8 +334,8 @@ def test_the_files_limits_are_used(folder, processor):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"invented_key": 1}, "unknown invented_key"),
-        ({"size": {"height": 448}}, "unknown size.height"),
+        ({"size": {"height": 448}}, r"size\.height"),
+        ({"size": 448}, "size is 448"),
         ({"patch_size": 16}, "patch_size 16 contradicts config.json's 14"),
         ({"do_normalize": False}, "do_normalize False"),
         ({"do_center_crop": True}, "do_center_crop True"),
@@ -358,7 +359,7 @@ def test_the_settings_that_transformers_saves_are_read(tmp_path):
     assert (processor.image_limits.min_pixels, processor.image_limits.max_pixels) == (784, 7840)
 
 
-def test_video_settings_and_the_joint_file_are_read(tmp_path):
+def test_video_settings_and_the_joint_file_are_read(tmp_path, caplog):
     folder = write_checkpoint(tmp_path / "x", preprocessor=None)
     joint = {
         "image_processor": {**PREPROCESSOR, "size": {"shortest_edge": 784, "longest_edge": 1568}},
@@ -370,8 +371,52 @@ def test_video_settings_and_the_joint_file_are_read(tmp_path):
     assert (processor.image_limits.min_pixels, processor.image_limits.max_pixels) == (784, 1568)
     assert (processor.video_limits.max_pixels, processor.video_limits.fps) == (3136, 1)
     (folder / "video_preprocessor_config.json").write_text(json.dumps({"max_pixels": 9999, "surprise": 1}))
-    with pytest.raises(ConfigError, match=r"video_preprocessor_config\.json: unknown surprise"):
-        Processor.from_pretrained(folder, config(folder))
+    warn_once.cache_clear()
+    processor = Processor.from_pretrained(folder, config(folder))
+    assert processor.video_limits.max_pixels == 9999
+    assert processor.unread == ("video_preprocessor_config.json: surprise",)
+    Processor.from_pretrained(folder, config(folder))
+    assert [r.getMessage() for r in caplog.records] == [f"{folder}: not read: {processor.unread[0]}"]
+
+
+SAVED = json.loads((Path(__file__).parent / "data/saved_processors.json").read_text())
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_processor_saved_by_transformers_sees_as_the_published_files(name, tmp_path):
+    """save_pretrained of the hub's settings, by an old and by the newest transformers.
+
+    The folders of Qwen2-VL and Qwen2.5-VL have no video settings; what is saved for them is copied from images.
+    """
+    family = name.split()[0]
+    folder = write_checkpoint(tmp_path / "x", preprocessor=None)
+    for file, content in SAVED[name].items():
+        (folder / file).write_text(json.dumps(content))
+    vision = {} if family.startswith("qwen2") else {"patch_size": 16}
+    read = config(folder, family, **vision)
+    processor = Processor.from_pretrained(folder, read)
+    assert processor.image_limits == read.generation.image_limits(read.vision)
+    fps = None if family.startswith("qwen2") else 2
+    expected = dataclasses.replace(read.generation.video_limits(read.vision), fps=fps)
+    assert processor.video_limits == expected
+    assert processor.unread == ()
+
+
+def test_a_video_takes_as_many_tokens_under_a_processor_that_was_saved_again(tmp_path):
+    """qwen-vl-utils gives every frame of 112 x 84 at least 128 tokens' area; the copied limits don't."""
+    video = [Image.new("RGB", (112, 84), (i, 0, 0)) for i in range(6)]
+    tokens = []
+    for name in (None, "qwen2_5_vl by transformers 4.57.6", "qwen2_5_vl by transformers 5.24.0"):
+        folder = write_checkpoint(tmp_path / str(name))
+        if name:
+            (folder / "preprocessor_config.json").unlink()
+            for file, content in SAVED[name].items():
+                (folder / file).write_text(json.dumps(content))
+        inputs = Processor.from_pretrained(folder, config(folder))(
+            [{"role": "user", "content": [{"type": "video", "video": video}]}]
+        )
+        tokens.append(inputs.num_visual_tokens)
+    assert tokens == [420, 420, 420]
 
 
 def test_a_token_id_that_is_a_word_is_refused(folder):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from qvl.catalog.config import ModelConfig, read_config
 from qvl.catalog.generations.generation import CLIP_MEAN, CLIP_STD, Generation
-from qvl.errors import ConfigError, MediaError, PromptError
+from qvl.errors import ConfigError, MediaError, PromptError, warn_once
 from qvl.geometry import (
     Grid,
     PixelLimits,
@@ -35,6 +36,8 @@ from qvl.inputs.patches import resize, to_patches
 from qvl.inputs.positions import VisualBlock, first_generation_positions, mrope_positions
 from qvl.inputs.tokenizer import Tokenizer
 from qvl.inputs.video import load_video
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,6 +173,7 @@ class Processor:
     # first generation only
     num_queries: int = 0  # visual tokens of every image, whatever its grid
     ntk_length: int = 0  # prompts longer than this have another rotary base
+    unread: tuple[str, ...] = ()  # keys of the preprocessor files that aren't known
 
     def __post_init__(self) -> None:
         for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
@@ -195,7 +199,10 @@ class Processor:
         """
         folder = Path(folder)
         config = config if config is not None else read_config(folder)
-        image_limits, video_limits, mean, std = read_preprocessor(folder, config)
+        unread: list[str] = []
+        image_limits, video_limits, mean, std = read_preprocessor(folder, config, unread)
+        if unread:
+            warn_once(log, f"{folder}: not read: {', '.join(unread)}")
         return cls(
             tokenizer=tokenizer or Tokenizer.from_pretrained(folder),
             template=template or ChatTemplate.from_pretrained(folder) or _default_template(folder, config),
@@ -212,6 +219,7 @@ class Processor:
             read_limits=read_limits,
             num_queries=config.vision.num_queries,
             ntk_length=config.text.seq_length if config.text.use_dynamic_ntk else 0,
+            unread=tuple(unread),
         )
 
     def __call__(
@@ -428,26 +436,25 @@ _IGNORABLE = frozenset(
     do_sample_frames num_channels default_to_square""".split()
 )
 # keys that are ignorable while off, and a different computation when on
-_MUST_BE_OFF = ("do_center_crop", "crop_size", "do_pad", "pad_size", "cap_pixels_per_frame")
+_MUST_BE_OFF = ("do_center_crop", "crop_size", "do_pad", "pad_size")
+_FRAME_KEYS = ("fps", "num_frames", "min_frames", "max_frames")
 _MUST_BE_ON = ("do_resize", "do_rescale", "do_normalize")
 
 
 def read_preprocessor(
-    folder: Path, config: ModelConfig
+    folder: Path, config: ModelConfig, unread: list[str] | None = None
 ) -> tuple[PixelLimits, VideoLimits, tuple[float, ...], tuple[float, ...]]:
     """(image limits, video limits, mean, std) of a checkpoint; the family's own where a file is missing.
 
-    Reads preprocessor_config.json and video_preprocessor_config.json, or the processor_config.json that
-    transformers 5 writes. Raises: ConfigError naming every unknown key.
+    unread: takes the keys that aren't known, each with its file. Raises: ConfigError naming every key that would
+    change the pixels.
     """
     generation = config.generation
     if generation.image is None:  # its code holds these, no file does
         limits = generation.image_limits(config.vision), generation.video_limits(config.vision)
         return *limits, generation.mean, generation.std
-    joint, joint_path = _read_json(folder / "processor_config.json")
-    raw, where = _read_json(folder / "preprocessor_config.json")
-    if not raw and isinstance(joint.get("image_processor"), dict):
-        raw, where = joint["image_processor"], f"{joint_path} image_processor"
+    unread = unread if unread is not None else []
+    (raw, where), (video_raw, video_where) = preprocessor_settings(folder)
     vision = config.vision
     cut: dict[str, Any] = dict(
         patch_size=vision.patch_size,
@@ -456,22 +463,56 @@ def read_preprocessor(
     )
     published = generation.image_limits(vision)
     defaults = (published.min_pixels, published.max_pixels)
-    (low, high), mean, std = _read_file(raw, where, cut, defaults, ("min_frames", "max_frames", "fps"))
+    (low, high), mean, std = _read_file(raw, where, cut, defaults, unread)
     image = PixelLimits(low, high, **cut)
     mean = mean or generation.mean
     std = std or generation.std
 
     video = generation.video_limits(vision)
-    raw, where = _read_json(folder / "video_preprocessor_config.json")
-    if not raw and isinstance(joint.get("video_processor"), dict):
-        raw, where = joint["video_processor"], f"{joint_path} video_processor"
-    frames = {k: raw[k] for k in ("fps", "num_frames", "min_frames", "max_frames") if raw.get(k) is not None}
+    frames = {k: video_raw[k] for k in _FRAME_KEYS if video_raw.get(k) is not None}
+    if video.budget == "frame" and isinstance(tokens := video_raw.get("max_video_tokens"), int):
+        frames["total_pixels"] = tokens * (vision.patch_size * vision.spatial_merge_size) ** 2 * 9 // 10
     (low, high), video_mean, video_std = _read_file(
-        raw, where, cut, (video.min_pixels, video.max_pixels), tuple(frames)
+        video_raw,
+        video_where,
+        cut,
+        (video.min_pixels, video.max_pixels),
+        unread,
+        caps=video.budget == "frame",
     )
+    # A processor that was loaded from a folder without video settings, and saved, has copied those of images. The
+    # family's code sizes frames by its own limits before that processor sees them.
+    if (
+        video.budget == "frame"
+        and "size" in video_raw
+        and (low, high) == (image.min_pixels, image.max_pixels)
+    ):
+        high = min(high, video.max_pixels)
+        low = min(max(low, video.min_pixels), high)
     if (video_mean or mean, video_std or std) != (mean, std):
-        raise ConfigError(f"{where}: mean and std differ from those of images, which no published model has")
+        raise ConfigError(
+            f"{video_where}: mean and std differ from those of images, which no published model has"
+        )
     return image, replace(video, min_pixels=low, max_pixels=high, **frames), mean, std
+
+
+def preprocessor_settings(folder: Path) -> tuple[tuple[dict[str, Any], str], tuple[dict[str, Any], str]]:
+    """What is written for images and what for videos, each with the name of its place; {} where there is none.
+
+    Of preprocessor_config.json and video_preprocessor_config.json, or the processor_config.json that transformers 5
+    writes. Raises: ConfigError for what is no JSON object.
+    """
+    joint, joint_path = _read_json(folder / "processor_config.json")
+    found = []
+    for name, part in (
+        ("preprocessor_config.json", "image_processor"),
+        ("video_preprocessor_config.json", "video_processor"),
+    ):
+        raw, where = _read_json(folder / name)
+        if not raw and isinstance(joint.get(part), dict):
+            raw, where = joint[part], f"{joint_path} {part}"
+        found.append((raw, where))
+    return found[0], found[1]
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], str]:
@@ -492,32 +533,39 @@ def _read_file(
     where: str,
     cut: Mapping[str, int],
     defaults: tuple[int, int],
-    frame_keys: Sequence[str],
+    unread: list[str],
+    caps: bool = True,
 ) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
-    """((min, max) pixels, mean, std) of one settings file; mean and std are () where it is silent."""
+    """((min, max) pixels, mean, std) of one settings file; mean and std are () where it is silent.
+
+    caps: whether videos are held to a budget of pixels for all frames, as `cap_pixels_per_frame` asks.
+    """
     size = raw.get("size") or {}
+    if not isinstance(size, Mapping):
+        raise ConfigError(f"{where}: size is {size!r}, must be an object with shortest_edge and longest_edge")
     known = {
-        *_IGNORABLE, *_MUST_BE_OFF, *_MUST_BE_ON, *cut, *frame_keys, "num_frames", "size", "min_pixels", "max_pixels",
-        "image_mean", "image_std", "rescale_factor", "resample",
+        *_IGNORABLE, *_MUST_BE_OFF, *_MUST_BE_ON, *_FRAME_KEYS, *cut, "size", "min_pixels", "max_pixels",
+        "image_mean", "image_std", "rescale_factor", "resample", "cap_pixels_per_frame", "max_video_tokens",
     }  # fmt: skip
     unknown = sorted(k for k in set(raw) - known if not k.startswith("_") and raw[k] is not None)
-    unknown += sorted(
-        f"size.{k}" for k in set(size) - {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"}
-    )
-    if unknown:
-        raise ConfigError(f"{where}: unknown {', '.join(unknown)}")
+    unread += [f"{Path(where).name}: {key}" for key in unknown]
+    if odd_size := sorted(set(size) - {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"}):
+        raise ConfigError(f"{where}: size.{', size.'.join(odd_size)} is not what these models do")
     for name, expected in cut.items():
         if raw.get(name) not in (None, expected):
             raise ConfigError(f"{where}: {name} {raw[name]} contradicts config.json's {expected}")
     odd = [k for k in _MUST_BE_OFF if raw.get(k)] + [k for k in _MUST_BE_ON if raw.get(k) is False]
+    if raw.get("cap_pixels_per_frame") and not caps:
+        odd.append("cap_pixels_per_frame")
     if raw.get("resample") not in (None, 3):
         odd.append("resample")
     if abs((raw.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-9:
         odd.append("rescale_factor")
     if odd:
         raise ConfigError(f"{where}: {', '.join(f'{k} {raw[k]!r}' for k in odd)} is not what these models do")
-    low = raw.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge") or defaults[0]
+    low = raw.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge")
     high = raw.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge") or defaults[1]
+    low = low or min(defaults[0], high)  # a small maximum alone is meant
     mean, std = (tuple(float(v) for v in raw.get(k) or ()) for k in ("image_mean", "image_std"))
     if len(mean) not in (0, 3) or len(std) not in (0, 3):
         raise ConfigError(

@@ -9,8 +9,9 @@ from typing import Any
 
 from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.checkpoint import Checkpoint
-from qvl.errors import QvlError
+from qvl.errors import ConfigError, QvlError
 from qvl.inputs.chat import read_messages
+from qvl.inputs.processor import preprocessor_settings
 
 _ORIGINAL = "take this file from the original model"
 # what config.json numbers, and how the tokenizer of every generation from Qwen2-VL on writes it
@@ -41,7 +42,12 @@ def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     for rule in ("processor", "generation"):  # what else loading refuses
         if not any(finding.level == "error" for finding in found):
             try:
-                getattr(checkpoint, rule)
+                part = getattr(checkpoint, rule)
+                if rule == "processor" and part.unread:
+                    what = f"not read: {', '.join(part.unread)}; qvl doesn't know them, and computes as without them"
+                    found.append(
+                        Finding("note", "processor-unread", what, "nothing, if a trainer wrote them")
+                    )
             except QvlError as e:
                 found.append(Finding("error", rule, str(e), _ORIGINAL))
     yield from found
@@ -134,23 +140,21 @@ def _template(checkpoint: Checkpoint, tokenizer: Any) -> Iterator[Finding]:
 
 def _processor(checkpoint: Checkpoint) -> Iterator[Finding]:
     config, vision = checkpoint.config, checkpoint.config.vision
-    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
-        path = checkpoint.folder / name
-        try:
-            raw = _json(path)
-        except ValueError as e:
-            yield Finding("error", "processor", f"{path}: not JSON ({e})", _ORIGINAL)
-            continue
-        if raw is None:
-            if name.startswith("pre"):
-                yield Finding(
-                    "warning", "processor-missing", f"there is no {name}; engines fall back on the limits of a class "
-                    "or refuse images", _ORIGINAL,
-                )  # fmt: skip
-            continue
-        if not isinstance(raw, dict):
-            yield Finding("error", "processor", f"{path}: not an object", _ORIGINAL)
-            continue
+    try:
+        settings = preprocessor_settings(checkpoint.folder)
+    except ConfigError as e:
+        yield Finding("error", "processor", str(e), _ORIGINAL)
+        return
+    if not settings[0][0]:
+        yield Finding(
+            "warning",
+            "processor-missing",
+            "there is no preprocessor_config.json, nor a processor_config.json with an image_processor; engines fall "
+            "back on the limits of a class or refuse images",
+            _ORIGINAL,
+        )
+    for raw, where in settings:
+        name = Path(where).name
         sides = (
             ("patch_size", vision.patch_size),
             ("merge_size", vision.spatial_merge_size),
@@ -195,7 +199,7 @@ def _limits(name: str, raw: dict[str, Any], config: Any) -> Iterator[Finding]:
             "min_pixels must be above 0 and at most max_pixels",
         )  # fmt: skip
         return
-    if name.startswith("video"):
+    if "video" in name:
         return  # there the area is of all frames together
     unit = (config.vision.patch_size * config.vision.spatial_merge_size) ** 2
     context = config.text.max_position_embeddings
