@@ -71,6 +71,9 @@ def refused(words, url, *args, **policy):
         "100.64.0.1", "192.0.2.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1",
         "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
         "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:db8::1", "2001:0:7f00:1::",
+        # site-local, documentation, segment routing, discard, local NAT64, embedded IPv4, relays, not allocated
+        "fec0::1", "feff::1", "3fff::1", "5f00::1", "100::1", "100:0:0:1::1", "64:ff9b:1::1", "::7f00:1", "4000::1",
+        "192.88.99.1", "192.0.0.9", "2001:20::1", "2002:c058:6301::1", "64:ff9b::c000:0201",
     ],
 )  # fmt: skip
 def test_an_address_of_no_public_host_is_not_public(address):

@@ -75,19 +75,38 @@ def _address(host: str) -> Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address lies in the public internet, looking through the forms that carry an IPv4 address."""
+    """Whether an address is a host's of the public internet, looking through the forms that carry an IPv4 address.
+
+    `ipaddress` knows the registries as they were when this Python was made, and counts what none of them names as
+    public; so IPv6 is what IANA has given out for hosts, less the special ranges in it.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if inner is None and address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        if address.teredo is not None:
+        # site-local is_global for ipaddress; so are all ranges without an entry
+        if address not in _GLOBAL_UNICAST or address.is_site_local:
             return False
+    if any(address.version == network.version and address in network for network in _SPECIAL):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # IANA, IPv6 address space: all that is allocated so far
+# IANA, IPv4 and IPv6 special-purpose address registries (2025): no place of an image, be they reachable or not
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24",
+            "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24",
+            "203.0.113.0/24", "240.0.0.0/4", "2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20",
+        ),
+    )
+)  # fmt: skip
 
 
 async def resolve_name(host: str, port: int) -> list[str]:
