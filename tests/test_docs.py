@@ -20,6 +20,8 @@ def commands(page: Path):
     code = re.findall(r"```(?!mermaid).*?```|`[^`\n]+`", text, re.S)
     for piece in code:
         for verb, rest in COMMAND.findall(piece):
+            second = rest.split()[:1]
+            verb = f"{verb} {second[0]}" if second and f"{verb} {second[0]}" in VERBS else verb
             yield verb, re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)
 
 

@@ -23,6 +23,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "chat": ("qvl.cli.chat", "talk with a model about images in the terminal"),
     "serve": ("qvl.cli.serve", "serve a model behind the OpenAI API"),
     "bench": ("qvl.cli.bench", "put an OpenAI-compatible endpoint under load"),
+    "eval": ("qvl.cli.evaluate", "score a model on your own items, resumable"),
+    "eval compare": ("qvl.cli.evaluate_compare", "whether runs on the same items differ, and where"),
+    "eval plan": ("qvl.cli.evaluate_plan", "how many items a difference takes"),
+    "eval published": ("qvl.cli.evaluate_published", "published scores, with measured runs beside them"),
     "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),
     "doctor": ("qvl.cli.doctor", "examine a model or a server with images whose outcome is known"),
     "check": ("qvl.cli.check", "what is wrong with a checkpoint folder, without loading it"),
@@ -42,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"qvl {__version__}")
         return 0
     verb = args.pop(0)
+    if args and f"{verb} {args[0]}" in VERBS:  # a folder of that name: ./compare
+        verb = f"{verb} {args.pop(0)}"
     if verb not in VERBS:
         from qvl.errors import nearest
 

@@ -1,0 +1,223 @@
+"""`qvl eval DATA`: a model's score on the user's own items. Exit 1: some failed, or the run was stopped."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qvl.backends.spend import parse_amount
+from qvl.catalog.prices import price_book
+from qvl.cli.media import check_writable
+from qvl.cli.options import AnswerOptions, JsonOption, SourceOptions, command, option
+from qvl.cli.show import terminal_safe
+from qvl.cli.tables import console, print_json, table
+from qvl.errors import PlanError, PromptError
+from qvl.evaluate.page import run_page, write_page
+from qvl.evaluate.runner import TEMPLATE, Progress, Result, rescore
+from qvl.evaluate.runner import run as run_items
+from qvl.evaluate.samples import Sample, choose, read_samples
+from qvl.evaluate.scorers import SCORERS, find_scorer, fit_scorer
+from qvl.evaluate.scorers.base import Scorer
+from qvl.evaluate.weights_digest import source_digest
+from qvl.units import format_seconds
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class AskedOptions(AnswerOptions):
+    """How a model answers the items."""
+
+    seed: int | None = option(
+        None, "The seed of the choice of items, and of sampling (default: 0, and another sampling each time)."
+    )
+    min_pixels: int | None = option(None, "Enlarge images to this area (default: the checkpoint's limit).")
+    concurrency: int | None = option(
+        None, "Items under way at most (default: as many as the model takes).", min=1
+    )
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Which rule scores the answers, and what is asked."""
+
+    scorer: str | None = option(
+        None, "The rule (default: one that fits the truth).", metavar=f"{'|'.join(SCORERS)}|FILE.py:FUNCTION"
+    )
+    scorer_option: list[str] | None = option(
+        None, "An option of the rule (repeatable; default: none).", metavar="NAME=VALUE"
+    )
+    question: str | None = option(None, "Asked about items without a question (default: the scorer's).")
+    prompt: str = option(TEMPLATE, "The words of each question.", metavar="TEMPLATE")
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """Where a run is kept, and how it goes on."""
+
+    out: Path | None = option(
+        None, "The run's folder (default: runs/, named after the data and the model).", "-o", "--out"
+    )
+    resume: bool = option(
+        False, "Go on where the run stopped, which the same command does anyway.", "--resume"
+    )
+    fresh: bool = option(False, "Start anew: the folder's run is deleted.", "--fresh")
+    rescore: bool = option(False, "Score the stored answers again, and ask nothing.", "--rescore")
+    limit_cost: str | None = option(
+        None, "Stop before the whole run costs more than this (default: no limit).", metavar="0.50|$2|3CNY"
+    )
+    report: str | None = option(None, "Write a page with the worst cases.", metavar="OUT.html")
+
+
+@command
+def run(
+    source: SourceOptions,
+    answers: AskedOptions,
+    scoring: ScoreOptions,
+    folder: FolderOptions,
+    data: Annotated[
+        str, typer.Argument(help="A .jsonl or .csv file, or a folder of images with truths beside them.")
+    ],
+    num: int | None = option(
+        None, "Ask so many of the items, drawn by --seed (default: all).", "-n", "--num"
+    ),
+    as_json: JsonOption = False,
+) -> int:
+    """Score a model on your own items: answers kept as they come, resumed by the same command."""
+    check_writable(folder.report)
+    if folder.fresh and (folder.resume or folder.rescore):
+        raise PromptError("--fresh starts anew: it can't go with --resume or --rescore")
+    samples = read_samples(data, scoring.question)
+    scorer = chosen_scorer(scoring, samples[0])
+    chosen = choose(samples, num, answers.seed or 0)
+    out = folder.out or RUNS / _run_name(data, source)
+    if folder.rescore:
+        result = rescore(out, samples, scorer)
+    else:
+        result = _ask(source, answers, scoring, folder, data, chosen, scorer, out)
+    if folder.report is not None:
+        write_page(run_page(result), folder.report)
+    if as_json:
+        print_json(result_dict(result))
+    else:
+        print_result(result)
+    return 0 if result.status == "complete" and not result.summary.get("num_errors") else 1
+
+
+def chosen_scorer(scoring: ScoreOptions, sample: Sample) -> Scorer:
+    given = {}
+    for pair in scoring.scorer_option or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise PromptError(f"--scorer-option {pair!r}: write NAME=VALUE")
+        given[name.replace("-", "_")] = value
+    return find_scorer(scoring.scorer or fit_scorer(sample), given)
+
+
+def _run_name(data: str, source: SourceOptions) -> str:
+    words = [
+        Path(data).stem,
+        source.model or ("mini" if source.endpoint is None else "served"),
+        source.weights or "",
+    ]
+    return re.sub(r"[^\w.-]+", "-", "-".join(w for w in words if w)).strip("-")[:100]
+
+
+def _ask(
+    source: SourceOptions,
+    answers: AskedOptions,
+    scoring: ScoreOptions,
+    folder: FolderOptions,
+    data: str,
+    chosen: list[Sample],
+    scorer: Scorer,
+    out: Path,
+) -> Result:
+    settings = {k: v for k, v in answers.settings().items() if k != "concurrency"}
+    about = {
+        "data": {"source": data, "seed": answers.seed or 0},
+        "model": {
+            "source": source.model, "endpoint": source.endpoint, "weights": source.weights,
+            "digest": source_digest(source.model, source.endpoint),
+        },
+    }  # fmt: skip
+    with source.open() as model:
+        limit = None
+        if folder.limit_cost is not None:
+            if model.meter is None:
+                raise PlanError(
+                    f"--limit-cost: no price is known for {model.name}; give it with --prices FILE"
+                )
+            currency = model.meter.price.currency
+            limit = parse_amount(folder.limit_cost, currency, price_book(source.prices))
+        result = run_items(
+            model,
+            chosen,
+            scorer,
+            out,
+            prompt=scoring.prompt,
+            settings=settings,
+            about=about,
+            limit_cost=limit,
+            fresh=folder.fresh,
+            concurrency=answers.concurrency,
+            on_line=_show_progress,
+        )
+    if result.lines:
+        print(file=sys.stderr)
+    return result
+
+
+def _show_progress(line: Any, progress: Progress) -> None:
+    left = progress.seconds_left
+    parts = [
+        f"{progress.num_done}/{progress.num}", f"{progress.rate:.1f}/s",
+        f"ETA {'-' if left is None else format_seconds(left)}", f"score {progress.score:.1%}",
+    ]  # fmt: skip
+    if progress.num_errors:
+        parts.append(f"{progress.num_errors} errors")
+    print(f"\r{'  '.join(parts):<70}", end="", file=sys.stderr, flush=True)
+
+
+def result_dict(result: Result) -> dict[str, Any]:
+    """run.json with the score beside it, numbers unrounded."""
+    return dict(result.about) | {
+        "summary": dict(result.summary),
+        "folder": result.folder and str(result.folder),
+    }
+
+
+def print_result(result: Result) -> None:
+    about, summary = result.about, result.summary
+    print(f"{about['data'].get('source')}, {about['model']['name']}, scorer {about['scorer']['name']}")
+    if not result.lines:
+        print(f"nothing was asked: {result.reason}")
+        return
+    print(
+        f"score {summary['score']:.1%}   95% interval {summary['low']:.1%} to {summary['high']:.1%} "
+        f"({summary['method']}), {summary['num']} items"
+    )
+    print(
+        f"{summary['num_errors']} errors, {summary['num_parse_failures']} answers without anything to judge, "
+        f"{summary['num_cut']} cut at the limit"
+    )
+    if cost := summary.get("cost"):
+        print(f"cost {cost['amount']:.4f} {cost['currency']}")
+    for kind, parts in summary["strata"].items():
+        rows = [
+            (name, str(p["num"]), f"{p['score']:.1%}", f"{p['low']:.1%} to {p['high']:.1%}")
+            for name, p in parts.items()
+        ]
+        console().print(table((kind, "items", "score", "95% interval"), rows, right=(1, 2), whole=(3,)))
+    if result.status != "complete":
+        print(f"stopped: {terminal_safe(str(result.reason))}; the same command goes on", file=sys.stderr)
+    errors = [r for r in result.lines if r.get("error")]
+    for line in errors[:3]:
+        print(f"{line['id']}: {terminal_safe(line['error'])}", file=sys.stderr)
+    if result.folder is not None:
+        print(f"kept in {result.folder}")
