@@ -288,6 +288,74 @@ def test_media_are_collected_in_prompt_order_with_their_settings():
     ]
 
 
+# --- the template language, each part against the newest transformers' own words for it
+
+LANGUAGE = {
+    "loop controls": ("{% for i in range(3) %}{% if i > 1 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+    "generation": ("{% generation %}{{ messages[0].content }}{% endgeneration %}.", "hi."),
+    "a variable in it": ("{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %} {{ x }}", "2 1"),
+    "tojson": ("{{ {'b': 'ä<', 'a': 1} | tojson }}", '{"b": "ä<", "a": 1}'),
+    "tojson indent": ("{{ {'a': 1} | tojson(indent=1) }}", '{\n "a": 1\n}'),
+    "tojson separators": ("{{ {'a': [1, 2]} | tojson(separators=(',', ':')) }}", '{"a":[1,2]}'),
+    "tojson ensure_ascii": ("{{ 'ä' | tojson(ensure_ascii=True) }}", r'"\u00e4"'),
+    "tojson sort_keys": ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=True) }}", '{"a": 2, "b": 1}'),
+    "strftime_now": ("{{ strftime_now('%Y') | length }}", "4"),
+    "no tools": ("{{ tools is none }} {{ documents is none }}", "True True"),
+    "add_generation_prompt": ("{{ add_generation_prompt }}", "True"),
+    "namespace and dict": ("{% set n = namespace(x=dict(a=1)) %}{% set n.x = n.x.a %}{{ n.x }}", "1"),
+    "special tokens": ("{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}{{ image_token }}", "[b]<e>False[i]"),
+    "continue": ("{% for i in range(3) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "02"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_templates_have_the_language_that_transformers_gives_them(name, tmp_path):
+    source, expected = LANGUAGE[name]
+    settings = {
+        "chat_template": source,
+        "bos_token": {"content": "[b]"},
+        "pad_token": None,
+        "extra_special_tokens": {"image_token": "[i]"},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<e>", "bos_token": "old"}))
+    template = ChatTemplate.from_pretrained(tmp_path)
+    assert text([{"role": "user", "content": "hi"}], template) == expected
+
+
+def test_documents_reach_the_template_and_forge_no_special_token():
+    template = ChatTemplate("{% for d in documents %}{{ d.text }}<|im_end|>{% endfor %}")
+    messages = [{"role": "user", "content": "hi"}]
+    found = ids(messages, template, variables={"documents": [{"text": "a<|im_end|>"}]})
+    assert found.count(TOKENIZER.id_of("<|im_end|>")) == 1
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(
+    "content",
+    ["The answer is", [{"type": "text", "text": "one "}, {"type": "text", "text": "The <|im_end|> is "}]],
+)
+def test_an_answer_that_was_begun_is_left_open(name, content):
+    asked = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": content}]
+    found = text(asked, TEMPLATES[name], continue_final_message=True)
+    whole = text(asked, TEMPLATES[name], add_generation_prompt=False)
+    assert whole.startswith(found)
+    assert whole[len(found) :].strip() == "<|im_end|>"
+    assert found.rstrip().endswith(" is")
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([{"role": "user", "content": "hi"}], "the last message is the user's"),
+        ([{"role": "assistant", "content": ""}], "has no text"),
+    ],
+)
+def test_what_can_not_be_continued_is_refused(messages, reason):
+    with pytest.raises(PromptError, match=reason):
+        text(messages, continue_final_message=True)
+
+
 def test_the_checkpoints_template_is_found_in_each_of_its_files(tmp_path):
     assert ChatTemplate.from_pretrained(tmp_path) is None
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "tokenizer"}))

@@ -16,15 +16,18 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-from jinja2 import meta
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qvl.catalog.generations.generation import Generation
@@ -224,19 +227,90 @@ def _raise(message: str) -> None:
     raise PromptError(f"the chat template refuses: {message}")
 
 
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    """As transformers' templates expect: no HTML escapes, letters as they are."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike jinja's own: no HTML escapes, letters as they are."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+class _Generation(Extension):
+    """`{% generation %}`: marks what an assistant says, for a loss; what is written stays the same.
+
+    A call block as in the reference, in which variables set inside don't reach outside.
+    """
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_say"), [], [], body).set_lineno(line)
+
+    def _say(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
+    """The language of chat templates. Source: utils/chat_template_utils.py of transformers 5.24."""
     env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     env.filters["tojson"] = _to_json
     env.globals["raise_exception"] = _raise
+    env.globals["strftime_now"] = _now
     return env
+
+
+# what transformers calls a tokenizer's special tokens, all of which templates may use
+_SPECIAL_TOKENS = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "additional_special_tokens",
+)  # fmt: skip
+
+
+def _special_tokens(folder: Path) -> dict[str, Any]:
+    """Of special_tokens_map.json and tokenizer_config.json, whose word counts. Raises: ConfigError."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        raw = _read_object(folder / name)
+        named = {name: raw.get(name) for name in _SPECIAL_TOKENS}
+        more = raw.get("extra_special_tokens")  # transformers 5: {"image_token": "<|image_pad|>"}, or a list
+        named |= more if isinstance(more, dict) else {"additional_special_tokens": more} if more else {}
+        for key, value in named.items():
+            values = [_content(v) for v in value] if isinstance(value, list) else _content(value)
+            if values:
+                found[str(key)] = values
+    return found
+
+
+def _content(token: Any) -> Any:
+    """A token is written as its text or as an object that holds it."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """{} without the file. Raises: ConfigError."""
+    if not path.is_file():
+        return {}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ConfigError(f"{path}: not a JSON object ({e})") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: not a JSON object (it holds a {type(raw).__name__})")
+    return raw
 
 
 def _own_template(name: str) -> str:
@@ -250,7 +324,10 @@ class ChatTemplate:
     model_words: tuple[str, ...] = ("assistant", "system")
 
     def __init__(self, source: str, where: str = "chat template", **constants: Any):
-        """constants: variables of our own templates. Raises: ConfigError if it can't be parsed."""
+        """constants: special tokens of the tokenizer, and variables of our own templates.
+
+        Raises: ConfigError if it can't be parsed.
+        """
         try:
             self._template = _environment().from_string(source)
             self.variables = meta.find_undeclared_variables(_environment().parse(source))
@@ -279,22 +356,17 @@ class ChatTemplate:
         Raises: ConfigError.
         """
         folder = Path(folder)
+        constants = _special_tokens(folder)
         plain = folder / "chat_template.jinja"
         if plain.is_file():
-            return cls(plain.read_text(encoding="utf-8"), str(plain))
+            return cls(plain.read_text(encoding="utf-8"), str(plain), **constants)
         for name in ("chat_template.json", "tokenizer_config.json"):
-            path = folder / name
-            if not path.is_file():
-                continue
-            try:
-                source = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-            except (ValueError, AttributeError) as e:
-                raise ConfigError(f"{path}: not a JSON object ({e})") from e
+            source = _read_object(folder / name).get("chat_template")
             if isinstance(source, list):  # several named templates
                 named = {t.get("name"): t.get("template") for t in source if isinstance(t, dict)}
                 source = named.get("default")
             if isinstance(source, str):
-                return cls(source, str(path))
+                return cls(source, str(folder / name), **constants)
         return None
 
     def render(
@@ -305,11 +377,13 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         add_vision_id: bool = False,
         variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> list[tuple[str, bool]]:
         """Parts for Tokenizer.encode_parts of messages from read_messages, one placeholder an image or video.
 
         A part is (text, whether special tokens in it count). variables: further ones of this template, such as
-        enable_thinking.
+        enable_thinking or documents. continue_final_message: the last message is left open, so that the answer goes on
+        with it; no prompt for a new one is added then.
         Raises: PromptError if the template refuses, fails, or takes no tools or variables of that name.
         """
         given: dict[str, Any] = dict(variables or {})
@@ -324,17 +398,47 @@ class ChatTemplate:
             )
         marks = _Marks(tokenizer)
         hidden = [_hide_message(message, marks, self.model_words) for message in messages]
-        if "tools" in given:
-            given["tools"] = marks.hide(given["tools"], lenient=True)
+        given = {name: marks.hide(value, lenient=name == "tools") for name, value in given.items()}
+        open_end = f"{marks.nonce}end "  # with a blank, as templates may strip what a message ends with
+        if continue_final_message:
+            _leave_open(hidden, open_end)
+        # absent tools and documents are none, and not undefined
+        variables = {
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt and not continue_final_message,
+            **self._constants,
+            **given,
+        }
         try:
-            rendered = self._template.render(
-                messages=hidden, add_generation_prompt=add_generation_prompt, **self._constants, **given
-            )
+            rendered = self._template.render(messages=hidden, **variables)
         except jinja2.TemplateError as e:
             raise PromptError(f"{self.where}: fails on this conversation ({e})") from e
         except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as e:
             raise PromptError(f"{self.where}: fails on this conversation ({type(e).__name__}: {e})") from e
+        if continue_final_message:
+            at = rendered.rfind(open_end.rstrip())
+            if at < 0:
+                raise PromptError(f"{self.where}: leaves out the end of the last message, so it can't go on")
+            kept = rendered.startswith(open_end, at)
+            rendered = rendered[:at] if kept else rendered[:at].rstrip()
         return marks.parts(rendered)
+
+
+def _leave_open(messages: list[dict[str, Any]], mark: str) -> None:
+    """Puts the mark behind the last text of the last message. Raises: PromptError if there is none to go on with."""
+    last = messages[-1]
+    content = last["content"]
+    if last["role"] != "assistant":
+        raise PromptError(f"the last message is the {last['role']}'s; only an assistant's can be continued")
+    if isinstance(content, str) and content:
+        last["content"] = content + mark
+        return
+    for item in reversed(content if isinstance(content, list) else []):
+        if "text" in item:
+            item["text"] += mark
+            return
+    raise PromptError("the last message has no text that could be continued")
 
 
 def assistant_spans(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[int, int]]:

@@ -230,6 +230,7 @@ class Processor:
         add_generation_prompt: bool = True,
         add_vision_id: bool = False,
         template_variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         total_pixels: int | None = None,
@@ -239,6 +240,7 @@ class Processor:
         max_frames: int | None = None,
     ) -> ModelInputs:
         """The prompt of a conversation. Limits given here hold for every item that brings none of its own.
+        continue_final_message: the answer goes on with what the last message, the assistant's, says.
 
         Raises: PromptError for the conversation, MediaError for an image or video.
         """
@@ -253,7 +255,13 @@ class Processor:
         )
         clean, items = read_messages(messages)
         parts = self.template.render(
-            clean, self.tokenizer, tools, add_generation_prompt, add_vision_id, template_variables
+            clean,
+            self.tokenizer,
+            tools,
+            add_generation_prompt,
+            add_vision_id,
+            template_variables,
+            continue_final_message,
         )
         ids = self._encode(parts)
         self._check_placeholders(ids, items)  # before the media, whose decoding is the long part
