@@ -206,3 +206,41 @@ def test_a_folder_named_like_a_subverb_is_reached_by_its_path(data, says, tmp_pa
     Path("plan/a.txt").write_text("hello")
     says()
     assert main(["eval", "./plan", "--question", "Q1", "-o", "run"]) == 0
+
+
+def test_a_benchmark_runs_on_its_official_layout(tmp_path, monkeypatch, capsys, says):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Path("doc/documents").mkdir(parents=True)
+    rows = []
+    for i in range(5):
+        Image.new("RGB", (56, 56)).save(f"doc/documents/{i}.png")
+        rows.append(
+            {
+                "questionId": i,
+                "question": f"Q{i}",
+                "image": f"documents/{i}.png",
+                "answers": [str(i)],
+                "docId": i,
+            }
+        )
+    Path("doc/val_v1.0_withQT.json").write_text(json.dumps({"dataset_name": "docvqa", "data": rows}))
+    model = FakeModel(lambda media, q: q[1])
+    monkeypatch.setattr(door, "open_backend", lambda *a, **k: door.Model(model))
+    words = ["eval", "docvqa", "--data", "doc/val_v1.0_withQT.json", "-o", "run"]
+    assert main([*words, "--json", "-n", "4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["data"]["benchmark"] == "docvqa"
+    assert found["summary"]["score"] == found["figures"]["mean"] == 1
+    assert found["settings"]["temperature"] == 0
+    assert main([*words, "-n", "4", "--max-pixels", "99999"]) == 2  # the user's own go over the benchmark's
+    assert "max_pixels was" in capsys.readouterr().err
+    assert main([*words, "-n", "4", "--rescore", "--official"]) == 0
+    assert json.loads(Path("run/run.json").read_text())["scorer"]["options"]["official"] is True
+    assert len(model.calls) == 4
+    assert main(["eval", "docvqa"]) == 2
+    assert "--how says where" in capsys.readouterr().err
+    assert main(["eval", "docvqa", "--how"]) == 0
+    assert "Licence" in capsys.readouterr().out
+    assert main(["eval", "run", "--official"]) == 2

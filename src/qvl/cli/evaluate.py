@@ -6,25 +6,34 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qvl.backends.spend import parse_amount
 from qvl.catalog.prices import price_book
+from qvl.cli.evaluate_data import (
+    BenchmarkOptions,
+    Items,
+    ScoreOptions,
+    benchmark_items,
+    find_benchmark,
+    own_items,
+)
 from qvl.cli.media import check_writable
 from qvl.cli.options import AnswerOptions, JsonOption, SourceOptions, command, option
 from qvl.cli.show import terminal_safe
 from qvl.cli.tables import console, print_json, table
 from qvl.errors import PlanError, PromptError
 from qvl.evaluate.page import run_page, write_page
-from qvl.evaluate.runner import TEMPLATE, Progress, Result, rescore
+from qvl.evaluate.runner import Progress, Result, read_result, rescore
 from qvl.evaluate.runner import run as run_items
-from qvl.evaluate.samples import Sample, choose, read_samples
-from qvl.evaluate.scorers import SCORERS, find_scorer, fit_scorer
-from qvl.evaluate.scorers.base import Scorer
+from qvl.evaluate.samples import choose
 from qvl.evaluate.weights_digest import source_digest
 from qvl.units import format_seconds
+
+if TYPE_CHECKING:
+    from qvl.tasks.model import Model
 
 RUNS = Path("runs")
 
@@ -37,23 +46,14 @@ class AskedOptions(AnswerOptions):
         None, "The seed of the choice of items, and of sampling (default: 0, and another sampling each time)."
     )
     min_pixels: int | None = option(None, "Enlarge images to this area (default: the checkpoint's limit).")
+    confidence: bool = option(False, "Keep how sure the model was of each answer.", "--confidence")
     concurrency: int | None = option(
         None, "Items under way at most (default: as many as the model takes).", min=1
     )
 
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """Which rule scores the answers, and what is asked."""
-
-    scorer: str | None = option(
-        None, "The rule (default: one that fits the truth).", metavar=f"{'|'.join(SCORERS)}|FILE.py:FUNCTION"
-    )
-    scorer_option: list[str] | None = option(
-        None, "An option of the rule (repeatable; default: none).", metavar="NAME=VALUE"
-    )
-    question: str | None = option(None, "Asked about items without a question (default: the scorer's).")
-    prompt: str = option(TEMPLATE, "The words of each question.", metavar="TEMPLATE")
+    def settings(self) -> dict[str, Any]:
+        found = {k: v for k, v in super().settings().items() if k not in ("concurrency", "confidence")}
+        return found | ({"logprobs": 1} if self.confidence else {})
 
 
 @dataclass(frozen=True)
@@ -79,101 +79,103 @@ def run(
     source: SourceOptions,
     answers: AskedOptions,
     scoring: ScoreOptions,
+    bench_options: BenchmarkOptions,
     folder: FolderOptions,
     data: Annotated[
-        str, typer.Argument(help="A .jsonl or .csv file, or a folder of images with truths beside them.")
+        str,
+        typer.Argument(help="A .jsonl or .csv file, a folder of images with truths, or a benchmark's name."),
     ],
     num: int | None = option(
         None, "Ask so many of the items, drawn by --seed (default: all).", "-n", "--num"
     ),
     as_json: JsonOption = False,
 ) -> int:
-    """Score a model on your own items: answers kept as they come, resumed by the same command."""
+    """Score a model on your own items or a benchmark's: answers kept as they come, resumed by the same command."""
+    bench = find_benchmark(data, bench_options)
+    if bench is not None and bench_options.how:
+        print(bench.how())
+        return 0
     check_writable(folder.report)
     if folder.fresh and (folder.resume or folder.rescore):
         raise PromptError("--fresh starts anew: it can't go with --resume or --rescore")
-    samples = read_samples(data, scoring.question)
-    scorer = chosen_scorer(scoring, samples[0])
-    chosen = choose(samples, num, answers.seed or 0)
+    items = (
+        own_items(data, scoring) if bench is None else None
+    )  # a fault in them is told before a model is opened
     out = folder.out or RUNS / _run_name(data, source)
     if folder.rescore:
-        result = rescore(out, samples, scorer)
+        if items is None:
+            assert bench is not None
+            family = read_result(out).about["model"].get("family")
+            items = benchmark_items(bench, bench_options, scoring, family)
+        result = rescore(out, items.samples, items.scorer)
     else:
-        result = _ask(source, answers, scoring, folder, data, chosen, scorer, out)
+        with source.open() as model:
+            if items is None:
+                assert bench is not None
+                items = benchmark_items(bench, bench_options, scoring, model.family)
+            result = _ask(model, items, source, answers, folder, {"source": data, "num": num}, out)
     if folder.report is not None:
         write_page(run_page(result), folder.report)
+    figures = items.figures(result)
     if as_json:
-        print_json(result_dict(result))
+        print_json(result_dict(result) | ({"figures": figures} if figures else {}))
     else:
         print_result(result)
+        for name, value in figures.items():
+            print(f"{name}: {value:.4g}")
     return 0 if result.status == "complete" and not result.summary.get("num_errors") else 1
 
 
-def chosen_scorer(scoring: ScoreOptions, sample: Sample) -> Scorer:
-    given = {}
-    for pair in scoring.scorer_option or ():
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise PromptError(f"--scorer-option {pair!r}: write NAME=VALUE")
-        given[name.replace("-", "_")] = value
-    return find_scorer(scoring.scorer or fit_scorer(sample), given)
-
-
 def _run_name(data: str, source: SourceOptions) -> str:
-    words = [
-        Path(data).stem,
-        source.model or ("mini" if source.endpoint is None else "served"),
-        source.weights or "",
-    ]
+    model = source.model or ("mini" if source.endpoint is None else "served")
+    words = [Path(data).stem, model, source.weights or ""]
     return re.sub(r"[^\w.-]+", "-", "-".join(w for w in words if w)).strip("-")[:100]
 
 
 def _ask(
+    model: Model,
+    items: Items,
     source: SourceOptions,
     answers: AskedOptions,
-    scoring: ScoreOptions,
     folder: FolderOptions,
-    data: str,
-    chosen: list[Sample],
-    scorer: Scorer,
+    data: dict[str, Any],
     out: Path,
 ) -> Result:
-    settings = {k: v for k, v in answers.settings().items() if k != "concurrency"}
+    seed = answers.seed or 0
     about = {
-        "data": {"source": data, "seed": answers.seed or 0},
+        "data": {"source": data["source"], "seed": seed, **items.about},
         "model": {
             "source": source.model, "endpoint": source.endpoint, "weights": source.weights,
             "digest": source_digest(source.model, source.endpoint),
         },
     }  # fmt: skip
-    with source.open() as model:
-        limit = None
-        if folder.limit_cost is not None:
-            if model.meter is None:
-                raise PlanError(
-                    f"--limit-cost: no price is known for {model.name}; give it with --prices FILE"
-                )
-            currency = model.meter.price.currency
-            limit = parse_amount(folder.limit_cost, currency, price_book(source.prices))
-        result = run_items(
-            model,
-            chosen,
-            scorer,
-            out,
-            prompt=scoring.prompt,
-            settings=settings,
-            about=about,
-            limit_cost=limit,
-            fresh=folder.fresh,
-            concurrency=answers.concurrency,
-            on_line=_show_progress,
-        )
+    result = run_items(
+        model,
+        choose(items.samples, data["num"], seed),
+        items.scorer,
+        out,
+        prompt=items.prompt,
+        settings={**items.settings, **answers.settings()},
+        about=about,
+        limit_cost=_limit(model, folder.limit_cost, source.prices),
+        fresh=folder.fresh,
+        concurrency=answers.concurrency,
+        on_line=show_progress,
+    )
     if result.lines:
         print(file=sys.stderr)
     return result
 
 
-def _show_progress(line: Any, progress: Progress) -> None:
+def _limit(model: Model, limit: str | None, prices: str | None) -> float | None:
+    if limit is None:
+        return None
+    if model.meter is None:
+        raise PlanError(f"--limit-cost: no price is known for {model.name}; give it with --prices FILE")
+    return parse_amount(limit, model.meter.price.currency, price_book(prices))
+
+
+def show_progress(line: Any, progress: Progress) -> None:
     left = progress.seconds_left
     parts = [
         f"{progress.num_done}/{progress.num}", f"{progress.rate:.1f}/s",
@@ -186,10 +188,8 @@ def _show_progress(line: Any, progress: Progress) -> None:
 
 def result_dict(result: Result) -> dict[str, Any]:
     """run.json with the score beside it, numbers unrounded."""
-    return dict(result.about) | {
-        "summary": dict(result.summary),
-        "folder": result.folder and str(result.folder),
-    }
+    folder = None if result.folder is None else str(result.folder)
+    return dict(result.about) | {"summary": dict(result.summary), "folder": folder}
 
 
 def print_result(result: Result) -> None:

@@ -1,0 +1,122 @@
+"""What DATA of `qvl eval` stands for: the user's own items, or a benchmark whose files were got elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qvl.cli.options import option
+from qvl.errors import PromptError, QvlError
+from qvl.evaluate.benchmarks import BENCHMARKS, benchmark
+from qvl.evaluate.benchmarks.record import Benchmark
+from qvl.evaluate.runner import TEMPLATE, Result
+from qvl.evaluate.samples import Sample, read_samples
+from qvl.evaluate.scorers import SCORERS, find_scorer, fit_scorer
+from qvl.evaluate.scorers.base import Grade, Scorer
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Which rule scores the answers, and what is asked."""
+
+    scorer: str | None = option(
+        None, "The rule (default: one that fits the truth).", metavar=f"{'|'.join(SCORERS)}|FILE.py:FUNCTION"
+    )
+    scorer_option: list[str] | None = option(
+        None, "An option of the rule (repeatable; default: none).", metavar="NAME=VALUE"
+    )
+    question: str | None = option(None, "Asked about items without a question (default: the scorer's).")
+    prompt: str | None = option(
+        None, "The words of each question (default: {question}{choices}{suffix}).", metavar="TEMPLATE"
+    )
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """For a benchmark by its name."""
+
+    data_path: str | None = option(
+        None, "The benchmark's files (default: DATA is the user's own).", "--data", metavar="FOLDER|FILE"
+    )
+    split: str = option("", "The part of the benchmark (default: its first).")
+    official: bool = option(False, "Score by the official rule, faults and all.", "--official")
+    how: bool = option(
+        False, "Say where a benchmark's files are to be got, and what is wrong with its rule.", "--how"
+    )
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a run asks: samples, rule, words, and settings that the user's own go over."""
+
+    samples: Sequence[Sample]
+    scorer: Scorer
+    prompt: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    bench: Benchmark | None = None
+
+    def figures(self, result: Result) -> dict[str, float]:
+        """The figures that a benchmark's tables print; none for the user's own items."""
+        if self.bench is None:
+            return {}
+        lines = {r["id"]: r for r in result.lines}
+        rows = [
+            (s, Grade(float(lines[s.id]["score"]), lines[s.id]["parsed"]))
+            for s in self.samples
+            if s.id in lines
+        ]
+        return dict(self.bench.figures(rows))
+
+
+def find_benchmark(data: str, options: BenchmarkOptions) -> Benchmark | None:
+    """Raises: QvlError for a benchmark without its files, or options of one beside the user's own items."""
+    name = data.lower().replace("-", "_")
+    if name in BENCHMARKS and not Path(data).exists():
+        found = benchmark(name)
+        if options.data_path is None and not options.how:
+            raise QvlError(
+                f"{data} needs its files: --data FOLDER; qvl eval {data} --how says where to get them"
+            )
+        return found
+    if options.how or options.data_path or options.split or options.official:
+        raise PromptError(
+            f"--how, --data, --split and --official are for a benchmark: {', '.join(BENCHMARKS)}"
+        )
+    return None
+
+
+def own_items(data: str, scoring: ScoreOptions) -> Items:
+    """Raises: SampleError, QvlError."""
+    samples = read_samples(data, scoring.question)
+    scorer = find_scorer(scoring.scorer or fit_scorer(samples[0]), _options(scoring))
+    return Items(samples, scorer, TEMPLATE if scoring.prompt is None else scoring.prompt)
+
+
+def benchmark_items(
+    bench: Benchmark, options: BenchmarkOptions, scoring: ScoreOptions, family: str | None
+) -> Items:
+    """A benchmark worded and set for a generation. Raises: SampleError, QvlError."""
+    if scoring.question is not None:
+        raise PromptError("--question is for items of your own: a benchmark brings its questions")
+    assert options.data_path is not None
+    samples = bench.samples(options.data_path, split=options.split, generation=family or "")
+    scorer = bench.scorer if scoring.scorer is None else find_scorer(scoring.scorer)
+    scorer = scorer.with_options(_options(scoring) | ({"official": True} if options.official else {}))
+    settings = bench.settings_for(family or "").to_dict()
+    if "max_tokens" in settings:
+        settings["max_new_tokens"] = settings.pop("max_tokens")
+    about = {"benchmark": bench.name, "split": options.split or bench.splits[0]}
+    return Items(samples, scorer, scoring.prompt or "{question}", settings, about, bench)
+
+
+def _options(scoring: ScoreOptions) -> dict[str, str | int | float | bool]:
+    given: dict[str, str | int | float | bool] = {}
+    for pair in scoring.scorer_option or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise PromptError(f"--scorer-option {pair!r}: write NAME=VALUE")
+        given[name.replace("-", "_")] = value
+    return given
