@@ -28,6 +28,7 @@ from qvl.catalog.models import config_of
 from qvl.checkpoint.check import Report, check
 from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.check.splits import findings as split_findings
+from qvl.checkpoint.check.values import findings as value_findings
 from qvl.checkpoint.check.weights import tensor_findings
 from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.names import to_nested, to_published
@@ -845,3 +846,37 @@ def test_a_first_generation_file_is_compared_by_its_own_names(tmp_path: Path) ->
     assert compared() == []
     del stored.tensors["model.h.3.mlp.w1.weight"]
     assert "model.h.3.mlp.w1.weight" in compared()[0].what
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_no_numbers_are_found_in_a_sample(plain, dtype, value):
+    def spoil(tensors):
+        for name in tensors:
+            tensors[name] = tensors[name].to(dtype)
+        tensors["model.embed_tokens.weight"][7:200] = value
+
+    edit_tensors(plain, spoil)
+    finding = only(check(plain), "not-finite")
+    assert finding.level == "error"
+    assert "model.embed_tokens.weight" in finding.what
+
+
+def test_a_matrix_of_zeros_is_found_and_a_bias_of_zeros_is_nothing(plain):
+    def spoil(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"].zero_()
+        tensors["model.layers.0.self_attn.q_proj.bias"].zero_()
+
+    edit_tensors(plain, spoil)
+    finding = only(check(plain), "all-zero")
+    assert finding.level == "warning"
+    assert finding.what.endswith(": model.layers.1.mlp.up_proj.weight")
+    assert not check(plain).failed
+
+
+def test_the_sample_reaches_the_end_of_a_large_tensor(tmp_path):
+    values = torch.ones(100_001, dtype=torch.float16)
+    values[-1] = torch.inf
+    save_file({"a.weight": values}, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint(tmp_path)
+    assert [f.rule for f in value_findings(checkpoint)] == ["not-finite"]

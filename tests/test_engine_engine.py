@@ -371,6 +371,35 @@ def test_a_failing_step_ends_its_requests_with_the_reason_and_the_engine_goes_on
     assert [tokens(e) for e in run(engine, prompts)] == reference
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("settings", [{}, {"logprobs": 2}, {"repetition_penalty": 1.1}, {"temperature": 1.0}])
+def test_logits_that_are_no_numbers_end_their_request_and_no_other(
+    make_engine, prompts, reference, bad, settings
+):
+    engine = make_engine()
+    params = SamplingParams(max_new_tokens=8, **{"temperature": 0.0, **settings})
+    ids = [engine.submit(prompts[0], params), engine.submit(prompts[0], GREEDY)]
+    working = engine._runner.logits
+
+    def spoilt(step, inputs):
+        logits = working(step, inputs).clone()
+        logits[0] = bad
+        return logits
+
+    engine._runner.logits = spoilt
+    first, second = engine.step()
+    assert (first.request_id, first.finish_reason) == (ids[0], "error")
+    assert "not finite" in first.error
+    assert second.finish_reason is None
+    engine.check()
+    engine._runner.logits = working
+    ended = {ids[1]: [second]}
+    while engine.has_work:
+        collect(engine, ended)
+    assert tokens(ended[ids[1]]) == reference[0]
+    assert engine.num_used_blocks == 0
+
+
 def test_random_submissions_and_cancels_on_the_model_lose_nothing(make_engine, prompts):
     rng = random.Random(1)
     engine = make_engine(num_tokens=320, max_num_seqs=4, max_num_batched_tokens=48, feature_bytes=4 * KIB)

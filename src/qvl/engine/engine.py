@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,7 +24,7 @@ from qvl.engine.memory import EngineMemory
 from qvl.engine.pace import Pace
 from qvl.engine.prefix import Visual, prompt_root
 from qvl.engine.runner import Runner
-from qvl.engine.sampling import Constraint, Logprob, Sampler
+from qvl.engine.sampling import NO_TOKEN, Constraint, Logprob, NotFinite, Sampler, likeliest
 from qvl.engine.scheduler import Chunk, Scheduler, Sequence, Step
 from qvl.engine.state import StateStore
 from qvl.engine.static_decode import static_decode
@@ -331,13 +331,20 @@ class Engine:
             log.exception("a step of %d tokens failed", step.num_tokens)
             ended = [self._requests[chunk.sequence.request_id] for chunk in step.chunks]
             return events + [self._end(request, "error", error=_reason(e)) for request in ended]
+        # a request without a token ends before its blocks become findable for others
+        failed = {chunk.sequence.request_id for chunk, token in zip(sampling, drawn) if token is None}
+        for request_id in failed:
+            events.append(self._end(self._requests[request_id], "error", error=str(NotFinite())))
+        if failed:
+            step = replace(step, chunks=tuple(c for c in step.chunks if c.sequence.request_id not in failed))
         self._runner.copy_states(self._scheduler.advance(step))
         self.stats.num_steps += 1
         now = self._clock()
         num_decoding = sum(chunk.count == 1 for chunk in step.chunks)
         self._pace.observe(num_decoding, step.num_tokens - num_decoding, now - began)
-        for chunk, (token, logprob) in zip(sampling, drawn):
-            events.append(self._accept(self._requests[chunk.sequence.request_id], token, logprob, now))
+        for chunk, token in zip(sampling, drawn):
+            if token is not None:
+                events.append(self._accept(self._requests[chunk.sequence.request_id], *token, now))
         return events
 
     def _schedule(self) -> Step:
@@ -392,13 +399,22 @@ class Engine:
             self._features.store(name, features_TD)
         return []
 
-    def _draw(self, sampling: list[Chunk], logits_SV: torch.Tensor) -> list[tuple[int, Logprob | None]]:
+    def _draw(
+        self, sampling: list[Chunk], logits_SV: torch.Tensor
+    ) -> list[tuple[int, Logprob | None] | None]:
+        """A token for each row; None where the logits are no numbers."""
         samplers = [self._requests[chunk.sequence.request_id].sampler for chunk in sampling]
-        best = logits_SV.argmax(-1).tolist() if any(s.is_plain for s in samplers) else []
-        return [
-            (best[row], None) if sampler.is_plain else sampler.draw(logits_SV[row])
-            for row, sampler in enumerate(samplers)
-        ]
+        best = likeliest(logits_SV).tolist() if any(s.is_plain for s in samplers) else []
+        drawn: list[tuple[int, Logprob | None] | None] = []
+        for row, sampler in enumerate(samplers):
+            try:
+                if not sampler.is_plain:
+                    drawn.append(sampler.draw(logits_SV[row]))
+                else:
+                    drawn.append(None if best[row] == NO_TOKEN else (best[row], None))
+            except NotFinite:
+                drawn.append(None)
+        return drawn
 
     def _accept(self, request: _Request, token: int, logprob: Logprob | None, now: float) -> Event:
         """Adds a token to a request and says what became of it."""

@@ -35,6 +35,16 @@ class Constraint(Protocol):
     def accept(self, token: int) -> None: ...
 
 
+class NotFinite(RuntimeError):
+    """Logits that no token can be chosen from: NaN or infinity, of broken weights or an overflow."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's logits are not finite numbers: its weights or config.json are damaged, or the dtype "
+            "overflows; qvl check FOLDER looks at the weights, and another --dtype may help"
+        )
+
+
 class Sampler:
     """Draws one request's tokens. Its random numbers are its own, one for each token drawn."""
 
@@ -65,9 +75,17 @@ class Sampler:
         return self._repetition != 1 or self._presence != 0 or self._frequency != 0
 
     def draw(self, logits_V: Tensor) -> tuple[int, Logprob | None]:
-        """The next token from fp32 logits, in which rows past the vocabulary are -inf; the logits stay as they are."""
+        """The next token from fp32 logits, in which rows past the vocabulary are -inf; the logits stay as they are.
+
+        Raises: NotFinite.
+        """
         adjusted_V = self._constrained(self._penalized(logits_V))
-        token = int(adjusted_V.argmax()) if self._greedy else self._drawn(adjusted_V / self._temperature)
+        if self._greedy:
+            token = int(likeliest(adjusted_V))
+            if token == NO_TOKEN:
+                raise NotFinite
+        else:
+            token = self._drawn(adjusted_V / self._temperature)
         if self._num_logprobs is None:
             return token, None
         log_V = logits_V.log_softmax(-1)
@@ -124,12 +142,24 @@ class Sampler:
             probs = probs * (probs >= self._min_p * probs[0])
         cumulative = probs.cumsum(-1)
         total = float(cumulative[-1])
-        if not 0 < total < float("inf"):  # NaN fails too; the engine ends those in the step, and goes on
-            raise RuntimeError("the logits are not finite numbers")
+        if not 0 < total < float("inf"):  # NaN fails too
+            raise NotFinite
         index = int((cumulative <= self._random.random() * total).sum())
         if index == len(probs):  # the product was rounded up to the total
             index = int(probs.nonzero()[-1])
         return index if ids is None else int(ids[index])
+
+
+NO_TOKEN = -1
+
+
+def likeliest(logits_SV: Tensor) -> Tensor:
+    """Each row's greedy token; NO_TOKEN for a row with NaN, +inf, or nothing but -inf.
+
+    argmax takes NaN for the largest and says nothing. The maximum says it in the same pass over the logits.
+    """
+    best_S = logits_SV.max(-1)
+    return torch.where(best_S.values.isfinite(), best_S.indices, NO_TOKEN)
 
 
 __getattr__ = moved.names(__name__)

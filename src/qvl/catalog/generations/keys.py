@@ -248,6 +248,7 @@ def check_text(k: Keys, text: TextConfig) -> None:
         f"mrope_section {list(text.mrope_section)} must sum to {text.rotary_dim // 2}, half the rotated "
         f"{text.rotary_dim} of {text.head_dim} dimensions",
     )
+    k.require(text.rope_theta >= 1, f"rope_theta is {text.rope_theta:g}, must be at least 1")
     k.require(len(text.mrope_section) == 3, f"mrope_section {list(text.mrope_section)} must have 3 parts")
 
 

@@ -3,7 +3,7 @@
     report = check(Path("folder"))
     report.findings, report.failed
 
-Reads headers, JSON and a few words of tensors; imports no torch. Each file here is one side of a checkpoint and has
+Reads headers, JSON and a few KiB of each tensor; imports no torch. Each file here is one side of a checkpoint and has
 a function that yields `Finding`s of a `Checkpoint`. "error": it won't load, or won't answer as trained. "warning": some
 engines or settings fail with it. "note": worth knowing.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qvl.checkpoint.check import adapter, prompt, quantised, splits, weights
+from qvl.checkpoint.check import adapter, prompt, quantised, splits, values, weights
 from qvl.checkpoint.check.finding import Finding, Level
 from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.names import is_nested, to_nested, to_published
@@ -78,6 +78,7 @@ def _examine(checkpoint: Checkpoint, tensor_parallel_size: int | None) -> Iterat
     if readable and (checkpoint.stored.tensors or not checkpoint.stored.faults):
         for finding in (*quantised.findings(checkpoint), *weights.tensor_findings(checkpoint)):
             yield _in_own_names(finding, checkpoint)
+    yield from values.findings(checkpoint)
     if readable:
         yield from splits.findings(checkpoint, tensor_parallel_size)
     yield from prompt.findings(checkpoint)
