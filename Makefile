@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check mini score baseline plan-report format clean
+.PHONY: oracles demo test check mini score baseline plan-report format clean
 
 demo: $(VENV)/run.done
 	$(BIN)/qvl ask examples/receipt.png "What is the total?"
@@ -30,6 +30,12 @@ score: $(VENV)/run.done
 # The embedded model's answers, which qvl doctor compares with; after every change of its weights.
 baseline: $(VENV)/run.done
 	$(BIN)/qvl doctor --baseline save src/qvl/doctor/baselines/mini.json
+
+# Other people's stored runs and scorers beside qvl's: FOLDER holds the official repositories (benchmarks/evaluate/peers.py).
+oracles: $(VENV)/dev.done
+	$(PIP) Levenshtein apted Distance zss anls anls_star
+	$(BIN)/python benchmarks/evaluate/stored.py $(FOLDER)
+	$(BIN)/python benchmarks/evaluate/pairs.py $(FOLDER)
 
 plan-report: $(VENV)/run.done
 	$(BIN)/python benchmarks/plan_report.py

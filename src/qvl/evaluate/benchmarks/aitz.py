@@ -181,9 +181,9 @@ def coat_click(box: Sequence[float], gold: tuple[float, float], elements: Sequen
     Source: IMNearth/CoAT @9ab1a9f coat/evaluate.py. Its caller fills `gold` for swipes alone: for taps it is (0, 0).
     """
 
-    def grown(x1: float, y1: float, x2: float, y2: float) -> tuple[int, ...]:
+    def grown(x1: float, y1: float, x2: float, y2: float) -> tuple[float, ...]:
         cx, cy, w, h = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) * ENLARGED, (y2 - y1) * ENLARGED
-        return tuple(int(v) for v in (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
+        return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
 
     said = grown(*map(float, box))
     if said[0] <= gold[0] <= said[2] and said[1] <= gold[1] <= said[3]:

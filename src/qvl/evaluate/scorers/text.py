@@ -114,18 +114,22 @@ def right_choice(answer: Any, sample: Sample) -> int:
 def read_choice(text: str, choices: tuple[str, ...]) -> int | None:
     """Which choice an answer names; None when it names none, or several. Nothing is guessed.
 
-    In this order: a letter alone, whatever stands around it (`**B**`, `(b)`); a letter first and a mark (`B. red`); the
-    last letter after "answer is" and its like; a choice's whole text; the only choice whose text stands in the answer.
+    In this order: a letter alone, whatever stands around it (`**B**`, `(b)`), also on a first line of its own; a letter
+    first and a mark (`B. red`), unless several stand in brackets (`(C) is wrong, so it is (A)`); the last letter after
+    "answer is" and its like; the last in brackets; a choice's whole text; the only choice whose text stands in the
+    answer.
     """
     text = text.strip()
     known = [chr(ord("A") + i) for i in range(len(choices))]
-    if m := _LETTER.fullmatch(text.upper()):
+    if m := _LETTER.fullmatch(text.upper()) or _LETTER.fullmatch(text.split("\n")[0].upper()):
         return known.index(m[1]) if m[1] in known else None
-    if (m := re.match(r"[\s*(\[]*([A-Za-z])\s*[.):\]*]", text)) and m[1].upper() in known:
-        return known.index(m[1].upper())
+    bracketed = [c for c in re.findall(r"\(([A-Z])\)", text) if c in known]
+    first = re.match(r"[\s*(\[]*([A-Za-z])\s*[.):\]*]", text)
+    if first and first[1].upper() in known and len(set(bracketed)) < 2:
+        return known.index(first[1].upper())
     named = [m[1].upper() for m in _NAMED_LETTER.finditer(text) if m[1].upper() in known]
-    if named:
-        return known.index(named[-1])
+    if named or bracketed:
+        return known.index((named or bracketed)[-1])
     said, texts = plain(text), [plain(c) for c in choices]
     whole = said.strip(".!\"'*` ")
     if whole in texts:

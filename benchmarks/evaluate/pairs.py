@@ -1,0 +1,600 @@
+"""qvl's rules and every public implementation that can be run, on the same mutated answers; the list of disagreements.
+
+    python benchmarks/evaluate/pairs.py FOLDER [-n 2000]        (make oracles FOLDER=... runs it)
+
+A disagreement is signed in SIGNED by (peer, kind of mutation): who is right, and why. One that isn't ends in exit 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import types
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers import NeedsPackage, loop_over, package, quiet, take
+from signed import SIGNED
+from stored import table
+
+from qvl.evaluate.benchmarks import (
+    aitz,
+    charades,
+    chartqa,
+    docvqa,
+    lvbench,
+    mathvista,
+    mmmu,
+    ocrbench,
+    refcoco,
+    screenspot,
+    textvqa,
+    videomme,
+)
+
+Case = tuple[str, Any]  # (kind of mutation, arguments)
+WORDS = "red blue total amount street 2019 Seoul invoice 서울 発行 never price three apples main the".split()
+
+
+def mutate(text: str, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """An answer as models write it, and wrong ones near it."""
+    yield "the same", text
+    yield "upper case", text.upper()
+    yield "blanks at the ends", f" {text}   "
+    yield "blanks inside", text.replace(" ", "   ")
+    yield "line break", text.replace(" ", "\n", 1)
+    yield "full stop", f"{text}."
+    yield "comma", f"{text},"
+    yield "per cent", f"{text}%"
+    yield "full width", "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
+    yield "bold", f"**{text}**"
+    yield "boxed", f"\\boxed{{{text}}}"
+    yield "sentence", f"The answer is {text}"
+    yield "quoted", f'"{text}"'
+    yield "article", f"the {text}"
+    yield "hyphen", text.replace(" ", "-")
+    cut = rng.randrange(len(text) + 1)
+    yield "letter lost", text[:cut] + text[cut + 1 :]
+    yield "letter added", text[:cut] + rng.choice("aeiou1") + text[cut:]
+    yield "half", text[: (len(text) + 1) // 2]
+    yield "half, then blanks", text[: (len(text) + 1) // 2] + "    "
+    yield "empty", ""
+    yield "other", " ".join(rng.sample(WORDS, 2))
+
+
+def phrase(rng: random.Random) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(1, 5)))
+
+
+def number(rng: random.Random) -> str:
+    kind = rng.randrange(5)
+    if kind == 0:
+        return str(rng.randint(0, 30))
+    if kind == 1:
+        return f"{rng.uniform(-50, 500):.{rng.randint(1, 3)}f}"
+    if kind == 2:
+        return f"{rng.randint(1, 99)}%"
+    return str(rng.randint(1900, 2030)) if kind == 3 else f"{rng.randint(1000, 99999):,}"
+
+
+def numbers_near(text: str, rng: random.Random) -> Iterator[tuple[str, str]]:
+    value = chartqa.as_number(text.replace(",", "")) or 0.0
+    for factor in (1.04, 0.951, 0.949, 1.05, 1.051, 1.0527):
+        yield "number near by", f"{value * factor:.4f}"
+    yield "without commas", text.replace(",", "")
+    yield "0.0 for 0", f"{text}.0" if text.isdecimal() else text
+
+
+class Match:
+    """One rule of qvl beside one peer: cases, agreements, and disagreements by kind with an example of each."""
+
+    def __init__(self, ours: str, peer: str):
+        self.ours, self.peer, self.cases = ours, peer, 0
+        self.split: Counter[str] = Counter()
+        self.example: dict[str, str] = {}
+
+    def add(self, kind: str, ours: Any, theirs: Any, about: Any) -> None:
+        self.cases += 1
+        same = (
+            abs(ours - theirs) < 1e-9
+            if isinstance(ours, float) and isinstance(theirs, float)
+            else ours == theirs
+        )
+        if not same:
+            self.split[kind] += 1
+            self.example.setdefault(kind, f"{about!r}: qvl {ours!r}, theirs {theirs!r}")
+
+
+matches: list[Match] = []
+left_out: list[str] = []
+
+
+def compare(
+    ours: str, peer: str, cases: list[Case], mine: Callable[..., Any], theirs: Callable[..., Any]
+) -> None:
+    match = Match(ours, peer)
+    matches.append(match)
+    for kind, arguments in cases:
+        with quiet():
+            try:
+                other = theirs(*arguments)
+            except NeedsPackage:
+                raise
+            except Exception as e:  # a peer that fails on an answer is a disagreement
+                other = f"{type(e).__name__}"
+        match.add(kind, mine(*arguments), other, arguments)
+
+
+def texts(count: int, make: Callable[[random.Random], str], extra: Any = None, seed: int = 0) -> list[Case]:
+    rng, cases = random.Random(seed), []
+    while len(cases) < count:
+        answers = [make(rng) for _ in range(rng.randint(1, 3))]
+        for kind, said in [*mutate(answers[0], rng), *(extra(answers[0], rng) if extra else ())]:
+            cases.append((kind, (said, tuple(answers))))
+    return cases
+
+
+# --------------------------------------------------------------------------------------------- one for each rule
+
+
+def anls(folder: Path, count: int) -> None:
+    cases = texts(count, phrase)
+    levenshtein = take(folder / "Qwen-VL/eval_mm/infographicsvqa_eval.py", "levenshtein_distance")
+
+    def raw(said: str, answers: tuple[str, ...]) -> float:
+        return float(docvqa.anls(said, answers, raw_length=True))
+
+    def tidy(said: str, answers: tuple[str, ...]) -> float:
+        return float(docvqa.anls(said, answers))
+
+    vlm = take(folder / "VLMEvalKit/vlmeval/dataset/utils/vqa_eval.py", "anls_compute")
+
+    def vlmeval(said: str, answers: tuple[str, ...]) -> float:
+        best = 1 - min(vlm(a, said) for a in answers)
+        return 0.0 if best < 0.5 else float(best)
+
+    lmms_anls = take(folder / "lmms-eval/lmms_eval/api/metrics.py", "anls")
+
+    def lmms(said: str, answers: tuple[str, ...]) -> float:
+        return float(lmms_anls(list(answers), [said])["anls"])
+
+    def distance(said: str, answers: tuple[str, ...]) -> int:
+        return min(levenshtein(a, said) for a in answers)
+
+    def our_distance(said: str, answers: tuple[str, ...]) -> int:
+        return min(docvqa.levenshtein(a, said) for a in answers)
+
+    compare("edit distance", "Qwen-VL infographicsvqa_eval", cases, our_distance, distance)
+    compare("anls, official", "VLMEvalKit", cases, raw, vlmeval)
+    compare("anls, official", "lmms-eval", cases, raw, lmms)
+    compare("anls", "VLMEvalKit", cases, tidy, vlmeval)
+    star = package("anls_star")
+    compare("anls", "anls_star 1.0.1", cases, tidy, lambda s, a: float(star.anls_score(tuple(a), s)))
+    small = package("anls")
+    compare(
+        "anls",
+        "anls 0.0.2",
+        cases,
+        tidy,
+        lambda s, a: float(small.anls_score(prediction=s, gold_labels=list(a))),
+    )
+
+
+def relaxed(folder: Path, count: int) -> None:
+    cases = texts(count, lambda r: number(r) if r.random() < 0.7 else phrase(r), numbers_near)
+
+    def ours(said: str, answers: tuple[str, ...]) -> bool:
+        return any(chartqa.relaxed(said.strip(), a) for a in answers)
+
+    def exact(said: str, answers: tuple[str, ...]) -> bool:
+        return any(chartqa.relaxed(said, a) for a in answers)
+
+    vlm = take(folder / "VLMEvalKit/vlmeval/dataset/utils/vqa_eval.py", "relaxed_correctness")
+    lmms = take(folder / "lmms-eval/lmms_eval/tasks/chartqa/utils.py", "relaxed_correctness")
+    qwen = take(folder / "Qwen-VL/eval_mm/evaluate_vqa.py", "relaxed_correctness")
+    compare("chartqa", "VLMEvalKit", cases, ours, lambda s, a: any(vlm(x, s.strip()) for x in a))
+    compare("chartqa, official", "lmms-eval", cases, exact, lambda s, a: any(lmms(s, x) for x in a))
+    compare("chartqa", "Qwen-VL evaluate_vqa", cases, ours, lambda s, a: any(qwen(s.strip(), x) for x in a))
+
+
+def vqa(folder: Path, count: int) -> None:
+    rng, cases = random.Random(1), []
+    while len(cases) < count:
+        right = rng.choice(
+            [phrase(rng), str(rng.randint(0, 12)), rng.choice(["dont know", "it's", "couldnt've"])]
+        )
+        for kind, said in mutate(right, rng):
+            same = rng.randint(0, 10)
+            cases.append((kind, (said, (right,) * same + tuple(phrase(rng) for _ in range(10 - same)))))
+    processor = take(
+        folder / "lmms-eval/lmms_eval/tasks/_task_utils/vqa_eval_metric.py", "EvalAIAnswerProcessor"
+    )()
+    lmms = take(folder / "lmms-eval/lmms_eval/tasks/textvqa/utils.py", "textvqa_process_results",
+                EvalAIAnswerProcessor=lambda: processor)  # fmt: skip
+    compare("textvqa", "lmms-eval", cases, lambda s, a: float(textvqa.vqa_accuracy(s, a)),
+            lambda s, a: float(lmms({"answers": list(a), "question_id": 0}, [s])["exact_match"]))  # fmt: skip
+    punctuation = take(folder / "VLMEvalKit/vlmeval/smp/misc.py", "process_punctuation")
+    line = take(folder / "VLMEvalKit/vlmeval/dataset/utils/vqa_eval.py", "process_line",
+                process_punctuation=punctuation, istype=lambda s, t: True)  # fmt: skip
+    compare("textvqa", "VLMEvalKit", cases, lambda s, a: float(textvqa.vqa_accuracy(s, a)),
+            lambda s, a: float(np.mean(line({"answer": str(list(a)), "prediction": s})["match"])))  # fmt: skip
+
+
+def contained(folder: Path, count: int) -> None:
+    official = loop_over(folder / "MultimodalOCR/OCRBench/example.py", "HME100k")
+    lmms = take(folder / "lmms-eval/lmms_eval/tasks/ocrbench/utils.py", "ocrbench_process_results")
+    for name, dataset in (("ocrbench", "IIIT5K"), ("ocrbench, formulas", "HME100k")):
+        cases = texts(count, phrase)
+
+        def ours(said: str, answers: tuple[str, ...], dataset: str = dataset) -> int:
+            return int(ocrbench.contains(said, answers, formula=dataset == "HME100k"))
+
+        def theirs(said: str, answers: tuple[str, ...], dataset: str = dataset) -> int:
+            data = [{"type": "x", "dataset_name": dataset, "answers": list(answers), "predict": said}]
+            official(data=data)
+            return int(data[0]["result"])
+
+        def port(said: str, answers: tuple[str, ...], dataset: str = dataset) -> int:
+            doc = {"answer": list(answers), "dataset": dataset, "question_type": "x"}
+            return int(lmms(doc, [said])["ocrbench_accuracy"]["score"])
+
+        compare(name, "MultimodalOCR example.py", cases, ours, theirs)
+        compare(name, "lmms-eval", cases, ours, port)
+
+
+LETTERED = ("red apple", "green pear", "blue", "none of these")
+
+
+def letter_forms(rng: random.Random) -> Iterator[tuple[str, str]]:
+    letter = rng.choice("ABCD")
+    other = rng.choice("ABCD")
+    text = LETTERED["ABCD".index(letter)]
+    yield "letter", letter
+    yield "letter and full stop", f"{letter}."
+    yield "(letter)", f"({letter})"
+    yield "letter. text", f"{letter}. {text}"
+    yield "(letter) text", f"({letter}) {text}"
+    yield "text alone", text
+    yield "bold", f"**{letter}**"
+    yield "boxed", f"\\boxed{{{letter}}}"
+    yield "lower case", letter.lower()
+    yield "letter, line break", f"{letter}\nbecause it is so"
+    yield "the answer is", f"The answer is {letter}"
+    yield "Answer:", f"Not ({other}), I think.\nAnswer: {letter}"
+    yield "reasoning", f"Based on the video, one sees it. Option ({letter}) fits"
+    yield "A as article", f"A {text} is what one sees there, so the answer is {letter}."
+    yield "two letters", f"({other}) is wrong, so it must be ({letter})"
+    yield "refusal", "I cannot see that"
+    yield "empty", ""
+    yield "Korean", f"정답은 {letter}입니다"
+    yield "Chinese", f"答案是{letter}"
+
+
+def letters(folder: Path, count: int) -> None:
+    rng, cases = random.Random(2), []
+    while len(cases) < count:
+        cases += [(kind, (said,)) for kind, said in letter_forms(rng)]
+    names = dict(zip("ABCD", LETTERED))
+    never = types.SimpleNamespace(choice=lambda c: None)
+    official = take(folder / "MMMU/mmmu/utils/eval_utils.py", "parse_multi_choice_response", random=never)
+    pro = take(folder / "MMMU/mmmu-pro/evaluate.py", "parse_multi_choice_response", random=never)
+    kreta = take(folder / "KRETA/eval/evaluate.py", "parse_multi_choice_response", random=never)
+    compare("mmmu, letter", "MMMU eval_utils, without its guess", cases, lambda s: mmmu.parse_letter(s, LETTERED),
+            lambda s: official(s, list("ABCD"), names))  # fmt: skip
+    for peer, parse in (
+        ("MMMU-Pro evaluate.py, without its guess", pro),
+        ("KRETA evaluate.py, without its guess", kreta),
+    ):
+        compare("mmmu_pro, letter", peer, cases, lambda s: mmmu.parse_pro_letter(s, LETTERED),
+                lambda s, parse=parse: parse(s, list("ABCD"), names))  # fmt: skip
+    video = take(folder / "Video-MME/evaluation/eval_your_results.py", "extract_characters_regex")
+    compare("videomme, official", "Video-MME", cases, videomme.official_letter, video)
+    polish = take(folder / "LVBench/lvbench/utils/answer_util.py", "polish_answer")
+    compare("lvbench, official", "LVBench", cases, lvbench.official_letter, polish)
+
+    def ours(said: str) -> str:
+        found = videomme.read_choice(said, LETTERED)
+        return "" if found is None else "ABCD"[found]
+
+    lmms = take(folder / "lmms-eval/lmms_eval/tasks/_task_utils/mcq_extract.py", "extract_mcq_answer")
+    compare("choice", "lmms-eval mcq_extract", cases, ours, lambda s: lmms(s, list("ABCD")))
+    vlm = take(folder / "VLMEvalKit/vlmeval/utils/matching_util.py", "can_infer_option", logger=None)
+    compare("choice", "VLMEvalKit can_infer_option", cases, ours, lambda s: vlm(s, names) or "")
+    compare("choice", "Video-MME", cases, ours, video)
+    compare("choice", "LVBench", cases, ours, polish)
+    compare(
+        "choice",
+        "MMMU eval_utils, without its guess",
+        cases,
+        ours,
+        lambda s: official(s, list("ABCD"), names) or "",
+    )
+
+
+def open_answers(folder: Path, count: int) -> None:
+    cases = texts(count, lambda r: number(r) if r.random() < 0.6 else phrase(r), numbers_near, seed=3)
+    parts = take(folder / "MMMU/mmmu/utils/eval_utils.py", "parse_open_response", "eval_open")
+
+    def theirs(said: str, answers: tuple[str, ...]) -> bool:
+        return bool(parts["eval_open"](list(answers), parts["parse_open_response"](said)))
+
+    compare(
+        "mmmu, open", "MMMU eval_utils", cases, lambda s, a: mmmu.open_right(mmmu.parse_open(s), a), theirs
+    )
+
+
+def maths(folder: Path, count: int) -> None:
+    distance = package("Levenshtein").distance
+    file = folder / "MathVista/evaluation/calculate_score.py"
+    official = take(file, "normalize_extracted_answer", distance=distance)
+    port = take(folder / "lmms-eval/lmms_eval/tasks/mathvista/mathvista_evals.py", "MathVistaEvaluator",
+                distance=distance, eval_logger=types.SimpleNamespace(info=lambda *a: None), ServerConfig=dict,
+                gpt_model="", get_server=lambda *a, **k: None, server_config=None)  # fmt: skip
+    port = port.__new__(port)
+    rng, cases = random.Random(4), []
+    while len(cases) < count:
+        kind = rng.choice(["text", "integer", "float", "list"])
+        choices = tuple(rng.sample(WORDS, 4)) if kind == "text" else ()
+        right = (
+            rng.choice(choices)
+            if choices
+            else str([rng.randint(0, 9)] * 2)
+            if kind == "list"
+            else number(rng)
+        )
+        question = "multi_choice" if kind == "text" else "free_form"
+        made = list(mutate(right, rng)) + ([("letter", "B"), ("(letter)", "(b)")] if choices else [])
+        cases += [(f"{kind}, {k}", (said, choices, question, kind, rng.choice([1, 2]))) for k, said in made]
+    compare("mathvista, official", "MathVista calculate_score", cases, mathvista.normalise,
+            lambda s, c, q, a, p: official(s, list(c), q, a, p))  # fmt: skip
+    compare("mathvista, official", "lmms-eval", cases, mathvista.normalise,
+            lambda s, c, q, a, p: port.normalize_extracted_answer(s, list(c), q, a, p))  # fmt: skip
+
+
+def spans(folder: Path, count: int) -> None:
+    parts = take(folder / "lmms-eval/lmms_eval/tasks/charades_sta/eval_tvg.py", "extract_time", "iou")
+    rng, cases = random.Random(5), []
+    while len(cases) < count:
+        a, b = sorted(round(rng.uniform(0, 59), rng.randint(0, 2)) for _ in range(2))
+        truth = tuple(sorted(round(rng.uniform(0, 59), 1) for _ in range(2)))
+        forms = {
+            "happens in a - b": f"The event happens in {a} - {b} seconds.",
+            "happens in a to b": f"The event happens in {a} to {b} seconds",
+            "bare a - b": f"{a} - {b}",
+            "from a to b": f"From {a} to {b}.",
+            "starts at, ends at": f"It starts at {a} and ends at {b}.",
+            "two sentences": f"The start time is {a} seconds!\nThe end time is {b} seconds",
+            "seconds with s": f"The event happens in {a}s - {b}s",
+            "en dash": f"It happens in {a}–{b}",
+            "reversed": f"The event happens in {b} - {a}",
+            "mm:ss": f"The event happens in 00:{int(a):02d} - 00:{int(b):02d}",
+            "hh:mm:ss": f"It starts at 00:00:{int(a):02d}\nIt ends at 00:00:{int(b):02d}",
+            "JSON": f'{{"start": {a}, "end": {b}}}',
+            "two spans": f"The event happens in 1.0 - 2.0 or rather happens in {a} - {b}",
+            "refusal": "The event does not happen.",
+            "empty": "",
+        }
+        cases += [(kind, (said, truth)) for kind, said in forms.items()]
+
+    def theirs(said: str, truth: Any) -> float:
+        found = parts["extract_time"](said)
+        return float(parts["iou"](truth, found[0])) if found else 0.0
+
+    def score(read: Any) -> Any:
+        def run(said: str, truth: Any) -> float:
+            found = read(said)
+            return float(charades.iou(truth, found)) if found else 0.0
+
+        return run
+
+    compare("charades_sta, official", "lmms-eval", cases, score(charades.official_span), theirs)
+    compare("charades_sta", "lmms-eval", cases, score(charades.said_span), theirs)
+
+
+def points(folder: Path, count: int) -> None:
+    torch = types.SimpleNamespace(manual_seed=lambda s: None)
+    pro = take(
+        folder / "ScreenSpot-Pro-GUI-Grounding/eval_screenspot_pro.py", "eval_sample_positive_gt", torch=torch
+    )
+    click = take(folder / "SeeClick/pretrain/process_utils.py", "pred_2_point")
+    rng, inner, read = random.Random(6), [], []
+    while len(inner) < count:
+        x1, y1 = rng.randint(0, 900), rng.randint(0, 500)
+        box = (x1, y1, x1 + rng.randint(0, 99), y1 + rng.randint(0, 99))
+        for kind, x, y in (
+            ("corner", box[0], box[1]), ("far corner", box[2], box[3]), ("outside", box[2] + 1, box[1]),
+            ("middle", (box[0] + box[2]) / 2, (box[1] + box[3]) / 2),
+            ("anywhere", rng.random() * 999, rng.random() * 599),
+        ):  # fmt: skip
+            inner.append((kind, (x, y, box)))
+            written = {
+                "two numbers": f"({x / 1000:.3f}, {y / 600:.3f})",
+                "four numbers": f"[{x / 1000:.3f}, {y / 600:.3f}, {x / 1000:.3f}, {y / 600:.3f}]",
+                "one number": f"{x}", "prose": "at the top", "three numbers": "1 2 3",
+            }  # fmt: skip
+            read += [(k, (text,)) for k, text in written.items()]
+
+    def theirs(x: float, y: float, box: Any) -> bool:
+        found = pro({"bbox": list(box), "img_size": [1024, 1024]}, {"point": [x / 1024, y / 1024]})
+        return bool(found == "correct")
+
+    compare("screenspot, inner test", "ScreenSpot-Pro eval_screenspot_pro", inner, screenspot.inside, theirs)
+
+    def numbers(text: str) -> Any:
+        found = screenspot.seeclick_point(text, 1.0, 1.0)
+        return None if found is None else tuple(round(v, 9) for v in found)
+
+    def seeclick(text: str) -> Any:
+        try:
+            found = click(text)
+        except UnboundLocalError:  # how it says that there is no point: its caller counts a wrong format
+            return None
+        return tuple(round(v, 9) for v in found)
+
+    compare("screenspot, official", "SeeClick pred_2_point", read[:count], numbers, seeclick)
+
+
+def boxes(folder: Path, count: int) -> None:
+    dataset = take(folder / "VLMEvalKit/vlmeval/dataset/refcoco.py", "RefCOCODataset", ImageBaseDataset=object,
+                   pd=types.SimpleNamespace(Series=object, DataFrame=object))  # fmt: skip
+    rng, cases, seen = random.Random(7), [], []
+    while len(cases) < count:
+        a = [rng.uniform(0, 300) for _ in range(2)]
+        b = [rng.uniform(0, 300) for _ in range(2)]
+        first = (a[0], a[1], a[0] + rng.uniform(1, 300), a[1] + rng.uniform(1, 180))
+        near = tuple(v + rng.uniform(-20, 20) for v in first)
+        second = (b[0], b[1], b[0] + rng.uniform(1, 300), b[1] + rng.uniform(1, 180))
+        cases += [("the same", (first, first)), ("near", (first, near)), ("elsewhere", (first, second))]
+        seen.append(("a perfect box in pixels", (tuple(round(v) for v in first),)))
+    compare("refcoco, IoU", "VLMEvalKit", cases, lambda a, b: float(refcoco.iou(a, b)),
+            lambda a, b: float(dataset._compute_iou(np.array(a), np.array(b))))  # fmt: skip
+
+    def theirs(box: Any) -> bool:
+        said = dataset._parse_prediction(f"[{', '.join(map(str, box))}]")
+        there = dataset._to_absolute(said, 640.0, 480.0)
+        return bool(dataset._compute_iou(there, np.array(box, float)) >= 0.5)
+
+    compare("refcoco", "VLMEvalKit, Qwen2.5-VL's pixels", seen, lambda b: True, theirs)
+
+
+def taps(folder: Path, count: int) -> None:
+    ratio = package("Levenshtein").ratio
+    utils = folder / "CoAT/coat/screen_utils.py"
+    tools = take(utils, "enlarge_bbox", "check_inside", "intersect_iou")
+    coat = take(folder / "CoAT/coat/evaluate.py", "ActionEvaluator", **{k: tools[k] for k in
+                ("enlarge_bbox", "check_inside", "intersect_iou")})  # fmt: skip
+    coat = coat.__new__(coat)
+    kinds = {"LONG_POINT": 0, "NO_ACTION": 1, "TYPE": 3, "DUAL_POINT": 4, "PRESS_BACK": 5, "PRESS_HOME": 6,
+             "PRESS_ENTER": 7, "STATUS_TASK_COMPLETE": 10, "STATUS_TASK_IMPOSSIBLE": 11}  # fmt: skip
+    rng = random.Random(8)
+    clicks, steps = [], []
+    while len(clicks) < count:
+        elements = [
+            [rng.randint(0, 600), rng.randint(0, 350), rng.randint(5, 80), rng.randint(5, 200)]
+            for _ in range(6)
+        ]
+        y, x, h, w = elements[0]
+        gold = (x + w // 2, y + h // 2)
+        for kind, box in (
+            ("a point on it", (*gold, *gold)), ("its box", (x, y, x + w, y + h)),
+            ("a box beside it", (x + w, y, x + 2 * w, y + h)),
+            ("a larger box", (x - w, y - h, x + 2 * w, y + 2 * h)), ("the corner", (0, 0, 0, 0)),
+        ):  # fmt: skip
+            where = (0, 0) if kind == "the corner" else gold
+            clicks.append((kind, (box, where, elements)))
+    nodes = lambda e: [{"bounds": [x, y, x + w, y + h]} for y, x, h, w in e]  # noqa: E731
+    compare("aitz, official tap", "CoAT evaluate.py", clicks, aitz.coat_click,
+            lambda b, g, e: bool(coat._check_click_(list(b), g, nodes(e))))  # fmt: skip
+    del ratio
+
+    file = folder / "AgentCPM-GUI/eval/utils/evaluator.py"
+    names = ("_resize_annotation_bounding_boxes", "is_tap_action", "check_inside", "obtain_gt_bbox", "_get_direction",
+             "get_direction", "ActionEvaluator")  # fmt: skip
+    space = take(file, *names, ActionType=types.SimpleNamespace(**kinds), Levenshtein=package("Levenshtein"),
+                 EXTRACT_SCHEMA={"properties": {"duration": {"default": 200}}}, default_duration=200)  # fmt: skip
+    while len(steps) < count:
+        elements = [
+            [rng.random() * 0.9, rng.random() * 0.9, rng.random() * 0.1, rng.random() * 0.3] for _ in range(8)
+        ]
+        y, x = round(rng.random(), 3), round(rng.random(), 3)
+        kind = rng.choice([4, 4, 4, 3, 5, 6, 7, 10])
+        lift = (y, x) if rng.random() < 0.7 else (round(rng.random(), 3), round(rng.random(), 3))
+        row = {
+            "result_action_type": kind, "result_touch_yx": f"[{y}, {x}]", "result_lift_yx": f"[{lift[0]}, {lift[1]}]",
+            "result_action_text": rng.choice(["Hello", "hi there", "x"]), "ui_positions": str(elements),
+        }  # fmt: skip
+        near = (round(x * 1000 + rng.uniform(-200, 200)), round(y * 1000 + rng.uniform(-200, 200)))
+        for name, said in (
+            ("tap", {"POINT": list(near)}),
+            ("swipe", {"POINT": [500, 500], "to": rng.choice([[500, 100], [900, 500]])}),
+            ("type", {"TYPE": rng.choice(["hello", "hi", "there", "bye"])}),
+            ("press", {"PRESS": rng.choice(["BACK", "HOME"])}),
+            ("stop", {"STATUS": "finish"}),
+        ):  # fmt: skip
+            steps.append((name, (row, said)))
+    for peer, control in (
+        ("AgentCPM-GUI evaluator", False),
+        ("AgentCPM-GUI evaluator, Android Control", True),
+    ):
+        evaluator = space["ActionEvaluator"]("", control)
+        compare("android_control" if control else "aitz", peer, steps,
+                lambda r, s, c=control: _our_step(r, s, c), lambda r, s, e=evaluator: _their_step(e, r, s))  # fmt: skip
+
+
+def _our_step(row: dict[str, Any], said: dict[str, Any], control: bool) -> tuple[bool, bool]:
+    if "STATUS" in said:
+        step = aitz.Step("stop")
+    elif "TYPE" in said:
+        step = aitz.Step("type", detail=said["TYPE"])
+    elif "PRESS" in said:
+        step = aitz.Step("press", detail=said["PRESS"].lower())
+    elif "to" in said:
+        step = aitz.Step("scroll", detail=aitz.direction(*said["POINT"], *said["to"]))
+    else:
+        step = aitz.Step("click", said["POINT"][0] / 1000, said["POINT"][1] / 1000)
+    return aitz.matches(step, aitz.gold_step(row), eval(row["ui_positions"]), control)
+
+
+def _their_step(evaluator: Any, row: dict[str, Any], said: dict[str, Any]) -> tuple[bool, bool]:
+    action = {
+        "ACTION": {k: v for k, v in said.items() if k not in ("to", "STATUS")},
+        "ARGS": {"duration": 200},
+        "STATUS": None,
+    }
+    if "to" in said:
+        action["ARGS"]["to"] = said["to"]
+    if "STATUS" in said:
+        action = {"ACTION": {}, "ARGS": {}, "STATUS": said["STATUS"]}
+    gold = {
+        **row,
+        "image_width": 1,
+        "image_height": 1,
+        "subset": "",
+        "episode_id": 0,
+        "step_id": 0,
+        "instruction": "",
+    }
+    found = evaluator(gold, {"action_predict": {"COA": {"txt": action}}})
+    return bool(found["type_match"]), bool(found["exact_match"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("-n", type=int, default=2000)
+    args = parser.parse_args()
+    for run in (anls, relaxed, vqa, contained, letters, open_answers, maths, spans, points, boxes, taps):
+        try:
+            run(args.folder, args.n)
+        except (NeedsPackage, FileNotFoundError) as e:
+            left_out.append(
+                f"{run.__name__}: {'needs the package ' if isinstance(e, NeedsPackage) else ''}{e}"
+            )
+    print("### Mutated answers, rule by rule\n")
+    table(["qvl's rule", "peer", "cases", "agree", "differ"],
+          [[m.ours, m.peer, m.cases, m.cases - m.split.total(), m.split.total()] for m in matches])  # fmt: skip
+    print("### Signed disagreements\n")
+    rows, unsigned = [], []
+    for m in matches:
+        groups: dict[str, list[str]] = defaultdict(list)
+        for kind, times in m.split.items():
+            why = SIGNED.get((m.ours, m.peer, kind)) or SIGNED.get((m.ours, m.peer, "*"))
+            if why is None:
+                unsigned.append(f"{m.ours} / {m.peer} / {kind} ({times}): {m.example[kind]}")
+            else:
+                groups[why].append(f"{kind} ({times})")
+        rows += [[m.ours, m.peer, ", ".join(kinds), why] for why, kinds in groups.items()]
+    table(["qvl's rule", "peer", "where (cases)", "who is right, and why"], rows)
+    for line in left_out:
+        print(f"Not run: {line}")
+    for line in unsigned:
+        print(f"UNSIGNED: {line}", file=sys.stderr)
+    sys.exit(bool(unsigned or left_out))
+
+
+if __name__ == "__main__":
+    main()
