@@ -562,9 +562,10 @@ def test_shards_missing_damaged_and_stale_are_errors(plain: Path) -> None:
     )
     assert "1 tensors are in a file but not in the index: lm_head.weight" in only(check(plain), "index").what
     index.write_text(json.dumps({"weight_map": weight_map}))
-    save_file({"lm_head.weight": tensors["lm_head.weight"]}, plain / "model.safetensors")
-    assert "repeats 1 tensors" in only(check(plain), "stored-twice").what
-    (plain / "model.safetensors").unlink()
+    save_file({"lm_head.weight": tensors["lm_head.weight"]}, plain / "other.safetensors")
+    found = only(check(plain), "passed-over")
+    assert (found.level, "other.safetensors" in found.what) == ("note", True)
+    (plain / "other.safetensors").unlink()
     whole = (plain / files[0]).read_bytes()
     (plain / files[0]).write_bytes(whole[:-8])
     assert f"ends at byte {len(whole)}, the file at {len(whole) - 8}".replace("ends", "tensors end") in (

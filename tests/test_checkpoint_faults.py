@@ -160,6 +160,33 @@ def adapter(folder: Path) -> None:
     save_file({"base_model.model.x.lora_A.weight": torch.zeros(2)}, folder / "adapter_model.safetensors")
 
 
+def optimizer(folder: Path) -> None:
+    save_file({"state.0.exp_avg": torch.zeros(2)}, folder / "optimizer.safetensors")
+
+
+def renamed_with_optimizer(folder: Path) -> None:
+    weights_of(folder).rename(folder / "weights.safetensors")
+    optimizer(folder)
+
+
+def stale_index_beside(folder: Path) -> None:
+    stale = {"weight_map": {NORM: "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(stale))
+
+
+def lfs_pointer(name: str) -> Change:
+    def apply(folder: Path) -> None:
+        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 4967215360\n"
+        (folder / name).write_text(text)
+
+    return apply
+
+
+def mlx(folder: Path) -> None:
+    path = weights_of(folder)
+    save_file(load_file(path), path, metadata={"format": "mlx"})
+
+
 def only_an_adapter(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
@@ -234,8 +261,16 @@ FAULTS: list[tuple[str, str, Change, bool]] = [
     ("index is no index", "shards", content("model.safetensors.index.json", "[]"), True),
     ("index without its files, pickles beside", "shards", bin_beside_an_index, True),
     ("file that the index doesn't name", "shards", another_shard, False),
-    ("one tensor in two files", "plain", another_shard, True),
+    ("another file beside a whole one", "plain", another_shard, False),
     ("adapter beside the model", "plain", adapter, False),
+    ("an optimizer's state beside the model", "plain", optimizer, False),
+    ("an optimizer's state beside a model of another name", "plain", renamed_with_optimizer, False),
+    ("a stale index beside a whole file", "plain", stale_index_beside, False),
+    ("a Git LFS pointer", "plain", lfs_pointer("model.safetensors"), True),
+    ("shards that are Git LFS pointers", "shards", lfs_pointer("model-00002-of-00002.safetensors"), True),
+    ("a tokenizer that is a Git LFS pointer", "plain", lfs_pointer("tokenizer.json"), True),
+    ("weights of MLX", "plain", mlx, True),
+    ("quantised by MLX", "plain", settings(quantization={"group_size": 64, "bits": 4}), True),
     ("adapter alone", "plain", only_an_adapter, True),
     ("header with a hole", "plain", header(lambda h: h.pop(NORM)), True),
     ("header with numbers as metadata", "plain", header(lambda h: h.update(__metadata__={"format": 1})), True),
@@ -333,3 +368,46 @@ def test_what_loading_refuses_check_reports(
         return
     if refused:
         assert report.failed or report.summary == "an adapter without its base model", report
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (
+            lfs_pointer("model.safetensors"),
+            "model.safetensors: is a Git LFS pointer and not the file itself; run `git lfs",
+        ),
+        (lfs_pointer("tokenizer.json"), "tokenizer.json: is a Git LFS pointer"),
+        (lfs_pointer("config.json"), "config.json: is a Git LFS pointer"),
+        (mlx, "in the layout of MLX"),
+        (settings(quantization={"group_size": 64, "bits": 4}), "quantised by MLX"),
+    ],
+)
+def test_files_that_only_look_damaged_are_named(
+    plant: Change, words: str, sound: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sound["plain"], tmp_path / "faulty")
+    plant(folder)
+    with pytest.raises(QvlError) as raised:
+        qvl.load(folder)
+    assert words in str(raised.value)
+    assert any(words in f.what for f in check(folder).findings)
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (optimizer, "not read: optimizer.safetensors"),
+        (stale_index_beside, "not read: model.safetensors.index.json, as model.safetensors is whole"),
+        (another_shard, "not read: old.safetensors"),
+    ],
+)
+def test_what_lies_beside_a_model_is_passed_over_and_named(
+    plant: Change, words: str, sound: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(sound["plain"], tmp_path / "more")
+    plant(folder)
+    answer = qvl.load(folder).ask([], "hi", max_new_tokens=2).text
+    assert answer == qvl.load(sound["plain"]).ask([], "hi", max_new_tokens=2).text
+    assert sum(words in r.getMessage() for r in caplog.records) == 1
+    assert any(words in f.what and f.level == "note" for f in check(folder).findings)

@@ -258,3 +258,23 @@ def test_broken_rank_files_are_config_errors(tmp_path, content, reason):
         Tokenizer.from_tiktoken(path)
     with pytest.raises(ConfigError, match="can't be read"):
         Tokenizer.from_tiktoken(tmp_path / "none")
+
+
+def test_a_slow_tokenizers_files_give_the_same_ids(tmp_path):
+    """vocab.json, merges.txt and the added tokens that tokenizer_config.json or added_tokens.json numbers."""
+    raw = json.loads(tokenizer_json())
+    added = {t["content"]: t["id"] for t in raw["added_tokens"]}
+    words = {text: number for text, number in raw["model"]["vocab"].items() if text not in added}
+    pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in raw["model"]["merges"]]
+    (tmp_path / "vocab.json").write_text(json.dumps(words))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    fast = Tokenizer.from_json(raw)
+    for _ in range(2):
+        slow = Tokenizer.from_pretrained(tmp_path)
+        assert slow.special == fast.special
+        for text in [*TEXT, "<|im_start|>user\n그림 <|im_end|>", "café  naïve\n\n 12"]:
+            assert slow.encode_trusted(text) == fast.encode_trusted(text)
+        decoder = {str(number): {"content": text, "special": True} for text, number in added.items()}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+        (tmp_path / "added_tokens.json").unlink(missing_ok=True)

@@ -5,6 +5,7 @@
 
 from functools import lru_cache
 from logging import Logger
+from pathlib import Path
 
 
 class QvlError(Exception):
@@ -63,6 +64,18 @@ class BackendError(QvlError):
 def warn_once(log: Logger, message: str) -> None:
     """A warning that is the same every time a file is opened, said the first time only."""
     log.warning("%s", message)
+
+
+def lfs_pointer(path: Path) -> str:
+    """What to do where a file is only Git LFS's note of where it lies, as a clone without it leaves; else ""."""
+    try:
+        with path.open("rb") as file:
+            pointer = file.read(40).startswith(b"version https://git-lfs.github.com/spec/")
+    except OSError:
+        return ""
+    if not pointer:
+        return ""
+    return f"is a Git LFS pointer and not the file itself; run `git lfs install`, then `git lfs pull` in {path.parent}"
 
 
 # third-party module → the extra of this package that brings it

@@ -21,7 +21,7 @@ from qvl.catalog.generations.generation import ModelConfig
 from qvl.catalog.generations.keys import collect_unread
 from qvl.catalog.generations.shape import TextConfig, VisionConfig
 from qvl.catalog.generations.tensors import TensorTable
-from qvl.errors import ConfigError, warn_once
+from qvl.errors import ConfigError, lfs_pointer, warn_once
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,14 @@ def read_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         except OSError as e:
             raise ConfigError(f"{where}: can't be read ({e.strerror})") from e
         except ValueError as e:
-            raise ConfigError(f"{where}: not JSON ({e})") from e
+            raise ConfigError(f"{where}: {lfs_pointer(path) or f'not JSON ({e})'}") from e
         if not isinstance(raw, dict):
             raise ConfigError(f"{where}: holds a {type(raw).__name__}, not an object")
+    if isinstance(raw.get("quantization"), Mapping) and "group_size" in raw["quantization"]:
+        raise ConfigError(
+            f"{where}: of a model quantised by MLX, which mlx-vlm runs on a Mac; take the model that it was made from, "
+            "or a version of it for vLLM (AWQ, GPTQ, FP8)"
+        )
     generation = generations.of_model_type(raw.get("model_type"), where)
     with collect_unread() as unread:
         config = generation.read(generation, raw, where)

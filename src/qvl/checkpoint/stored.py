@@ -18,6 +18,7 @@ from qvl.errors import CheckpointError
 _AGAIN = "fetch the checkpoint again"  # a hub download resumes
 # safetensors before torch's own files, in which the first generation was published
 _FORMS = ((weight_files.INDEX, "*.safetensors"), (pickled_files.INDEX, pickled_files.FILES))
+_TRAINERS = ("optimizer", "scheduler", "random_states", "rng_state", "ema", "training_")
 _MOST = 20  # names in one error
 
 
@@ -35,11 +36,19 @@ class StoredWeights:
 
     folder: Path
     files: list[Path] = field(default_factory=list)
-    strays: list[Path] = field(default_factory=list)  # weight files that the index doesn't name
+    strays: list[Path] = field(default_factory=list)  # files that are no part of the model
     adapters: list[Path] = field(default_factory=list)
+    stale_index: str | None = None  # its name, where a whole file lies beside it
     index: dict[str, str] | None = None
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def passed_over(self) -> str:
+        """What lies beside the model and isn't read, in words; "" where nothing does."""
+        parts = [f"{self.stale_index}, as model.safetensors is whole"] if self.stale_index else []
+        parts += [path.name for path in self.strays]
+        return listed(parts, 5)
 
     def sound(self) -> StoredWeights:
         """Itself. Raises: CheckpointError with the first fault."""
@@ -51,7 +60,8 @@ class StoredWeights:
 def read_stored(folder: Path) -> StoredWeights:
     """The files that an index names, or those that lie there; safetensors before pickled ones.
 
-    An adapter's files beside a model are no part of it.
+    Chosen as transformers does it: a whole model.safetensors before an index. What a trainer leaves beside a model,
+    its optimizer's state or an adapter, is no part of it.
     """
     stored = StoredWeights(folder, adapters=sorted(folder.glob("adapter_*.safetensors")))
     for index, pattern in _FORMS:
@@ -86,13 +96,19 @@ def read_stored(folder: Path) -> StoredWeights:
 def _find(stored: StoredWeights, index: str, there: list[Path]) -> bool:
     """Whether the checkpoint is of the form that has this index; then its files are known."""
     folder = stored.folder
+    whole = folder / index.removesuffix(".index.json")
+    if whole in there:
+        stored.files, stored.strays = [whole], [path for path in there if path != whole]
+        stored.stale_index = index if (folder / index).is_file() else None
+        return True
     try:
         stored.index = read_index(folder, index)
     except CheckpointError as e:
         stored.faults.append(Fault("index", e))
     if stored.index is None:
-        stored.files = there
-        return bool(there or stored.faults)
+        stored.strays = [path for path in there if path.name.startswith(_TRAINERS)]
+        stored.files = [path for path in there if path not in stored.strays]
+        return bool(stored.files or stored.faults)
     names = sorted(set(stored.index.values()))
     stored.files = [folder / name for name in names if (folder / name).is_file()]
     stored.strays = [path for path in there if path.name not in names]
@@ -121,7 +137,13 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
     """Stored name → header entry. Raises: CheckpointError for a file that can't be read."""
     if path.suffix == ".bin":
         return pickled_files.read_pickled_file(path)
-    return read_weight_file(path).tensors
+    found = read_weight_file(path)
+    if found.metadata.get("format") == "mlx":
+        raise CheckpointError(
+            f"{path}: holds weights in the layout of MLX, which mlx-vlm runs on a Mac; take the model that they were "
+            "made from"
+        )
+    return found.tensors
 
 
 def listed(names: Iterable[str], most: int = _MOST) -> str:

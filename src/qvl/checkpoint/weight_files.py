@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvl.errors import CheckpointError
+from qvl.errors import CheckpointError, lfs_pointer
 from qvl.units import MiB
 
 INDEX = "model.safetensors.index.json"
@@ -95,6 +95,8 @@ def read_weight_file(path: Path) -> WeightFile:
         if end != size:
             raise ValueError(f"its tensors end at byte {end}, the file at {size}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        if pointer := lfs_pointer(path):
+            raise CheckpointError(f"{path}: {pointer}") from e
         what = e.strerror if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
         raise CheckpointError(
             f"{path}: can't be read as safetensors, perhaps cut short ({what}); fetch it again"

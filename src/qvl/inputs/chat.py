@@ -14,6 +14,7 @@ Words without these characters reach the template unchanged, so its tests and tr
 from __future__ import annotations
 
 import json
+import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +32,10 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qvl.catalog.generations.generation import Generation
-from qvl.errors import ConfigError, PromptError
-from qvl.inputs.tokenizer import MODEL_WORDS, Tokenizer
+from qvl.errors import ConfigError, PromptError, warn_once
+from qvl.inputs.tokenizer import MODEL_WORDS, Tokenizer, read_object
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["image", "video"]
 Message = Mapping[str, Any]
@@ -281,10 +284,14 @@ _SPECIAL_TOKENS = (
 
 
 def _special_tokens(folder: Path) -> dict[str, Any]:
-    """Of special_tokens_map.json and tokenizer_config.json, whose word counts. Raises: ConfigError."""
+    """Of special_tokens_map.json and tokenizer_config.json, whose word counts."""
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        raw = _read_object(folder / name)
+        try:
+            raw = read_object(folder / name)
+        except ConfigError as e:  # most templates use none of them
+            warn_once(log, f"not read: {e}")
+            continue
         named = {name: raw.get(name) for name in _SPECIAL_TOKENS}
         more = raw.get("extra_special_tokens")  # transformers 5: {"image_token": "<|image_pad|>"}, or a list
         named |= more if isinstance(more, dict) else {"additional_special_tokens": more} if more else {}
@@ -298,19 +305,6 @@ def _special_tokens(folder: Path) -> dict[str, Any]:
 def _content(token: Any) -> Any:
     """A token is written as its text or as an object that holds it."""
     return token.get("content") if isinstance(token, Mapping) else token
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """{} without the file. Raises: ConfigError."""
-    if not path.is_file():
-        return {}
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ConfigError(f"{path}: not a JSON object ({e})") from e
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a JSON object (it holds a {type(raw).__name__})")
-    return raw
 
 
 def _own_template(name: str) -> str:
@@ -361,7 +355,7 @@ class ChatTemplate:
         if plain.is_file():
             return cls(plain.read_text(encoding="utf-8"), str(plain), **constants)
         for name in ("chat_template.json", "tokenizer_config.json"):
-            source = _read_object(folder / name).get("chat_template")
+            source = read_object(folder / name).get("chat_template")
             if isinstance(source, list):  # several named templates
                 named = {t.get("name"): t.get("template") for t in source if isinstance(t, dict)}
                 source = named.get("default")

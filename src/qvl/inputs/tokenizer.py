@@ -19,13 +19,20 @@ from typing import Any
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from qvl.errors import ConfigError, nearest
+from qvl.errors import ConfigError, lfs_pointer, nearest
 
 # How every generation of Qwen cuts text before merging (tokenization_qwen.py; tokenizer.json of Qwen2-VL).
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+# and Qwen3.5, whose words hold combining marks too (tokenization_qwen3_5.py)
+_SPLIT_MARKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_AS_IT_IS = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
 
 # A qwen.tiktoken file holds ranks only; the first generation's code numbers these after them.
 QWEN_VL_SPECIAL = (
@@ -74,7 +81,7 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Tokenizer:
-        """From a checkpoint folder: tokenizer.json, or the first generation's qwen.tiktoken.
+        """From a checkpoint folder: tokenizer.json, vocab.json with merges.txt, or a qwen.tiktoken.
 
         Raises: ConfigError if neither is there or it can't be read.
         """
@@ -82,7 +89,61 @@ class Tokenizer:
         for name, read in (("tokenizer.json", cls.from_file), ("qwen.tiktoken", cls.from_tiktoken)):
             if (folder / name).is_file():
                 return read(folder / name)
-        raise ConfigError(f"{folder}: no tokenizer.json and no qwen.tiktoken in this folder")
+        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            return cls.from_vocabulary(folder)
+        raise ConfigError(
+            f"{folder}: no tokenizer.json, no vocab.json with merges.txt and no qwen.tiktoken in this folder"
+        )
+
+    @classmethod
+    def from_vocabulary(cls, folder: Path) -> Tokenizer:
+        """From vocab.json and merges.txt, the files of the slow tokenizer that every generation from Qwen2-VL on has.
+
+        Added tokens are those of tokenizer_config.json, or of added_tokens.json. Raises: ConfigError.
+        Source: tokenization_qwen2 and tokenization_qwen3_5 of transformers 5.24.
+        """
+        vocabulary = read_object(folder / "vocab.json")
+        settings = read_object(folder / "tokenizer_config.json")
+        try:
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"{folder / 'merges.txt'}: can't be read ({e})") from e
+        merges = [line for line in lines if line and not line.startswith("#version")]
+        added = [
+            {**_AS_IT_IS, **(token if isinstance(token, dict) else {"content": token}), "id": int(number)}
+            for number, token in (settings.get("added_tokens_decoder") or {}).items()
+        ] or [
+            {**_AS_IT_IS, "content": text, "id": number}
+            for text, number in read_object(folder / "added_tokens.json").items()
+        ]
+        split = settings.get("pretokenize_regex")
+        if not split:
+            split = _SPLIT_MARKS if "3_5" in str(settings.get("tokenizer_class")) else _SPLIT
+        raw = {
+            "version": "1.0",
+            "added_tokens": added,
+            "normalizer": {"type": "NFC"},
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False},
+                    {
+                        "type": "ByteLevel",
+                        "add_prefix_space": False,
+                        "trim_offsets": False,
+                        "use_regex": False,
+                    },
+                ],
+            },
+            "decoder": {
+                "type": "ByteLevel",
+                "add_prefix_space": False,
+                "trim_offsets": False,
+                "use_regex": False,
+            },
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
+        }
+        return cls.from_json(raw, str(folder / "vocab.json"))
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -92,7 +153,7 @@ class Tokenizer:
         except OSError as e:
             raise ConfigError(f"{path}: can't be read ({e.strerror})") from e
         except ValueError as e:
-            raise ConfigError(f"{path}: not JSON ({e})") from e
+            raise ConfigError(f"{path}: {lfs_pointer(Path(path)) or f'not JSON ({e})'}") from e
         return cls.from_json(raw, str(path))
 
     @classmethod
@@ -244,6 +305,19 @@ class StreamDecoder:
     def finish(self) -> str:
         """What is left: a replacement character if the answer stopped inside a character."""
         return self._utf8.decode(b"", final=True)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """{} without the file. Raises: ConfigError."""
+    if not path.is_file():
+        return {}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ConfigError(f"{path}: {lfs_pointer(path) or f'not a JSON object ({e})'}") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: not a JSON object (it holds a {type(raw).__name__})")
+    return raw
 
 
 def _has_surrogate(text: str) -> bool:

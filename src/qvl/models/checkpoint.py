@@ -27,7 +27,7 @@ from qvl.checkpoint.names import published_names
 from qvl.checkpoint.stored import listed
 from qvl.checkpoint.weight_files import StoredTensor
 from qvl.checkpoint.write import SHARD_BYTES, write_checkpoint
-from qvl.errors import CapacityError, CheckpointError, nearest
+from qvl.errors import CapacityError, CheckpointError, nearest, warn_once
 from qvl.models import build
 from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import FusedExperts
@@ -107,6 +107,8 @@ def _compared(checkpoint: Checkpoint) -> Comparison:
             checkpoint.folder,
             listed(comparison.skipped),
         )
+    if passed_over := checkpoint.stored.passed_over:
+        warn_once(log, f"{checkpoint.folder}: beside the model, and not read: {passed_over}")
     if checkpoint.stored.adapters:
         log.warning("%s: the adapter beside the model isn't applied; merge it first", checkpoint.folder)
     return comparison

@@ -13,8 +13,8 @@ from qvl.checkpoint.check.quantised import contradicting
 from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.compare import PLAIN_DTYPES, Mismatch
 from qvl.checkpoint.names import is_nested, to_canonical
-from qvl.checkpoint.stored import StoredWeights, listed, read_tensors
-from qvl.errors import CheckpointError, ConfigError
+from qvl.checkpoint.stored import StoredWeights, listed
+from qvl.errors import ConfigError
 
 _WRAPPERS = {
     "base_model.model.": "an adapter's training wrapper: merge the adapter (peft's merge_and_unload) and save again",
@@ -27,24 +27,17 @@ _WRAPPERS = {
 def file_findings(stored: StoredWeights) -> Iterator[Finding]:
     for fault in stored.faults:
         yield Finding("error", fault.rule, str(fault.error), fault.fix)
+    if stored.passed_over:
+        yield Finding(
+            "note",
+            "passed-over",
+            f"beside the model, and not read: {stored.passed_over}",
+            "nothing, if a trainer left them; otherwise two checkpoints lie in one folder: delete one",
+        )
     if stored.index is None:
         return
     names = {tensor.name for tensor in stored.tensors.values()}
     unnamed = [name for name in names if name not in stored.index]
-    for path in stored.strays:
-        try:
-            found = read_tensors(path).keys()
-        except CheckpointError as e:
-            yield Finding("error", "file-damaged", str(e), "delete it: the index doesn't name it")
-            continue
-        unnamed += found - stored.index.keys()
-        if twice := sorted(found & names):
-            yield Finding(
-                "error",
-                "stored-twice",
-                f"{path.name} repeats {len(twice)} tensors of other files: {listed(twice, 4)}",
-                "two checkpoints lie in one folder: delete the files that the index doesn't name",
-            )
     readable = {tensor.file.name for tensor in stored.tensors.values()}
     astray = [name for name, file in stored.index.items() if file in readable and name not in names]
     for odd, what in ((astray, "in the index but in no file"), (unnamed, "in a file but not in the index")):
