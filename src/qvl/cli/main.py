@@ -25,6 +25,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("qvl.cli.bench", "put an OpenAI-compatible endpoint under load"),
     "eval": ("qvl.cli.evaluate", "score a model on your own items, resumable"),
     "eval compare": ("qvl.cli.evaluate_compare", "whether runs on the same items differ, and where"),
+    "eval confidence": (
+        "qvl.cli.evaluate_confidence",
+        "whether a model knows when it is wrong; a cascade of two",
+    ),
     "eval plan": ("qvl.cli.evaluate_plan", "how many items a difference takes"),
     "eval published": ("qvl.cli.evaluate_published", "published scores, with measured runs beside them"),
     "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),

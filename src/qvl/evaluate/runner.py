@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl.errors import PlanError, PromptError, QvlError, SpendError
+from qvl.evaluate.confidence import answer_confidence, field_confidence, tokens_of
 from qvl.evaluate.journal import Journal, RunError, read_run
 from qvl.evaluate.samples import Sample, check_truths, digest
 from qvl.evaluate.scorers.base import Reply, Scorer
@@ -240,7 +240,7 @@ class _Session:
             answer = await self.model.aask(
                 media, self.asked[sample.id], system=sample.system, **self.settings
             )
-            record |= answer_fields(answer)
+            record |= answer_fields(answer, self.model.token_bytes)
             grade = await asyncio.to_thread(self.scorer.grade, self._reply(answer), sample)
             record |= {"score": float(grade.score), "parsed": grade.parsed}
         except SpendError as e:
@@ -282,28 +282,20 @@ class _Session:
             )
 
 
-def answer_fields(answer: Answer) -> dict[str, Any]:
+def answer_fields(answer: Answer, token_bytes: Callable[[int], bytes] | None = None) -> dict[str, Any]:
     """What a line keeps of an answer; enough to score it again."""
-    confidence = answer_confidence(answer.logprobs)
+    tokens = tokens_of(answer.logprobs, token_bytes)
+    sure = answer_confidence(tokens, answer.text)
+    fields = field_confidence(tokens, answer.text)
     return {
         "answer": answer.text, "reasoning": answer.reasoning or None, "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens, "visual_tokens": answer.visual_tokens,
         "completion_tokens": answer.completion_tokens, "phases": dict(answer.seconds),
         "cost": None if answer.cost is None else {"amount": answer.cost.amount, "currency": answer.cost.currency},
         "media": [{"kind": m.kind, "original": list(m.original), "seen": list(m.seen)} for m in answer.media],
-        **({} if confidence is None else {"confidence": confidence}),
+        **({} if sure is None else {"confidence": sure}),
+        **({"field_confidence": fields} if fields else {}),
     }  # fmt: skip
-
-
-def answer_confidence(logprobs: Sequence[Any]) -> float | None:
-    """The probability that the model gives its whole answer: e to the sum of its tokens' log probabilities."""
-    found = [value for value in map(_logprob, logprobs) if value is not None]
-    return math.exp(math.fsum(found)) if found else None
-
-
-def _logprob(token: Any) -> float | None:
-    value = token.get("logprob") if isinstance(token, Mapping) else getattr(token, "logprob", None)
-    return float(value) if isinstance(value, int | float) else None
 
 
 def rescore(out: str | Path, samples: Sequence[Sample], scorer: Scorer) -> Result:
