@@ -79,17 +79,17 @@ def test_the_rule_can_fail(tmp_path, monkeypatch):
     assert "torch" in found[0] + found[1]
 
 
-def house():
-    """benchmarks/house.py, which counts what these tests limit."""
-    path = ROOT.parent.parent / "benchmarks" / "house.py"
-    spec = importlib.util.spec_from_file_location("house", path)
+def rooms():
+    """benchmarks/rooms.py, which counts what these tests limit."""
+    path = ROOT.parent.parent / "benchmarks" / "rooms.py"
+    spec = importlib.util.spec_from_file_location("rooms", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_no_files_import_each_other_in_a_circle():
-    assert house().circles(house().parsed(ROOT.parent)) == []
+    assert rooms().circles(rooms().parsed(ROOT.parent)) == []
 
 
 def test_a_circle_hidden_in_a_function_is_found():
@@ -98,11 +98,11 @@ def test_a_circle_hidden_in_a_function_is_found():
         "plan/b.py": ast.parse("from qvl.plan.a import f\n"),
         "plan/c.py": ast.parse("import qvl.plan.b\n"),
     }
-    assert house().circles(trees) == [["plan/a.py", "plan/b.py"]]
+    assert rooms().circles(trees) == [["plan/a.py", "plan/b.py"]]
 
 
 def test_few_imports_hide_in_functions():
     """Each is for start-up time or an optional dependency."""
-    measured = house()
+    measured = rooms()
     counts = {path: measured.local_imports(tree) for path, tree in measured.parsed(ROOT.parent).items()}
     assert sum(counts.values()) < 120, {path: number for path, number in counts.items() if number > 2}

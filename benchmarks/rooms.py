@@ -1,6 +1,6 @@
 """The figures of the rooms: sizes, lookups, circles, imports and parameters, counted from the source and from two runs.
 
-usage: python benchmarks/house.py [--src FOLDER] [--json] [--mypy]
+usage: python benchmarks/rooms.py [--src FOLDER] [--json] [--mypy]
 
 --src: another checkout's `src` (`git worktree add ../old 5a3d073`, then `--src ../old/src`), to compare with.
 """
