@@ -9,7 +9,7 @@ from qvl.errors import PromptError
 from qvl.inputs.tokenizer import Tokenizer
 from qvl.serve.problems import Problem
 from qvl.serve.structured import Grammars
-from qvl.serve.tools import Call, CallReader, call_grammar, write_tools
+from qvl.serve.tools import Call, CallReader, ForcedCallReader, call_grammar, write_tools
 from serve_live import asking, live, picture
 
 
@@ -83,6 +83,24 @@ def test_text_is_not_held_back_longer_than_a_tag_may_need():
     assert reader.push("hello <b>") == ["hello <b>"]
     assert reader.push("x <to") == ["x"]
     assert reader.push("day>") == [" <today>"]
+
+
+def test_a_second_call_is_left_out_where_only_one_is_wanted():
+    (call,) = CallReader(["lookup"], one=True).push(f"{CALL}\n{CALL}")
+    assert call.name == "lookup"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 500])
+def test_a_forced_calls_arguments_come_as_they_are_written(size):
+    arguments = '{"a": "} \\" {", "b": [1, {"c": 2}]}'
+    text = f'<tool_call>\n{{"name": "look\\"up", "arguments": {arguments}}}\n</tool_call>'
+    reader = ForcedCallReader()
+    said = [one for at in range(0, len(text), size) for one in reader.push(text[at : at + size])]
+    first, *more = said + reader.finish()
+    assert (first.name, first.arguments, first.goes_on) == ('look"up', "", False)
+    assert "".join(one.arguments for one in more) == arguments
+    assert all(one.goes_on and one.id == first.id for one in more)
+    assert len(more) > 10 or size > 2
 
 
 def test_arguments_written_as_text_stay_as_they_are():
@@ -234,14 +252,27 @@ def test_a_schema_that_cannot_be_kept_to_is_refused(server, schema):
     server.wait_until_idle()
 
 
-def test_schema_and_tools_together_are_refused(server):
-    answer = server.chat(response_format={"type": "json_object"}, tools=TOOLS)
-    assert answer.status_code == 400
-    assert "response_format" in answer.json()["error"]["message"]
-    assert (
-        server.chat(response_format={"type": "json_object"}, tools=TOOLS, tool_choice="none").status_code
-        == 200
-    )
+def test_with_schema_and_tools_the_answer_is_a_call_or_keeps_to_the_schema(server, client):
+    tokenizer = server.service.processor.tokenizer
+    kinds = set()
+    for seed in range(12):
+        bias = {str(tokenizer.encode_parts([(("{", "<tool_call>")[seed % 2], True)])[0]): 100.0}
+        (choice,) = create(
+            client,
+            response_format=schema_format(SCHEMA),
+            tools=TOOLS,
+            temperature=1.5,
+            seed=seed,
+            logit_bias=bias,
+        ).choices
+        if choice.finish_reason == "length":  # the bias held in strings too
+            continue
+        kinds.add(choice.finish_reason)
+        if choice.finish_reason == "tool_calls":
+            assert all(call.function.name in ("lookup", "click") for call in choice.message.tool_calls)
+        else:
+            assert set(json.loads(choice.message.content)) == {"total", "paid", "currency"}
+    assert kinds == {"stop", "tool_calls"}
 
 
 def test_two_tools_of_one_name_and_a_choice_of_none_are_refused(server):

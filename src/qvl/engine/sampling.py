@@ -59,6 +59,7 @@ class Sampler:
         self._presence = params.presence_penalty or 0.0
         self._frequency = params.frequency_penalty or 0.0
         self._num_logprobs = params.logprobs
+        self._bias = dict(params.logit_bias)
         self._random = random.Random(params.seed)
         self._seen = set(prompt)
         self._seen_ids = sorted(self._seen)
@@ -72,7 +73,7 @@ class Sampler:
 
     @property
     def _penalizes(self) -> bool:
-        return self._repetition != 1 or self._presence != 0 or self._frequency != 0
+        return bool(self._repetition != 1 or self._presence or self._frequency or self._bias)
 
     def draw(self, logits_V: Tensor) -> tuple[int, Logprob | None]:
         """The next token from fp32 logits, in which rows past the vocabulary are -inf; the logits stay as they are.
@@ -124,6 +125,10 @@ class Sampler:
             ids = torch.tensor(list(self._answer), device=logits_V.device)
             counts = torch.tensor(list(self._answer.values()), device=logits_V.device)
             logits_V[ids] -= self._presence + self._frequency * counts
+        if self._bias:
+            pairs = [(token, bias) for token, bias in self._bias.items() if token < len(logits_V)]
+            ids = torch.tensor([token for token, _ in pairs], dtype=torch.long, device=logits_V.device)
+            logits_V[ids] += torch.tensor([bias for _, bias in pairs], device=logits_V.device)
         return logits_V
 
     def _drawn(self, logits_V: Tensor) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from qvl.errors import PromptError, nearest
@@ -34,6 +34,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id → what is added before drawing
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -57,13 +58,18 @@ class SamplingParams:
             )
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise PromptError(f"stop {list(self.stop)!r}: must be strings that aren't empty")
+        for token, bias in self.logit_bias.items():
+            if isinstance(token, bool) or not isinstance(token, int) or token < 0 or not -100 <= bias <= 100:
+                raise PromptError(
+                    f"logit_bias {token!r}: {bias!r}: must be a token id and a number from -100 to 100"
+                )
         if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.stop_token_ids):
             raise PromptError(f"stop_token_ids {list(self.stop_token_ids)!r}: must be token ids")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> SamplingParams:
         """From loose settings. Raises: PromptError naming one that doesn't exist."""
-        known = [field.name for field in fields(cls)]
+        known = [one.name for one in fields(cls)]
         for name in settings:
             if name not in known:
                 raise PromptError(f"{name} is not a sampling setting; {nearest(name, known)}")

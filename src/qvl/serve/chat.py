@@ -17,7 +17,8 @@ from qvl.outputs.thinking import Piece, ThinkSplitter
 from qvl.serve.problems import Problem, overloaded, problem_of, to_json
 from qvl.serve.schema import ChatRequest, Message, NamedTool, TokenizeRequest
 from qvl.serve.service import LOW_DETAIL_PIXELS, Conversation, Flight, Service
-from qvl.serve.tools import Call, CallReader, Said, call_grammar
+from qvl.serve.structured import structured
+from qvl.serve.tools import Call, CallReader, ForcedCallReader, Said, call_grammar
 
 if TYPE_CHECKING:
     from qvl.engine.engine import Event
@@ -34,15 +35,23 @@ def conversation_of(request: ChatRequest) -> Conversation:
         messages=[_message(message) for message in request.messages],
         tools=_tools(request) if request.calls_tools else (),
         settings=MediaSettings(**settings.model_dump(exclude_none=True)) if settings else MediaSettings(),
-        template_variables=request.chat_template_kwargs,
+        template_variables=_thinking(request.reasoning_effort) | (request.chat_template_kwargs or {}),
+        add_generation_prompt=request.add_generation_prompt is not False,
+        continue_final_message=bool(request.continue_final_message),
     )
+
+
+def _thinking(effort: str | None) -> dict[str, Any]:
+    """The templates know no degrees: they think, or they don't."""
+    return {} if effort is None else {"enable_thinking": effort != "none"}
 
 
 def conversation_to_count(request: TokenizeRequest) -> Conversation:
     return Conversation(
         messages=[_message(message) for message in request.messages or []],
         tools=_tools(request),
-        add_generation_prompt=request.add_generation_prompt,
+        add_generation_prompt=request.add_generation_prompt is not False,
+        continue_final_message=bool(request.continue_final_message),
     )
 
 
@@ -54,8 +63,10 @@ def _message(message: Message) -> dict[str, Any]:
     """As inputs.chat reads it, with media as addresses under `image` and `video`."""
     raw = message.model_dump(exclude_none=True)
     raw["role"] = "system" if raw["role"] == "developer" else raw["role"]
-    raw.pop("annotations", None)
-    raw.setdefault("content", "")
+    refusal, reasoning = raw.pop("refusal", ""), raw.pop("reasoning", None)
+    raw["content"] = raw.get("content") or refusal
+    if reasoning is not None:
+        raw.setdefault("reasoning_content", reasoning)
     if isinstance(raw["content"], list):
         raw["content"] = [_part(part) for part in raw["content"]]
     return raw
@@ -64,6 +75,8 @@ def _message(message: Message) -> dict[str, Any]:
 def _part(part: dict[str, Any]) -> dict[str, Any]:
     if part["type"] == "text":
         return part
+    if part["type"] == "refusal":
+        return {"type": "text", "text": part["refusal"]}
     address = part.pop(part["type"])
     kind = part["type"].removesuffix("_url")
     if address.get("detail") == "low":
@@ -86,6 +99,7 @@ def params_of(request: ChatRequest) -> list[SamplingParams]:
         stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
         stop_token_ids=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
+        logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()},
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
     seeds = [None if request.seed is None else _wrapped(request.seed + i) for i in range(request.n or 1)]
@@ -99,26 +113,31 @@ def _wrapped(seed: int) -> int:
 async def constraints_of(request: ChatRequest, service: Service) -> list[Constraint | None]:
     """A grammar for each of the n answers, or None. Raises: Problem for a schema that can't be kept to."""
     count = request.n or 1
-    wanted = request.response_format.type if request.response_format else "text"
-    forced = request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool)
-    if wanted == "text" and not forced:
+    wanted = request.structured_outputs
+    if not (request.constrained or request.forced or wanted):
         return [None] * count
     grammars = await service.grammars()
-    if forced:
-        tools = _tools(request)
-        if isinstance(request.tool_choice, NamedTool):
-            tools = [t for t in tools if t["function"]["name"] == request.tool_choice.function.name]
-        grammar = call_grammar(tools, frozenset(service.processor.tokenizer.special))
-        return [await _threaded(grammars.lark, grammar) for _ in range(count)]
-    assert request.response_format is not None
-    schema = request.response_format.json_schema
-    body = None if schema is None else schema.schema_
-    return [await _threaded(grammars.json, body) for _ in range(count)]
+    if wanted is not None:
+        return [await _threaded(structured, grammars, wanted) for _ in range(count)]
+    body: dict[str, Any] | None = None
+    if request.constrained:
+        assert request.response_format is not None
+        schema = request.response_format.json_schema
+        body = {"type": "object"} if schema is None else schema.schema_
+    if not request.calls_tools:
+        return [await _threaded(grammars.json, body) for _ in range(count)]
+    special = frozenset(service.processor.tokenizer.special)
+    tools = _tools(request)
+    if isinstance(request.tool_choice, NamedTool):
+        tools = [t for t in tools if t["function"]["name"] == request.tool_choice.function.name]
+    # a forced call is all there is; otherwise the answer is a call, or what the format says
+    grammar = call_grammar(tools, special, None if request.forced else body)
+    return [await _threaded(grammars.lark, grammar) for _ in range(count)]
 
 
-async def _threaded(make: Any, argument: Any) -> Any:
+async def _threaded(make: Any, *arguments: Any) -> Any:
     """A grammar may take a second to build, during which others want answers."""
-    return await asyncio.to_thread(make, argument)
+    return await asyncio.to_thread(make, *arguments)
 
 
 # ------------------------------------------------------------------------------------------------- the answer
@@ -129,7 +148,7 @@ class _Choice:
     """One answer as it grows."""
 
     index: int
-    reader: CallReader | None
+    reader: CallReader | ForcedCallReader | None
     splitter: ThinkSplitter
     parse: Callable[[str], dict[str, Any]] | None = None
     text: list[str] = field(default_factory=list)  # of the answer, calls included
@@ -138,6 +157,7 @@ class _Choice:
     calls: list[Call] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
+    num_tokens: int = 0
 
     def take(self, event: Event, logprobs: list[dict[str, Any]]) -> list[Said | Piece]:
         """What an event says. Raises: Problem when it says that there is no answer."""
@@ -146,6 +166,7 @@ class _Choice:
         if event.finish_reason == "error":
             raise Problem(500, f"the device failed: {event.error}", kind="server_error", code="engine_error")
         ended = event.finish_reason is not None
+        self.num_tokens += len(event.token_ids)
         pieces = [*self.splitter.push(event.text), *(self.splitter.finish() if ended else ())]
         said: list[Said | Piece] = []
         for piece in pieces:
@@ -159,7 +180,11 @@ class _Choice:
         self.logprobs += logprobs
         for one in said:
             if isinstance(one, Call):
-                self.calls.append(one)
+                if one.goes_on:
+                    last = self.calls[-1]
+                    self.calls[-1] = replace(last, arguments=last.arguments + one.arguments)
+                else:
+                    self.calls.append(one)
             elif isinstance(one, Piece):
                 self.reasoning.append(one.text)
             else:
@@ -192,10 +217,17 @@ class Completion:
         self._created = int(time.time())
         self._model = service.options.model_name
         names = [tool.function.name for tool in request.tools or []] if request.calls_tools else []
-        self._choices = [
-            _Choice(i, CallReader(names) if names else None, ThinkSplitter(thinks), parse)
-            for i in range(request.n or 1)
-        ]
+
+        def reader() -> CallReader | ForcedCallReader | None:
+            if not names:
+                return None
+            return (
+                ForcedCallReader()
+                if request.forced
+                else CallReader(names, request.parallel_tool_calls is False)
+            )
+
+        self._choices = [_Choice(i, reader(), ThinkSplitter(thinks), parse) for i in range(request.n or 1)]
         self._usage = {"prompt": 0, "completion": 0, "cached": 0, "visual": 0}
 
     async def whole(self) -> dict[str, Any]:
@@ -276,7 +308,10 @@ class Completion:
             return {"reasoning_content": piece.text}
         if isinstance(piece, str):
             return {"content": piece}
-        return {"tool_calls": [{"index": choice.calls.index(piece), **piece.openai()}]}
+        index = next(i for i, call in enumerate(choice.calls) if call.id == piece.id)
+        if piece.goes_on:
+            return {"tool_calls": [{"index": index, "function": {"arguments": piece.arguments}}]}
+        return {"tool_calls": [{"index": index, **piece.openai()}]}
 
     def _chunk(
         self,
@@ -303,7 +338,19 @@ class Completion:
             "choices": choices,
         }
         options = self._request.stream_options
-        return frame | ({"usage": None} if options is not None and options.include_usage else {})
+        if options is None or not options.include_usage:
+            return frame
+        return frame | {"usage": self._usage_so_far() if options.continuous_usage_stats else None}
+
+    def _usage_so_far(self) -> dict[str, Any]:
+        """While answers run, from the tokens that came; the engine's own count comes with their ends."""
+        prompt = self._flight.num_prompt_tokens
+        completion = sum(choice.num_tokens for choice in self._choices)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
 
 
 def _sse(value: Any) -> bytes:

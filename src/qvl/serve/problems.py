@@ -81,19 +81,21 @@ def validation_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
 
 _UNION_NOISE = frozenset(["none_required", "string_type", "literal_error"])
 # Names of pydantic's union branches in a location; no field is called so.
-_BRANCHES = frozenset(["system", "developer", "user", "assistant", "tool", "text", "image_url", "video_url"])
+_BRANCHES = frozenset(
+    ["system", "developer", "user", "assistant", "tool", "text", "refusal", "image_url", "video_url"]
+)
 
 
 def _path(loc: Sequence[Any]) -> str:
     """`messages[0].content[1].image_url`, from a location of pydantic."""
-    path = ""
+    path, tagged = "", False
     for at, part in enumerate(loc):
         if part == "body" and at == 0:
             continue
         if isinstance(part, int):
-            path += f"[{part}]"
-        elif part in _BRANCHES and path.endswith("]") and at + 1 < len(loc):
-            continue  # the tag of a union, shown beside the index already
+            path, tagged = f"{path}[{part}]", False
+        elif part in _BRANCHES and path.endswith("]") and at + 1 < len(loc) and not tagged:
+            tagged = True  # the tag of a union, shown beside the index already; fields may be called alike
         elif "[" not in str(part) and "(" not in str(part):
             path += f".{part}" if path else str(part)
     return path
@@ -101,6 +103,9 @@ def _path(loc: Sequence[Any]) -> str:
 
 def _words(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
-        return "is not supported by this server"
+        return "is not supported by this server, and would change the answer"
+    if error["type"] == "union_tag_invalid":
+        context = error["ctx"]
+        return f"{context['tag']!r} is not supported by this server; known: {context['expected_tags']}"
     message = str(error["msg"])
     return message.removeprefix("Value error, ")

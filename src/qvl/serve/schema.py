@@ -1,25 +1,31 @@
-"""The requests we take, field by field. What isn't here is refused by its name; null counts as left out.
-
-Harmless fields, which say nothing about the answer, are taken and listed: user, safety_identifier, prompt_cache_key.
-Others are taken only with the value that means "as usual": store false, service_tier auto, parallel_tool_calls true,
-logit_bias {}.
-"""
+"""The requests we take, field by field; null counts as left out. What isn't here is in fields.py."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-# Fields of OpenAI's API that no value of ours could honour; clients send them as null.
-_NULL_ONLY = frozenset(
-    """audio function_call functions metadata modalities prediction reasoning_effort verbosity web_search_options
-    prompt_cache_retention""".split()
-)
+from qvl.serve.fields import drop_idle
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    where: ClassVar[str] = ""  # for the log: "messages." and the like
+    elsewhere: ClassVar[tuple[str, ...]] = ()  # fields that clients look for here, and that count elsewhere
+    lenient: ClassVar[bool] = True  # whether what isn't known may be without effect
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_idle_fields(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not cls.lenient:
+            return data
+        known = {field.alias or name: name for name, field in cls.model_fields.items()}
+        return drop_idle(data, known | dict.fromkeys(cls.elsewhere), cls.where)
+
+
+def _written(value: Any) -> str:
+    return "(list)" if isinstance(value, list) else "(text)"
 
 
 class _Pixels(Strict):
@@ -35,69 +41,109 @@ class _Frames(_Pixels):
     max_frames: int | None = Field(None, ge=1, le=4096)
 
 
+class ProcessorSettings(_Frames):
+    lenient = False  # whatever is meant for the processor changes what the model sees
+
+
 class ImageUrl(Strict):
+    where = "image_url."
     url: str = Field(min_length=1, description="data:, http(s):// and file:// where the server allows them")
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class VideoUrl(Strict):
+    where = "video_url."
     url: str = Field(min_length=1)
 
 
-class TextPart(Strict):
+class _Part(Strict):
+    where = "messages.content."
+    elsewhere = ("detail",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_address(cls, data: Any) -> Any:
+        """LangChain and others write the address itself where OpenAI has {"url": …}."""
+        kind = data.get("type") if isinstance(data, dict) else None
+        if kind in ("image_url", "video_url") and isinstance(data.get(kind), str):
+            return {**data, kind: {"url": data[kind]}}
+        return data
+
+
+class TextPart(_Part):
     type: Literal["text"]
     text: str
 
 
-class ImagePart(_Pixels):
+class RefusalPart(_Part):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ImagePart(_Pixels, _Part):
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class VideoPart(_Frames):
+class VideoPart(_Frames, _Part):
     type: Literal["video_url"]
     video_url: VideoUrl
 
 
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
+SaidPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
+# Which of the two is meant is known by its type, so that errors speak of that one alone.
+Words = Annotated[
+    Annotated[str, Tag("(text)")] | Annotated[list[TextPart], Tag("(list)")], Discriminator(_written)
+]
+WordsAndMedia = Annotated[
+    Annotated[str, Tag("(text)")] | Annotated[list[Part], Tag("(list)")], Discriminator(_written)
+]
+Said = Annotated[
+    Annotated[str, Tag("(text)")] | Annotated[list[SaidPart], Tag("(list)")], Discriminator(_written)
+]
 
 
 class FunctionCall(Strict):
+    where = "messages.tool_calls.function."
     name: str
     arguments: str
 
 
 class ToolCall(Strict):
+    where = "messages.tool_calls."
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class SystemMessage(Strict):
+class _Message(Strict):
+    where = "messages."
+    name: str | None = Field(None, description="handed to the template; those of this family don't show it")
+
+
+class SystemMessage(_Message):
     role: Literal["system", "developer"]
-    content: str | list[TextPart]
+    content: Words
 
 
-class UserMessage(Strict):
+class UserMessage(_Message):
     role: Literal["user"]
-    content: str | list[Part]
+    content: WordsAndMedia
 
 
-class AssistantMessage(Strict):
+class AssistantMessage(_Message):
     role: Literal["assistant"]
-    content: str | list[TextPart] | None = None
+    content: Said | None = None
     tool_calls: list[ToolCall] | None = None
     reasoning_content: str | None = None  # templates show it, or leave out what was thought in earlier turns
-    # the openai package writes these out when a message of ours is sent back
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    annotations: list[Any] | None = Field(None, max_length=0)
+    reasoning: str | None = Field(None, description="vLLM's name for reasoning_content")
+    refusal: str | None = Field(None, description="stands for the content where there is none")
 
 
-class ToolMessage(Strict):
+class ToolMessage(_Message):
     role: Literal["tool"]
-    content: str | list[TextPart]
+    content: Words
     tool_call_id: str
 
 
@@ -105,6 +151,7 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage
 
 
 class Function(Strict):
+    where = "tools.function."
     name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -112,6 +159,7 @@ class Function(Strict):
 
 
 class Tool(Strict):
+    where = "tools."
     type: Literal["function"]
     function: Function
 
@@ -126,6 +174,7 @@ class NamedTool(Strict):
 
 
 class JsonSchema(Strict):
+    where = "response_format.json_schema."
     name: str
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
@@ -133,6 +182,7 @@ class JsonSchema(Strict):
 
 
 class ResponseFormat(Strict):
+    where = "response_format."
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
@@ -143,8 +193,32 @@ class ResponseFormat(Strict):
         return self
 
 
+class StructuredOutputs(Strict):
+    """vLLM's: an answer that is one of several, or keeps to an expression or a grammar."""
+
+    where = "structured_outputs."
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    json_object: bool | None = None
+    choice: list[str] | None = Field(None, min_length=1, max_length=4096)
+    regex: str | None = Field(None, min_length=1, max_length=65536)
+    grammar: str | None = Field(
+        None, min_length=1, max_length=65536, description="Lark, as llguidance reads it"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> StructuredOutputs:
+        given = [self.json_, self.json_object or None, self.choice, self.regex, self.grammar]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("give one of json, json_object, choice, regex and grammar")
+        return self
+
+
 class StreamOptions(Strict):
+    where = "stream_options."
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(
+        None, description="with include_usage: every piece says how many tokens there are so far"
+    )
 
 
 class ChatRequest(Strict):
@@ -170,31 +244,31 @@ class ChatRequest(Strict):
     response_format: ResponseFormat | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: Literal[True] | None = None
-    logit_bias: dict[str, float] | None = Field(None, max_length=0)
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
+    logit_bias: dict[str, float] | None = Field(
+        None, max_length=1024, description="token id → -100 to 100, added before tokens are drawn"
+    )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="none turns thinking off and others turn it on, where the template can"
+    )
     # ---------------------------------------------------------------------------------------------------
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     stop_token_ids: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(None, max_length=64)
     ignore_eos: bool | None = None
-    mm_processor_kwargs: _Frames | None = None
-    chat_template_kwargs: dict[str, bool] | None = None
+    mm_processor_kwargs: ProcessorSettings | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="variables of the template; one that it doesn't use has no effect"
+    )
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = Field(
+        None, description="the answer goes on with the last message, an assistant's"
+    )
+    structured_outputs: StructuredOutputs | None = None
     qvl_parse: Literal["boxes", "document", "events", "actions"] | None = Field(
         None, description="adds qvl_parsed to each choice: what its text says, in pixels of the image sent"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {k: v for k, v in data.items() if not (v is None and k in _NULL_ONLY)}
 
     @field_validator("stop")
     @classmethod
@@ -204,11 +278,19 @@ class ChatRequest(Strict):
             raise ValueError("at most 16 strings of 1 to 1024 characters")
         return value
 
+    @field_validator("logit_bias")
+    @classmethod
+    def _token_biases(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for token, bias in (value or {}).items():
+            if not (token.isascii() and token.isdigit() and len(token) < 10):
+                raise ValueError(f"{token!r} is not a token id")
+            if not -100 <= bias <= 100:
+                raise ValueError(f"{bias:g} for token {token}: must be from -100 to 100")
+        return value
+
     @model_validator(mode="after")
     def _together(self) -> ChatRequest:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is for stream true")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs true")
         if None not in (self.max_tokens, self.max_completion_tokens) and (
             self.max_tokens != self.max_completion_tokens
@@ -220,18 +302,30 @@ class ChatRequest(Strict):
         names = [tool.function.name for tool in self.tools or []]
         if len(set(names)) < len(names):
             raise ValueError("tools have the same name twice")
-        if self.tool_choice not in (None, "none") and not names:
+        if self.tool_choice not in (None, "none", "auto") and not names:
             raise ValueError("tool_choice needs tools")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ValueError(
                 f"tool_choice names {self.tool_choice.function.name!r}; tools are {', '.join(names)}"
             )
-        constrained = self.response_format is not None and self.response_format.type != "text"
-        if constrained and self.calls_tools:
+        if self.structured_outputs is not None and (self.constrained or self.forced):
             raise ValueError(
-                "response_format can't be had together with tools; give tool_choice none or leave one"
+                "structured_outputs and response_format or a forced tool call are two forms of an answer: leave one"
+            )
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError(
+                "add_generation_prompt begins a new message, continue_final_message goes on: leave one"
             )
         return self
+
+    @property
+    def constrained(self) -> bool:
+        return self.response_format is not None and self.response_format.type != "text"
+
+    @property
+    def forced(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
     @property
     def calls_tools(self) -> bool:
@@ -249,7 +343,8 @@ class TokenizeRequest(Strict):
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1)
     tools: list[Tool] | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from qvl.errors import CapacityError, MediaError, PromptError, QvlError
 from qvl.geometry import Size
 from qvl.inputs.image import FORMATS, check_pixels
 from qvl.inputs.processor import MediaSettings, ModelInputs
+from qvl.serve.fields import tell
 from qvl.serve.media import MediaReader
 from qvl.serve.metrics import Metrics
 from qvl.serve.problems import overloaded
@@ -48,6 +49,7 @@ class Conversation:
     settings: MediaSettings = field(default_factory=MediaSettings)
     template_variables: dict[str, Any] | None = None
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 class Service:
@@ -182,13 +184,18 @@ class Service:
         knows_tools = "tools" in self.processor.template.variables
         if not knows_tools:
             messages, tools = write_tools(messages, tools), ()
+        variables = dict(conversation.template_variables or {})
+        for name in sorted(set(variables) - self.processor.template.variables):
+            del variables[name]
+            tell("chat_template_kwargs.", name, "the template doesn't use it")
         settings = {k: v for k, v in vars(conversation.settings).items() if v is not None}
         try:
             return self.processor(
                 messages,
                 tools=tools or None,
-                template_variables=conversation.template_variables,
+                template_variables=variables,
                 add_generation_prompt=conversation.add_generation_prompt,
+                continue_final_message=conversation.continue_final_message,
                 **settings,
             )
         except QvlError:
@@ -247,6 +254,7 @@ class Flight:
         self._last_token: dict[int, float] = {}
         self._held_bytes = 0
         self._closed = False
+        self.num_prompt_tokens = 0
 
     def __enter__(self) -> Flight:
         return self
@@ -269,6 +277,7 @@ class Flight:
                 service.options.retry_after_s,
             )
         self._held_bytes = num_bytes
+        self.num_prompt_tokens = len(inputs.input_ids)
         service.held_bytes += num_bytes
         service.metrics.visual_tokens += inputs.num_visual_tokens
         loop = asyncio.get_running_loop()

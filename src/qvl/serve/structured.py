@@ -17,6 +17,7 @@ from qvl.serve.tools import JSON_STYLE, without_guidance
 
 if TYPE_CHECKING:
     from qvl.inputs.tokenizer import Tokenizer
+    from qvl.serve.schema import StructuredOutputs
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Grammars:
         self._eos = eos_token_id
         self._size = len(tokenizer)
 
-    def json(self, schema: Mapping[str, Any] | None) -> GrammarConstraint:
+    def json(self, schema: Mapping[str, Any] | None, param: str = "response_format") -> GrammarConstraint:
         """Any JSON object, or what the schema describes. Raises: Problem naming what of it is not supported."""
         try:
             grammar = self._library.LLMatcher.grammar_from_json_schema(
@@ -64,11 +65,14 @@ class Grammars:
                 overrides=JSON_STYLE,  # type: ignore[arg-type]
             )
         except (ValueError, TypeError) as e:
-            raise _refused("response_format", str(e)) from e
-        return self._start(grammar, "response_format")
+            raise _refused(param, str(e)) from e
+        return self._start(grammar, param)
 
-    def lark(self, grammar: str) -> GrammarConstraint:
-        return self._start(self._library.LLMatcher.grammar_from_lark(grammar), "tools")
+    def lark(self, grammar: str, param: str = "tools") -> GrammarConstraint:
+        return self._start(self._library.LLMatcher.grammar_from_lark(grammar), param)
+
+    def regex(self, expression: str) -> GrammarConstraint:
+        return self._start(self._library.LLMatcher.grammar_from_regex(expression), "structured_outputs")
 
     def _start(self, grammar: str, param: str) -> GrammarConstraint:
         fault = self._library.LLMatcher.validate_grammar(grammar, self._vocabulary)
@@ -78,6 +82,29 @@ class Grammars:
         if matcher.is_error():
             raise _refused(param, matcher.get_error())
         return GrammarConstraint(matcher, self._size, self._eos)
+
+
+def structured(grammars: Grammars, wanted: StructuredOutputs) -> GrammarConstraint:
+    """vLLM's field. Raises: Problem naming what of it is not supported."""
+    if wanted.choice is not None:
+        return grammars.lark(
+            "start: " + " | ".join(json.dumps(one, ensure_ascii=False) for one in wanted.choice), _FIELD
+        )
+    if wanted.regex is not None:
+        return grammars.regex(wanted.regex)
+    if wanted.grammar is not None:
+        return grammars.lark(wanted.grammar, _FIELD)
+    schema = wanted.json_
+    try:
+        schema = json.loads(schema) if isinstance(schema, str) else schema
+    except (ValueError, RecursionError) as e:
+        raise _refused(_FIELD, f"json is not JSON ({e})") from e
+    if schema is not None and not isinstance(schema, dict):
+        raise _refused(_FIELD, "json is not a JSON object")
+    return grammars.json(schema, _FIELD)
+
+
+_FIELD = "structured_outputs"
 
 
 def _refused(param: str, reason: str) -> Problem:

@@ -7,9 +7,10 @@ answer    text as it comes                  →  Said: text, or a whole call
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qvl.errors import PromptError
@@ -24,6 +25,7 @@ class Call:
     name: str
     arguments: str
     id: str
+    goes_on: bool = False  # more arguments of the call that came last
 
     def openai(self) -> dict[str, Any]:
         function = {"name": self.name, "arguments": self.arguments}
@@ -39,8 +41,10 @@ class CallReader:
     What stands in the tags and is no call of a known function comes out as the text it was.
     """
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], one: bool = False):
+        """one: what is called after the first is left out."""
         self._names = frozenset(names)
+        self._one = one
         self._held = ""
         self._inside = False
         self._called = False
@@ -89,9 +93,68 @@ class CallReader:
             return [verbatim]
         if not isinstance(name, str) or name not in self._names:
             return [verbatim]
+        again = self._called
         self._called, self._spoke = True, False
+        if self._one and again:
+            return []
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         return [Call(name, text, f"call_{secrets.token_hex(12)}")]
+
+
+class ForcedCallReader:
+    """A call that a grammar forces, its arguments as they come. `call_grammar` leaves no other way to write it."""
+
+    _HEAD = re.compile(re.escape(OPEN) + r'\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._call: Call | None = None
+        self._scan = _ValueScan()
+
+    def push(self, text: str) -> list[Said]:
+        said: list[Said] = []
+        self._held += text
+        if self._call is None:
+            head = self._HEAD.match(self._held)
+            if head is None:
+                return []
+            self._call = Call(json.loads(head[1]), "", f"call_{secrets.token_hex(12)}")
+            self._held = self._held[head.end() :]
+            said.append(self._call)
+        piece = self._held[: self._scan.length(self._held)]
+        self._held = ""
+        if piece:
+            said.append(replace(self._call, arguments=piece, goes_on=True))
+        return said
+
+    def finish(self) -> list[Said]:
+        """What was cut before the call's name stays text."""
+        held, self._held = self._held, ""
+        return [held] if held and self._call is None else []
+
+
+class _ValueScan:
+    """How much of a text belongs to one JSON object, which may come in pieces."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._quoted = self._escaped = self._ended = False
+
+    def length(self, piece: str) -> int:
+        for at, char in enumerate(piece):
+            if self._ended:
+                return at
+            if self._quoted:
+                self._quoted = self._escaped or char != '"'
+                self._escaped = char == "\\" and not self._escaped
+            elif char == '"':
+                self._quoted = True
+            elif char in "{[":
+                self._depth += 1
+            elif char in "}]":
+                self._depth -= 1
+                self._ended = self._depth == 0
+        return len(piece)
 
 
 def _begins(text: str, mark: str) -> int:
@@ -162,9 +225,12 @@ def _text_of(content: Any) -> str:
 # -------------------------------------------------------------------------------------------- forcing a call
 
 
-def call_grammar(tools: Sequence[Mapping[str, Any]], special: frozenset[str]) -> str:
+def call_grammar(
+    tools: Sequence[Mapping[str, Any]], special: frozenset[str], otherwise: Mapping[str, Any] | None = None
+) -> str:
     """A Lark grammar (llguidance's) of exactly one call of one of the tools.
 
+    otherwise: a schema; then the answer may also be that, and the calls may be several.
     special: added tokens of the vocabulary; a tag that is one of them must come as that token.
     """
     one_of = []
@@ -182,7 +248,14 @@ def call_grammar(tools: Sequence[Mapping[str, Any]], special: frozenset[str]) ->
     # `x-guidance` would let a request change how its own grammar is read
     schema = without_guidance({"anyOf": one_of}) | {"x-guidance": JSON_STYLE}
     opened, closed = (tag if tag in special else json.dumps(tag) for tag in (OPEN, CLOSE))
-    return f'start: {opened} "\\n" call "\\n" {closed}\ncall: %json {json.dumps(schema)}\n'
+    call = f'{opened} "\\n" call "\\n" {closed}'
+    rule = f"call: %json {json.dumps(schema)}\n"
+    if otherwise is None:
+        return f"start: {call}\n{rule}"
+    answer = without_guidance(otherwise) | {"x-guidance": JSON_STYLE}
+    return (
+        f'start: tagged ("\\n" tagged)* | answer\nanswer: %json {json.dumps(answer)}\ntagged: {call}\n{rule}'
+    )
 
 
 # One way to write space: a model that likes blanks could otherwise write nothing else.
