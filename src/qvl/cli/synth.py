@@ -7,13 +7,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qvl.cli.options import HUB_NAMES, JsonOption, SourceOptions, command, option
 from qvl.evaluate.score_synth import RULES, score, wilson
 from qvl.records import pick
 from qvl.synth import KINDS, TEST_SEEDS, Clip, Sample, SynthError, make, resolve_kind
-from qvl.tasks.model import Model
+
+if TYPE_CHECKING:
+    from qvl.tasks.model import Model
 
 # Longest answer per kind, in tokens of any tokenizer that has one token per character.
 ANSWER_TOKENS = {"page": 1024, "find": 96, "screen": 96}

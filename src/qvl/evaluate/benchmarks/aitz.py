@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qvl.catalog.generations.qwen3_vl import QWEN3_VL
 from qvl.evaluate.benchmarks import readers
 from qvl.evaluate.benchmarks.record import GREEDY, QWEN3_SAMPLED, Benchmark, Files, Rows, mean
 from qvl.evaluate.benchmarks.screens import screen_system
@@ -315,7 +316,7 @@ def figures(rows: Rows) -> dict[str, float]:
     return out
 
 
-SETTINGS = {"qwen3_vl": replace(QWEN3_SAMPLED, max_tokens=512), "*": replace(GREEDY, max_tokens=512)}
+SETTINGS = {QWEN3_VL.name: replace(QWEN3_SAMPLED, max_tokens=512), "*": replace(GREEDY, max_tokens=512)}
 
 AITZ = Benchmark(
     name="aitz",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qvl.catalog.generations.qwen3_vl import QWEN3_VL
 from qvl.evaluate.benchmarks import readers
 from qvl.evaluate.benchmarks.record import GREEDY, QWEN3_SAMPLED, Benchmark, Files, Rows, mean
 from qvl.evaluate.samples import Sample, SampleError
@@ -162,7 +163,9 @@ CHARADES = Benchmark(
     prompt=prompt,
     scorer=Scorer(name="charades_sta", rule=rule, truth=span, graded=True),
     settings={
-        "qwen3_vl": replace(QWEN3_SAMPLED, fps=4.0, max_frames=2048, max_tokens=128, source="Qwen3-VL report: 4 fps"),
+        QWEN3_VL.name: replace(
+            QWEN3_SAMPLED, fps=4.0, max_frames=2048, max_tokens=128, source="Qwen3-VL report: 4 fps"
+        ),
         "*": replace(GREEDY, fps=2.0, max_frames=768, max_tokens=128, source="Qwen2.5-VL report: 2 fps"),
     },
     figures=figures,

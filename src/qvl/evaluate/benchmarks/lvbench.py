@@ -7,6 +7,9 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+from qvl.catalog.generations.qwen2_5_vl import QWEN2_5_VL
+from qvl.catalog.generations.qwen2_vl import QWEN2_VL
+from qvl.catalog.generations.qwen3_vl import QWEN3_VL
 from qvl.evaluate.benchmarks import prompts, readers
 from qvl.evaluate.benchmarks.record import GREEDY, QWEN3_SAMPLED, Benchmark, Files, Rows, mean
 from qvl.evaluate.benchmarks.videomme import letter_truth
@@ -104,9 +107,9 @@ LVBENCH = Benchmark(
     prompt=prompt,
     scorer=Scorer(name="lvbench", rule=rule, truth=letter_truth),
     settings={
-        "qwen2_vl": _QWEN25,
-        "qwen2_5_vl": _QWEN25,
-        "qwen3_vl": replace(
+        QWEN2_VL.name: _QWEN25,
+        QWEN2_5_VL.name: _QWEN25,
+        QWEN3_VL.name: replace(
             QWEN3_SAMPLED, fps=2.0, max_frames=2048, total_pixels=224 * 1024 * 32 * 32, max_tokens=128,
             source="Qwen3-VL issues 1772 and 2057: the budget is 224K tokens, not VIDEO_MAX_PIXELS of 20,480 (49 "
             "instead of 58)",

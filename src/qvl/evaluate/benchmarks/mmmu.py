@@ -11,6 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qvl.catalog.generations.qwen2_5_vl import QWEN2_5_VL
+from qvl.catalog.generations.qwen2_vl import QWEN2_VL
+from qvl.catalog.generations.qwen3_vl import QWEN3_VL
 from qvl.evaluate.benchmarks import prompts, readers
 from qvl.evaluate.benchmarks.record import QWEN3_SAMPLED, QWEN25_IMAGE, Benchmark, Files, Settings, means
 from qvl.evaluate.samples import Sample
@@ -227,9 +230,9 @@ def pro_prompt(sample: Sample, generation: str) -> str:
 
 
 SETTINGS = {
-    "qwen2_vl": QWEN25_IMAGE,
-    "qwen2_5_vl": QWEN25_IMAGE,
-    "qwen3_vl": replace(
+    QWEN2_VL.name: QWEN25_IMAGE,
+    QWEN2_5_VL.name: QWEN25_IMAGE,
+    QWEN3_VL.name: replace(
         QWEN3_SAMPLED, min_pixels=1280 * 28 * 28, max_pixels=5120 * 28 * 28, max_tokens=32768,
         source="QwenLM/Qwen3-VL @9658872 evaluation/mmmu; thinking models: temperature 1.0 (dense), 40,960 tokens",
     ),

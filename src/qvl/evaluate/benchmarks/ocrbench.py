@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from qvl.catalog.generations.qwen2_5_vl import QWEN2_5_VL
+from qvl.catalog.generations.qwen2_vl import QWEN2_VL
 from qvl.evaluate.benchmarks import prompts, readers
 from qvl.evaluate.benchmarks.record import QWEN25_IMAGE, Benchmark, Files, Rows, mean, settings_with
 from qvl.evaluate.samples import Sample
@@ -98,7 +100,8 @@ OCRBENCH = Benchmark(
     scorer=Scorer(name="ocrbench", rule=rule, truth=accepted),
     settings=settings_with(max_tokens=128)
     | {
-        name: replace(QWEN25_IMAGE, min_pixels=100 * 28 * 28, max_tokens=128) for name in ("qwen2_vl", "qwen2_5_vl")
+        generation.name: replace(QWEN25_IMAGE, min_pixels=100 * 28 * 28, max_tokens=128)
+        for generation in (QWEN2_VL, QWEN2_5_VL)
     },
     figures=figures,
     pitfalls=(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from qvl.catalog.generations.qwen_vl import QWEN_VL
 from qvl.evaluate.samples import Sample
 
 # The first generation continues the question: QwenLM/Qwen-VL @aa00ed0 eval_mm/evaluate_vqa.py.
@@ -21,7 +22,7 @@ def is_qwen3(generation: str) -> bool:
 
 
 def short_answer(sample: Sample, generation: str) -> str:
-    if generation == "qwen_vl":
+    if generation == QWEN_VL.name:
         return f"{sample.question} Answer:"
     return sample.question + (_SHORT_3 if is_qwen3(generation) else _SHORT_2)
 

@@ -1,7 +1,7 @@
 """What a benchmark is here: one record with its files, reader, prompt, settings, rule and known faults.
 
     bench = benchmark("docvqa")                       from qvl.evaluate.benchmarks
-    samples = bench.samples("val_v1.0.json", generation="qwen2_5_vl")
+    samples = bench.samples("val_v1.0.json", generation=QWEN2_5_VL.name)
     grade = bench.scorer.grade(Reply(text="12.50"), samples[0])
     bench.figures([(samples[0], grade)])              the figures that its tables print
 
@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from qvl.catalog.generations.qwen2_5_vl import QWEN2_5_VL
+from qvl.catalog.generations.qwen2_vl import QWEN2_VL
+from qvl.catalog.generations.qwen3_vl import QWEN3_VL
 from qvl.errors import QvlError, nearest
 from qvl.evaluate.samples import Sample, SampleError
 from qvl.evaluate.scorers.base import Grade, Scorer
@@ -74,9 +77,9 @@ QWEN25_IMAGE = replace(
     source="VLMEvalKit @e8e78f0 vlmeval/config.py: small images are enlarged to 1,280 tokens",
 )  # fmt: skip
 IMAGE_SETTINGS: Mapping[str, Settings] = {
-    "qwen2_vl": QWEN25_IMAGE,
-    "qwen2_5_vl": QWEN25_IMAGE,
-    "qwen3_vl": QWEN3_SAMPLED,
+    QWEN2_VL.name: QWEN25_IMAGE,
+    QWEN2_5_VL.name: QWEN25_IMAGE,
+    QWEN3_VL.name: QWEN3_SAMPLED,
     "*": GREEDY,
 }
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from qvl.catalog.generations import by_name
+from qvl.catalog.generations.qwen3_vl import QWEN3_VL
+from qvl.catalog.generations.qwen_vl import QWEN_VL
 from qvl.evaluate.benchmarks import readers
 from qvl.evaluate.benchmarks.record import GREEDY, QWEN3_SAMPLED, Benchmark, Files, macro_means
 from qvl.evaluate.benchmarks.screenspot import Rect, xyxy
@@ -59,7 +61,7 @@ def rule(reply: Reply, truth: Rect, sample: Sample, *, official: bool = False) -
 
 
 def prompt(sample: Sample, generation: str) -> str:
-    if generation == "qwen_vl":
+    if generation == QWEN_VL.name:
         return f"<ref>{sample.question}</ref><box>"
     words = by_name(generation).prompts.boxes if generation else "Report the bbox coordinates in JSON format."
     return f"Locate {sample.question}. {words}"
@@ -97,7 +99,7 @@ REFCOCO = Benchmark(
     splits=("all", *SPLITS),
     prompt=prompt,
     scorer=Scorer(name="refcoco", rule=rule, truth=xyxy, needs_family=True),
-    settings={"qwen3_vl": replace(QWEN3_SAMPLED, max_tokens=128), "*": replace(GREEDY, max_tokens=128)},
+    settings={QWEN3_VL.name: replace(QWEN3_SAMPLED, max_tokens=128), "*": replace(GREEDY, max_tokens=128)},
     figures=macro_means,
     faults=(
         "the space of the numbers is guessed by other harnesses: VLMEvalKit reads any box up to 1000 as parts of 1000, "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qvl.catalog.generations import by_name
+from qvl.catalog.generations.qwen2_vl import QWEN2_VL
 from qvl.evaluate.samples import Sample
 from qvl.geometry import Size
 from qvl.outputs.mapping import seen_size
@@ -24,7 +25,7 @@ def screen_system(tool: Tool) -> Callable[[Sample, str], str | None]:
 
 
 def knows_tools(generation: str) -> bool:
-    return bool(generation) and by_name(generation).takes_video and generation != "qwen2_vl"
+    return bool(generation) and by_name(generation).takes_video and generation != QWEN2_VL.name
 
 
 def original_size(medium: Any) -> Size:

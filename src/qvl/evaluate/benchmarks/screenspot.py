@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qvl.catalog.generations.qwen3_vl import QWEN3_VL
+from qvl.catalog.generations.qwen_vl import QWEN_VL
 from qvl.evaluate.benchmarks import readers
 from qvl.evaluate.benchmarks.record import (
     GREEDY,
@@ -104,7 +106,7 @@ def prompt(sample: Sample, generation: str) -> str:
     """The instruction alone where the system prompt holds the computer_use tool, as in Qwen's cookbooks and in
     ScreenSpot-Pro's models/qwen2_5vl.py; that file also starts the answer with a click, which a served model can't.
     """
-    if generation == "qwen_vl":  # SeeClick's words for Qwen-VL
+    if generation == QWEN_VL.name:  # SeeClick's words for Qwen-VL
         return f"Generate the bounding box of {sample.question}"
     if knows_tools(generation):
         return sample.question
@@ -163,7 +165,7 @@ def figures(rows: Rows) -> dict[str, float]:
     }
 
 
-SETTINGS = {"qwen3_vl": replace(QWEN3_SAMPLED, max_tokens=256), "*": replace(GREEDY, max_tokens=256)}
+SETTINGS = {QWEN3_VL.name: replace(QWEN3_SAMPLED, max_tokens=256), "*": replace(GREEDY, max_tokens=256)}
 _TRAPS = (
     "VLMEvalKit turns an unread answer into (0, 0), divides any number over 1 by the image's size, and takes x + w - 1",
     "lmms-eval guesses xywh or xyxy by whether w > x and h > y, and asks for parts of one, which no generation writes",
@@ -219,7 +221,7 @@ SCREENSPOT_PRO = replace(
     read=read_pro,
     scorer=Scorer(name="screenspot_pro", rule=rule, truth=xyxy, needs_family=True),
     settings={
-        "qwen3_vl": replace(QWEN3_SAMPLED, max_tokens=256),
+        QWEN3_VL.name: replace(QWEN3_SAMPLED, max_tokens=256),
         "*": Settings(
             temperature=0.0, max_pixels=99_999_999, max_tokens=256,
             source="ScreenSpot-Pro-GUI-Grounding models/qwen2_5vl.py: screens are not made smaller",

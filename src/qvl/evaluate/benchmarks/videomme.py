@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qvl.catalog.generations.qwen2_5_vl import QWEN2_5_VL
+from qvl.catalog.generations.qwen2_vl import QWEN2_VL
+from qvl.catalog.generations.qwen3_vl import QWEN3_VL
 from qvl.evaluate.benchmarks import prompts, readers
 from qvl.evaluate.benchmarks.record import GREEDY, QWEN3_SAMPLED, Benchmark, Files, Rows, by_stratum, mean
 from qvl.evaluate.samples import Sample, SampleError
@@ -130,9 +133,9 @@ VIDEO_QWEN25 = replace(
     total_pixels=24576 * 28 * 28, source="Qwen2.5-VL report: 2 fps, 768 frames, 24,576 tokens; VLMEvalKit -ForVideo",
 )  # fmt: skip
 SETTINGS = {
-    "qwen2_vl": replace(VIDEO_QWEN25, max_tokens=128),
-    "qwen2_5_vl": replace(VIDEO_QWEN25, max_tokens=128),
-    "qwen3_vl": replace(
+    QWEN2_VL.name: replace(VIDEO_QWEN25, max_tokens=128),
+    QWEN2_5_VL.name: replace(VIDEO_QWEN25, max_tokens=128),
+    QWEN3_VL.name: replace(
         QWEN3_SAMPLED, fps=2.0, min_frames=4, max_frames=512, min_pixels=3584, max_pixels=401408,
         total_pixels=19267584, max_tokens=32768,
         source="QwenLM/Qwen3-VL @9658872 evaluation/VideoMME; the report says up to 2,048 frames and 224K tokens",
