@@ -175,12 +175,14 @@ def _limit(model: Model, limit: str | None, prices: str | None) -> float | None:
     return parse_amount(limit, model.meter.price.currency, price_book(prices))
 
 
-def show_progress(line: Any, progress: Progress) -> None:
+def show_progress(line: Any, progress: Progress, scored: bool = True) -> None:
     left = progress.seconds_left
     parts = [
         f"{progress.num_done}/{progress.num}", f"{progress.rate:.1f}/s",
-        f"ETA {'-' if left is None else format_seconds(left)}", f"score {progress.score:.1%}",
+        f"ETA {'-' if left is None else format_seconds(left)}",
     ]  # fmt: skip
+    if scored:
+        parts.append(f"score {progress.score:.1%}")
     if progress.num_errors:
         parts.append(f"{progress.num_errors} errors")
     print(f"\r{'  '.join(parts):<70}", end="", file=sys.stderr, flush=True)

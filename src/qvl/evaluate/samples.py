@@ -86,14 +86,15 @@ def choose(samples: Sequence[Sample], num: int | None, seed: int = 0) -> list[Sa
     return [s for s in samples if s.id in kept]
 
 
-def read_samples(source: str | Path, question: str | None = None) -> list[Sample]:
-    """Items of a .jsonl or .csv file, or a folder of images. question: for those that bring none.
+def read_samples(source: str | Path, question: str | None = None, *, labelled: bool = True) -> list[Sample]:
+    """Items of a .jsonl or .csv file, or a folder of images. question: for those that bring none. labelled: each
+    needs its truth.
 
     Raises: SampleError that lists what is wrong: missing files, unknown fields, repeated ids, nothing in it.
     """
     path = Path(source)
     if path.is_dir():
-        rows = list(_folder_rows(path))
+        rows = list(_folder_rows(path, labelled))
         base = path
     elif not path.is_file():
         raise SampleError(f"{path}: there is no such file or folder")
@@ -112,7 +113,7 @@ def read_samples(source: str | Path, question: str | None = None) -> list[Sample
         if isinstance(row, str):
             faults.append(f"{where}: {row}")
             continue
-        found, wrong = _sample(row, where, base, question)
+        found, wrong = _sample(row, where, base, question, labelled)
         faults += wrong
         if found is None:
             continue
@@ -189,7 +190,7 @@ def _cell(name: str, text: str) -> Any:
     return text
 
 
-def _folder_rows(folder: Path) -> Iterable[Row]:
+def _folder_rows(folder: Path, labelled: bool) -> Iterable[Row]:
     """image.png with image.txt (its text) or image.json (fields of an item, or the truth itself)."""
     for image in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES):
         text, data = image.with_suffix(".txt"), image.with_suffix(".json")
@@ -206,19 +207,21 @@ def _folder_rows(folder: Path) -> Iterable[Row]:
                 continue
             whole = isinstance(value, dict) and "answer" in value and set(value) <= set(FIELDS)
             yield str(data), row | (value if whole else {"answer": value})
+        elif not labelled:
+            yield str(image), row
         else:
             yield str(image), f"no truth beside it: {text.name} or {data.name} is needed"
 
 
 def _sample(
-    row: Mapping[str, Any], where: str, base: Path, question: str | None
+    row: Mapping[str, Any], where: str, base: Path, question: str | None, labelled: bool
 ) -> tuple[Sample | None, list[str]]:
     faults = [
         f"{where}: unknown field {name!r}; {nearest(name, FIELDS)}" for name in row if name not in FIELDS
     ]
     if "id" not in row or not str(row["id"]).strip():
         faults.append(f"{where}: no id")
-    if row.get("answer") is None:
+    if labelled and row.get("answer") is None:
         faults.append(f"{where}: no answer")
     asked = row.get("question", question)
     if not isinstance(asked, str | None):
@@ -244,7 +247,7 @@ def _sample(
         id=str(row["id"]),
         media=tuple(media),
         question=asked or "",
-        answer=row["answer"],
+        answer=row.get("answer"),
         choices=tuple(map(str, choices)),
         stratum={k: str(v) for k, v in stratum.items()} if isinstance(stratum, dict) else str(stratum),
         cluster=cluster,
