@@ -13,7 +13,7 @@ from qvl.catalog import generations
 from qvl.catalog.generations.generation import ORIGINAL_PIXELS, RELATIVE_1, RELATIVE_1000, SEEN_PIXELS
 from qvl.errors import OutputError
 from qvl.geometry import PixelLimits, Size
-from qvl.outputs.boxes import Box, Point, Quad, parse_boxes, write_boxes
+from qvl.outputs.boxes import Box, Point, Quad, parse_boxes, parse_boxes_3d, write_boxes
 from qvl.outputs.mapping import Rect, iou, picture_map
 
 FAMILIES = sorted(generations.names())
@@ -474,3 +474,43 @@ def test_scrambled_answers_never_raise_and_never_leave_the_picture(text, family)
 @settings(max_examples=150, deadline=None)
 def test_no_text_raises(text, family):
     parse(text, family)
+
+
+# --- names that stand elsewhere than under "label"
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ('{"cat": [10, 20, 30, 40]}', ["cat"]),
+        ('{"cat": [[10, 20, 30, 40], [50, 60, 70, 80]], "dog": [1, 2, 3, 4]}', ["cat", "cat", "dog"]),
+        ('{"cat": {"bbox": [10, 20, 30, 40]}}', ["cat"]),
+        ('{"cat": [{"bbox_2d": [10, 20, 30, 40]}, {"bbox_2d": [1, 2, 3, 4], "label": "kitten"}]}', ["cat", "kitten"]),
+        ('{"objects": [{"bbox_2d": [10, 20, 30, 40]}]}', [""]),
+        ('{"boxes": [[10, 20, 30, 40]]}', [""]),
+        ('{"label": "cat", "rectangle": [10, 20, 30, 40]}', ["cat"]),
+        ('{"bbox_2d": [10, 20, 30, 40], "label": "cat", "colour": [1, 2, 3, 4]}', ["cat"]),
+        ("1. **Cat**: [10, 20, 30, 40]\n2. **Black dog** [50, 60, 70, 80]", ["Cat", "Black dog"]),
+        ("- cat: [10, 20, 30, 40]\n- dog: [50, 60, 70, 80]", ["cat", "dog"]),
+        ('1. **Cat**\n```json\n{"bbox_2d": [10, 20, 30, 40]}\n```\n', ["Cat"]),
+        ("1. **Cat**: (10,20),(30,40)\n2. **Dog**: (50,60),(70,80)", ["Cat", "Dog"]),
+        ("I see it at [10, 20, 30, 40]", [""]),
+    ],
+)  # fmt: skip
+def test_a_name_is_kept_wherever_it_stands(text, labels):
+    found = parse_boxes(text, "qwen3_vl", picture_map(Size(480, 640), "qwen3_vl"))
+    assert [place.label for place in found.items] == labels
+    assert all(isinstance(place, Box) for place in found.items)
+
+
+def test_boxes_in_space_are_typed_and_said_beside_flat_ones():
+    text = '```json\n[{"bbox_3d": [0.5, -0.2, 4.0, 1.8, 1.5, 4.2, 0, 0.01, -0.5], "label": "car", "seen": 1}]\n```'
+    (car,) = parse_boxes_3d(text).items
+    assert (car.center, car.size, car.label) == ((0.5, -0.2, 4.0), (1.8, 1.5, 4.2), "car")
+    assert car.rotation == pytest.approx((0, 1.8, -90))
+    assert car.extra == {"seen": 1}
+    flat = parse_boxes(text, "qwen3_vl", picture_map(Size(480, 640), "qwen3_vl"))
+    assert not flat.items
+    assert any("1 boxes in space" in line for line in flat.warnings)
+    broken = parse_boxes_3d('[{"bbox_3d": [1, 2, 3]}]')
+    assert (broken.reason, broken.repairs != ()) == ("no bbox_3d in the text", True)

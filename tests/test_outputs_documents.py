@@ -707,3 +707,40 @@ def test_no_text_raises_and_every_export_can_be_written(text, format):
 def test_a_lot_of_garbage_parses(piece):
     page = parse("<p>x</p>\n\n" + piece * (20_000 // len(piece)))
     assert len(page.repairs) < 20
+
+
+# --- lists keep their numbers
+
+
+def test_an_ordered_list_keeps_its_start_and_its_items_numbers():
+    items = '<li>three</li><li>four</li><li value="10">ten</li><li>eleven</li>'
+    page = parse(f'<ol start="3">{items}</ol><ul start="3"><li>x</li></ul>')
+    assert [number for number, _ in page.blocks[0].numbered()] == [3, 4, 10, 11]
+    assert to_markdown([page]) == "3. three\n4. four\n10. ten\n11. eleven\n\n- x\n"
+    again = to_html([page])
+    assert '<ol start="3">' in again
+    assert '<li value="10">' in again
+    listed = json.loads(to_json([page]))["pages"][0]["blocks"][0]
+    assert (listed["start"], [item.get("value") for item in listed["children"]]) == (
+        3,
+        [None, None, 10, None],
+    )
+
+
+@pytest.mark.parametrize("bad", ["x", "1e9", "99999999", "", "-"])
+def test_a_start_that_is_no_number_is_left_out(bad):
+    assert parse(f'<ol start="{bad}"><li>a</li></ol>').blocks[0].start == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("3. a\n4. b\n", [3, 4]),
+        ("1. a\n1. b\n1. c\n", [1, 2, 3]),
+        ("2) a\n5) b\n6) c\n", [2, 5, 6]),
+    ],
+)
+def test_a_markdown_list_keeps_its_numbers(text, numbers):
+    page = parse("# t\n\n" + text, "qwen3_vl")
+    listed = next(block for block in page.blocks if block.kind == "list")
+    assert [number for number, _ in listed.numbered()] == numbers

@@ -27,12 +27,15 @@ class Run:
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """box: edges in pixels of the original page; seen: in the image the model saw; both None where the model
-    gave none. level: of a heading. format: of a formula (latex), music (abc notation), chemistry (smile), …"""
+    gave none. level: of a heading. start: the first number of an ordered list. value: an item's own number, where it
+    was written and isn't the next one. format: of a formula (latex), music (abc notation), chemistry (smile), …"""
 
     kind: Kind
     runs: tuple[Run, ...] = ()
     level: int = 0
     ordered: bool = False
+    start: int = 1
+    value: int | None = None
     box: Rect | None = None
     seen: Rect | None = None
     children: tuple[Block, ...] = ()
@@ -42,6 +45,13 @@ class Block:
     @property
     def text(self) -> str:
         return "".join(run.text for run in self.runs)
+
+    def numbered(self) -> Iterator[tuple[int, Block]]:
+        """The items of a list with the numbers that they show."""
+        number = self.start - 1
+        for item in self.children:
+            number = number + 1 if item.value is None else item.value
+            yield number, item
 
     def walk(self) -> Iterator[Block]:
         """This block and those inside it, in reading order."""

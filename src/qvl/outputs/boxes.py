@@ -31,7 +31,7 @@ from qvl.catalog.generations.generation import (
 )
 from qvl.errors import OutputError
 from qvl.outputs.mapping import PictureMap, Rect, clamp_rect
-from qvl.outputs.repair import RepairLog, answer_text, find_json, walk_objects
+from qvl.outputs.repair import RepairLog, answer_text, find_json
 from qvl.outputs.results import ParseResult
 
 
@@ -127,10 +127,23 @@ _ATTRIBUTE = re.compile(
 _BOX_KEYS = ("bbox_2d", "bbox", "box", "bounding_box", "box_2d_xyxy")
 _POINT_KEYS = ("point_2d", "point", "points_2d", "points", "coordinate", "coordinates")
 _QUAD_KEYS = ("quad_2d", "quad", "poly", "polygon")
+_BOX_3D_KEYS = ("bbox_3d", "box_3d")
 _LABEL_KEYS = ("label", "name", "category", "class", "object")
 _TEXT_KEYS = ("text_content", "text", "content", "sub_label", "description")
 _TIME_KEYS = ("time", "timestamp")
-_KNOWN_KEYS = frozenset(_BOX_KEYS + _POINT_KEYS + _QUAD_KEYS + _LABEL_KEYS + _TEXT_KEYS + _TIME_KEYS)
+_PLACE_KEYS = frozenset(_BOX_KEYS + _POINT_KEYS + _QUAD_KEYS + _BOX_3D_KEYS)
+_KNOWN_KEYS = _PLACE_KEYS | frozenset(_LABEL_KEYS + _TEXT_KEYS + _TIME_KEYS)
+# keys that hold a list of findings and name none of them
+_HOLDERS = frozenset(
+    """objects object results result annotations detections items data answer output boxes bboxes places predictions
+    instances regions elements image images frame frames extra""".split()
+)
+# `1. **Cat**:` or `- the cat -` before a place, or a bold name on the line above it
+_LEAD = re.compile(
+    r"[ \t]*(?P<mark>[-*•][ \t]+|\d{1,3}[.)][ \t]+)?"
+    r"(?:\*\*(?P<bold>[^*\n]{1,80})\*\*|(?P<plain>[^*\[\]{}()<>`\n]{1,60}?))"
+    r"[ \t]*(?P<end>[:：–—-]?)[ \t]*(?:is |at |box |bbox )?[ \t]*`?[ \t]*"
+)
 
 
 def _number(value: Any) -> float | None:
@@ -173,11 +186,59 @@ def _text_of(item: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     return ""
 
 
-def _from_json(value: Any, log: RepairLog, at: int) -> Iterator[Written]:
-    """Places of every object that holds some, and of bare lists of numbers."""
-    for item in walk_objects(value):
+def _named_objects(value: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every object in the order of the text, with the key that it, or the list that holds it, lies under."""
+    stack = [(value, "")]
+    while stack:
+        item, name = stack.pop()
+        if isinstance(item, dict):
+            yield item, name
+            stack += [
+                (child, key if key not in _KNOWN_KEYS and key not in _HOLDERS else "")
+                for key, child in reversed(item.items())
+            ]
+        elif isinstance(item, list):
+            stack += [(child, name) for child in reversed(item)]
+
+
+def _under_names(item: Mapping[str, Any], label: str) -> Iterator[Written]:
+    """`{"cat": [1, 2, 3, 4]}` and `{"cats": [[1, 2, 3, 4], …]}`: the key names what is there."""
+    for key, value in item.items():
+        rows = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+        found = [_numbers(row) for row in rows if isinstance(row, (list, str))]
+        if key not in _KNOWN_KEYS and found and all(n is not None and len(n) == 4 for n in found):
+            for numbers in found:
+                yield Written(
+                    numbers=tuple(numbers or ()), label=label or ("" if key in _HOLDERS else str(key))
+                )
+
+
+def _lead(text: str, at: int) -> str:
+    """The name that stands before a place on its line, or alone and bold on the line above."""
+    line_start = text.rfind("\n", 0, at) + 1
+    before = text[max(line_start, at - 200) : at]
+    if before.strip() not in ("", "```json", "```"):
+        match = _LEAD.fullmatch(before)
+        if match and (match["bold"] or match["mark"] or match["end"] in (":", "：")):
+            return (match["bold"] or match["plain"]).strip(" \t:：")
+        return ""
+    for line in reversed(text[:line_start].rstrip("\n").split("\n")[-4:]):
+        if line.strip() in ("", "```json", "```"):
+            continue
+        match = _LEAD.fullmatch(line)
+        return match["bold"].strip(" \t:：") if match and match["bold"] else ""
+    return ""
+
+
+def _from_json(value: Any, log: RepairLog, at: int, lead: str = "") -> Iterator[Written]:
+    """Places of every object that holds some, and of bare lists of numbers. lead: a name that stands before them."""
+    for item, name in _named_objects(value):
+        label = _text_of(item, _LABEL_KEYS) or name
+        if not _PLACE_KEYS & set(item):
+            yield from _under_names(item, _text_of(item, _LABEL_KEYS))
+            continue
         shared: dict[str, Any] = dict(
-            label=_text_of(item, _LABEL_KEYS),
+            label=label or lead,
             text=_text_of(item, _TEXT_KEYS),
             extra={k: v for k, v in item.items() if k not in _KNOWN_KEYS},
         )
@@ -207,7 +268,7 @@ def _from_json(value: Any, log: RepairLog, at: int) -> Iterator[Written]:
         for row in rows:
             numbers_ = _numbers(row)
             if numbers_ is not None and len(numbers_) in (4, 8):
-                yield Written(numbers=tuple(numbers_))
+                yield Written(numbers=tuple(numbers_), label=lead)
 
 
 def _pairs(text: str) -> list[tuple[float, ...]]:
@@ -272,6 +333,7 @@ def _from_bare_pairs(text: str) -> Iterator[Written]:
     for match in _PAIRS.finditer(text):
         numbers = tuple(float(n) for n in match.groups() if n is not None)
         label = text[max(end, match.start() - 200) : match.start()].rsplit("\n", 1)[-1].strip(" \t,，;:")
+        label = re.sub(r"^(?:[-*•]|\d{1,3}[.)])[ \t]+", "", label).replace("**", "").strip(" \t:：")
         end = match.end()
         if len(numbers) in (4, 8):
             yield Written(numbers=numbers, label=label)
@@ -292,7 +354,7 @@ def find_places(text: str) -> _Findings:
         return _Findings(places, "tokens", log.lines())
     repairs: list[str] = []
     for found in find_json(text):
-        places += _from_json(found.value, log, found.start)
+        places += _from_json(found.value, log, found.start, _lead(text, found.start))
         repairs += found.repairs
     syntax = "json"
     if not places:
@@ -343,6 +405,10 @@ def parse_boxes(
         warnings.append(
             "the boxes come without their tags: decode with skip_special_tokens=False to keep them apart safely"
         )
+    if in_space := len(parse_boxes_3d(answer.text).items):
+        warnings.append(
+            f"{in_space} boxes in space (bbox_3d), which parse_boxes_3d reads, are not among these"
+        )
     places: list[Place] = []
     for number, written in enumerate(findings.places, 1):
         place, notes = map_place(written, own, picture, number)
@@ -360,6 +426,60 @@ def parse_boxes(
         repairs=findings.repairs,
         reason=reason,
         suspected=suspected,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box3D:
+    """A box in space, as the camera sees it: x to the right, y down, z away from it, in metres.
+
+    rotation: roll, pitch and yaw in degrees. `written`: the model's nine numbers, whose last three are halves of a
+    turn. Source: the 3-D grounding cookbook of Qwen3-VL.
+    """
+
+    center: tuple[float, float, float]
+    size: tuple[float, float, float]
+    rotation: tuple[float, float, float]
+    label: str = ""
+    written: tuple[float, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_boxes_3d(text: str) -> ParseResult[Box3D]:
+    """Every `bbox_3d` of a reply. Never raises for the text."""
+    answer = answer_text(text)
+    if answer.reason:
+        return ParseResult(reason=answer.reason)
+    log = RepairLog()
+    boxes: list[Box3D] = []
+    repairs: list[str] = []
+    for found in find_json(answer.text):
+        repairs += found.repairs
+        for item, name in _named_objects(found.value):
+            for key in _BOX_3D_KEYS:
+                if key not in item:
+                    continue
+                raw = item[key] if isinstance(item[key], list) else []
+                numbers = [_number(value) for value in raw]
+                kept = [n for n in numbers if n is not None]
+                if len(kept) != 9 or len(numbers) != 9:
+                    log.add(f"{key} without 9 numbers left out", found.start)
+                    continue
+                x, y, z, width, height, depth, roll, pitch, yaw = kept
+                boxes.append(
+                    Box3D(
+                        center=(x, y, z),
+                        size=(width, height, depth),
+                        rotation=(roll * 180, pitch * 180, yaw * 180),
+                        label=_text_of(item, _LABEL_KEYS) or name or _lead(answer.text, found.start),
+                        written=tuple(kept),
+                        extra={k: v for k, v in item.items() if k not in _KNOWN_KEYS},
+                    )
+                )
+    return ParseResult(
+        items=tuple(boxes),
+        repairs=(*repairs, *log.lines()),
+        reason=None if boxes else "no bbox_3d in the text",
     )
 
 

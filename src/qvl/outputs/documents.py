@@ -222,9 +222,18 @@ class _Blocks:
         if tag in ("ul", "ol"):
             items = [b for b in self.of(node) if b.kind == "list_item" or b.text or b.children]
             items = [b if b.kind == "list_item" else Block(kind="list_item", children=(b,)) for b in items]
-            return [Block(kind="list", ordered=tag == "ol", children=tuple(items), **place)] if items else []
+            start = _whole(node, "start")
+            made = Block(
+                kind="list",
+                ordered=tag == "ol",
+                start=1 if start is None or tag == "ul" else start,
+                children=tuple(items),
+                **place,
+            )
+            return [made] if items else []
         if tag in ("li", "dt", "dd"):
-            return [self._text_block(node, "list_item")]
+            item = self._text_block(node, "list_item")
+            return [dataclasses.replace(item, value=_whole(node, "value") if tag == "li" else None)]
         if tag == "table":
             return self._table(node)
         if tag == "pre":
@@ -309,6 +318,12 @@ class _Blocks:
         if not runs and kind == "list_item" and rest and rest[0].kind == "paragraph" and rest[0].box is None:
             runs, rest = rest[0].runs, rest[1:]  # <li><p>text</p></li>
         return Block(kind=kind, runs=runs, level=level, children=tuple(rest), **self._place(node))
+
+
+def _whole(node: Node, name: str) -> int | None:
+    """A whole number that an attribute holds, of a size that a list may have."""
+    text = node.attributes.get(name, "").strip()
+    return int(text) if re.fullmatch(r"-?[0-9]{1,6}", text) else None
 
 
 _NO_TEXT = RAW | frozenset(["!--", "wbr"])

@@ -97,7 +97,7 @@ def _markdown_block(block: Block, depth: int = 0) -> str:
         text = f"*{text}*" if text and "*" not in text else text
     elif block.kind == "list":
         lines = []
-        for number, item in enumerate(block.children, 1):
+        for number, item in block.numbered():
             mark = f"{number}. " if block.ordered else "- "
             body = _markdown_runs(item.runs)
             inner = "\n".join(_markdown_block(c) for c in item.children)
@@ -132,6 +132,8 @@ _ALLOWED = set(
 )
 _ALLOWED_ATTRIBUTES = {
     **{tag: {"data-bbox", "class", "data-page", "data-format"} for tag in _ALLOWED},
+    "ol": {"data-bbox", "start"},
+    "li": {"data-bbox", "value"},
     "td": {"data-bbox", "rowspan", "colspan"},
     "th": {"data-bbox", "rowspan", "colspan"},
 }
@@ -192,9 +194,11 @@ def _html_block(block: Block) -> str:
             return html_table(block.table, block.box) if block.table else f'<div class="table"{at}></div>'
         case "list":
             tag = "ol" if block.ordered else "ul"
-            return f"<{tag}{at}>{inner}</{tag}>"
+            start = f' start="{block.start}"' if block.ordered and block.start != 1 else ""
+            return f"<{tag}{start}{at}>{inner}</{tag}>"
         case "list_item":
-            return f"<li{at}>{runs}{inner}</li>"
+            value = "" if block.value is None else f' value="{block.value}"'
+            return f"<li{value}{at}>{runs}{inner}</li>"
         case "image" | "chart":
             return f'<figure class="{block.kind}"{at}>{runs}{inner}</figure>'
         case "caption":
@@ -234,6 +238,10 @@ def _block_dict(block: Block) -> dict[str, Any]:
         out["level"] = block.level
     if block.kind == "list":
         out["ordered"] = block.ordered
+        if block.start != 1:
+            out["start"] = block.start
+    if block.value is not None:
+        out["value"] = block.value
     if block.format:
         out["format"] = block.format
     if block.box:

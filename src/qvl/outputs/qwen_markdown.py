@@ -56,7 +56,7 @@ class _Reader:
         self.at = 0
         self.made: list[Draft] = []
         self.paragraph: list[str] = []
-        self.items: list[tuple[bool, str]] = []
+        self.items: list[tuple[int | None, str]] = []  # the number of an ordered list's item, and its text
         self.pending: tuple[str, tuple[float, ...]] | None = None  # a comment that waits for its table
         self.log = RepairLog()
         self.inner: tuple[str, ...] = ()  # what HTML tables needed
@@ -93,10 +93,25 @@ class _Reader:
             if runs:
                 self._add(Block(kind="paragraph", runs=runs))
         if self.items:
-            children = tuple(Block(kind="list_item", runs=inline_runs(text)) for _, text in self.items)
-            ordered = self.items[0][0]
+            start = self.items[0][0]
+            # writers number every item 1, and renderers count on; other leaps are meant
+            counted = len({number for number, _ in self.items}) > 1
+            due, children = start, []
+            for number, text in self.items:
+                leap = counted and number is not None and number != due
+                children.append(
+                    Block(kind="list_item", runs=inline_runs(text), value=number if leap else None)
+                )
+                due = None if number is None else number + 1
             self.items = []
-            self._add(Block(kind="list", ordered=ordered, children=children))
+            self._add(
+                Block(
+                    kind="list",
+                    ordered=start is not None,
+                    start=1 if start is None else start,
+                    children=tuple(children),
+                )
+            )
 
     def _line(self, line: str) -> None:
         stripped = line.strip()
@@ -145,10 +160,11 @@ class _Reader:
         if item:
             if self.paragraph:
                 self._flush()
-            ordered = item[2][0].isdigit()
-            if self.items and self.items[0][0] != ordered:
+            digits = item[2].rstrip(".)")
+            number = int(digits) if digits.isdecimal() and len(digits) < 7 else None
+            if self.items and (self.items[0][0] is None) != (number is None):
                 self._flush()
-            self.items.append((ordered, item[3].rstrip()))
+            self.items.append((number, item[3].rstrip()))
             return
         if self.items and line[:1] in " \t":
             marker, text = self.items[-1]
