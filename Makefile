@@ -33,7 +33,7 @@ baseline: $(VENV)/run.done
 
 # Other people's stored runs and scorers beside qvl's: FOLDER holds the official repositories (benchmarks/evaluate/peers.py).
 oracles: $(VENV)/dev.done
-	$(PIP) Levenshtein apted Distance zss anls anls_star
+	$(PIP) Levenshtein apted Distance zss anls anls_star nltk
 	$(BIN)/python benchmarks/evaluate/stored.py $(FOLDER)
 	$(BIN)/python benchmarks/evaluate/pairs.py $(FOLDER)
 

@@ -353,6 +353,24 @@ def kreta(folder: Path) -> Path:
     return folder
 
 
+def ocrbench_v2(folder: Path) -> Path:
+    rows = [
+        {"type": "text recognition en", "question": "What is written?", "answers": ["OPEN"]},
+        {"type": "table parsing en", "question": "Write it as HTML.",
+         "answers": ["<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>"]},
+        {"type": "key information extraction en", "question": "Give the fields.",
+         "answers": [{"total": ["12.50", "$12.50"], "date": ["2024-01-02"]}]},
+        {"type": "text spotting en", "question": "Find all words.", "answers": [],
+         "bbox": [[10, 10, 60, 10, 60, 30, 10, 30], [10, 50, 90, 50, 90, 70, 10, 70]], "content": ["EXIT", "Hello!"]},
+        {"type": "cognition VQA cn", "question": "哪一个? A. 一 B. 二", "answers": ["B"], "eval": "multiple choice"},
+    ]  # fmt: skip
+    for i, row in enumerate(rows):
+        row |= {"dataset_name": "made", "id": i, "image_path": f"EN_part/{i}.jpg"}
+        put_image(folder / row["image_path"])
+    put_json(folder / "OCRBench_v2.json", rows)
+    return folder
+
+
 # name: (what writes it, right answers by id of the first items)
 MAKERS = {
     "docvqa": (docvqa, {"100": "line 0"}),
@@ -360,6 +378,16 @@ MAKERS = {
     "textvqa": (textvqa, {"0": "Stop."}),
     "chartqa": (chartqa, {"human-0": "104", "augmented-0": "95.5"}),
     "ocrbench": (ocrbench, {"0": "It says centre here", "4": "a=b^{2}"}),
+    "ocrbench_v2": (
+        ocrbench_v2,
+        {
+            "0": "It says open",
+            "2": '{"date": "2024-01-02", "total": "$ 12.50"}',
+            "4": "答案是B",
+            "1": "```html\n<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>\n```",
+            "3": "[[10, 10, 60, 30, 'exit'], [12, 50, 90, 70, 'Hello']]",
+        },
+    ),
     "mathvista": (
         mathvista,
         {"1": "(B) green", "3": "so the answer is 5 apples", "4": "about 1.23", "5": "[1,2]"},

@@ -5,6 +5,7 @@ import pytest
 from benchmark_files import MAKERS, base64_image, put_tsv
 from qvl.errors import QvlError
 from qvl.evaluate.benchmarks import BENCHMARKS, benchmark, readers
+from qvl.evaluate.benchmarks import page_rules as rules
 from qvl.evaluate.benchmarks.aitz import Step, coat_click, direction, gold_step, hits
 from qvl.evaluate.benchmarks.charades import iou, official_span, said_span
 from qvl.evaluate.benchmarks.chartqa import relaxed, strict
@@ -369,3 +370,36 @@ def test_options_are_written_as_the_models_know_them(tmp_path):
     question = benchmark("mmmu").samples(MAKERS["mmmu"][0](tmp_path), generation="qwen2_5_vl")[0].question
     assert question.startswith("Question: <image 1> Which")
     assert "\nOptions:\nA. one\nB. two\n" in question
+
+
+def test_teds_counts_cells_and_spans():
+    table = "<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>"
+    assert rules.table_similarity(table, table) == 1
+    one_cell_of_six_nodes = table.replace("<td>2</td>", "<td>3</td>")
+    assert rules.table_similarity(one_cell_of_six_nodes, table) == pytest.approx(1 - 1 / 6)
+    assert rules.table_similarity(table.replace("<td>b", '<td colspan="2">b'), table) == pytest.approx(
+        1 - 1 / 6
+    )
+    assert rules.table_similarity("no table", table) == 0
+    assert rules.markdown_table("| a | b |\n|---|---|\n| 1 | 2 |") == table
+
+
+def test_the_official_outline_rule_ignores_all_words_and_ours_does_not():
+    truth, other = "# Title\none line", "# Other\nsomething else"
+    assert rules.outline_similarity(other, truth) == 1
+    assert rules.outline_with_words(other, truth) < 0.7
+    assert rules.outline_with_words(truth, truth) == 1
+
+
+def test_page_similarity_is_one_for_the_same_long_text_and_nothing_for_none():
+    text = "all the words of a page that is long enough for four words at once"
+    assert rules.page_similarity(text, text) == pytest.approx(1, abs=1e-3)
+    assert rules.page_similarity("", text) == 0
+    assert 0 < rules.page_similarity(text.replace("page", "sheet"), text) < 1
+    assert rules.words_of("한 글 字") == ["한", "글", "字"]
+
+
+def test_fields_read_from_json_or_pairs():
+    assert rules.read_fields('```json\n{"a": 1}\n```') == {"a": "1"}
+    assert rules.read_fields("total: 5, date: now") == {"total": "5", "date": "now"}
+    assert rules.fields_f1({"a": "1", "x": "y"}, {"a": "1"}) == 0.5

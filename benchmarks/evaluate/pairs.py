@@ -8,6 +8,7 @@ A disagreement is signed in SIGNED by (peer, kind of mutation): who is right, an
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import types
@@ -30,11 +31,13 @@ from qvl.evaluate.benchmarks import (
     mathvista,
     mmmu,
     ocrbench,
+    ocrbench_v2,
     refcoco,
     screenspot,
     textvqa,
     videomme,
 )
+from qvl.evaluate.benchmarks import page_rules as rules
 
 Case = tuple[str, Any]  # (kind of mutation, arguments)
 WORDS = "red blue total amount street 2019 Seoul invoice 서울 発行 never price three apples main the".split()
@@ -562,12 +565,205 @@ def _their_step(evaluator: Any, row: dict[str, Any], said: dict[str, Any]) -> tu
     return bool(found["type_match"]), bool(found["exact_match"])
 
 
+def html_table(rng: random.Random) -> list[list[str]]:
+    return [[rng.choice(WORDS) for _ in range(rng.randint(1, 4))] for _ in range(rng.randint(1, 4))]
+
+
+def written(rows: list[list[str]], tag: str = "td", span: str = "") -> str:
+    body = "".join(f"<tr>{''.join(f'<{tag}{span}>{c}</{tag}>' for c in r)}</tr>" for r in rows)
+    return f"<html><body><table>{body}</table></body></html>"
+
+
+def pages(folder: Path, count: int) -> None:
+    """OCRBench v2: TEDS, outlines, fields, and the rules of short answers."""
+    scripts = folder / "MultimodalOCR/OCRBench_v2/eval_scripts"
+    html, etree = package("lxml.html"), package("lxml.etree")
+    config = package("apted.config").Config
+    apted = package("apted")
+    tree = take(
+        scripts / "TEDS_metric.py",
+        "TEDS",
+        html=html,
+        etree=etree,
+        deque=list,
+        APTED=apted.APTED,
+        Config=config,
+        Tree=package("apted.helpers").Tree,
+        distance=package("distance"),
+        tqdm=None,
+        parallel_process=None,
+    )()
+    rng, tables, fields, lines = random.Random(9), [], [], []
+    while min(len(tables), len(fields), len(lines)) < count:
+        rows = html_table(rng)
+        truth = written(rows)
+        other = [[rng.choice(WORDS) if rng.random() < 0.3 else c for c in r] for r in rows]
+        for kind, said in (
+            ("the same", truth),
+            ("other words", written(other)),
+            ("a row less", written(rows[:-1])),
+            ("a row more", written([*rows, rows[0]])),
+            ("header cells", written(rows, "th")),
+            ("spans", written(rows, "td", " colspan=2")),
+            ("bold cells", written([[f"<b>{c}</b>" for c in r] for r in rows])),
+            ("another table", written(html_table(rng))),
+            ("empty cells", written([["" for _ in r] for r in rows])),
+            ("no table", "<html><body><p>x</p></body></html>"),
+        ):
+            tables.append((kind, (said, truth)))
+        pairs = {
+            rng.choice(WORDS): [rng.choice(WORDS), rng.choice(WORDS)][: rng.randint(1, 2)] for _ in range(3)
+        }
+        flat = {k: v[-1] for k, v in pairs.items()}
+        for kind, said in (
+            ("the same", str(flat)),
+            ("JSON in a fence", "```json\n" + json.dumps(flat) + "\n```"),
+            ("upper case", str({k: v.upper() for k, v in flat.items()})),
+            ("pairs", "\n".join(f"{k}: {v}" for k, v in flat.items())),
+            ("a field less", str(dict(list(flat.items())[1:]))),
+            ("a field more", str({**flat, "x": "y"})),
+            ("prose", "I see nothing"),
+        ):
+            fields.append((kind, (said, pairs)))
+        page = "\n".join(("# " if rng.random() < 0.3 else "") + phrase(rng) for _ in range(rng.randint(1, 6)))
+        for kind, said in (
+            ("the same", page),
+            ("a line less", page.rpartition("\n")[0]),
+            ("other words", page.upper()),
+            ("no headings", page.replace("# ", "")),
+            ("blank lines", page.replace("\n", "\n\n")),
+            ("empty", ""),
+        ):
+            lines.append((kind, (said, page)))
+    compare(
+        "teds",
+        "MultimodalOCR TEDS_metric",
+        tables,
+        lambda s, t: float(rules.table_similarity(s, t)),
+        lambda s, t: float(tree.evaluate(s, t)),
+    )
+    zss = package("zss")
+    parts = take(
+        scripts / "TEDS_metric.py",
+        "convert_str_to_dict",
+        "generate_combinations",
+        "compute_f1_score",
+        "doc_parsing_evaluation",
+        Node=zss.Node,
+        simple_distance=zss.simple_distance,
+    )
+
+    def their_fields(said: str, truth: Any) -> float:
+        found = parts["convert_str_to_dict"](said)
+        return float(max(parts["compute_f1_score"](found, t) for t in parts["generate_combinations"](truth)))
+
+    compare(
+        "fields",
+        "MultimodalOCR TEDS_metric",
+        fields[:count],
+        lambda s, t: float(max(rules.fields_f1(rules.read_fields(s), c) for c in rules.field_choices(t))),
+        their_fields,
+    )
+    compare(
+        "outline, official",
+        "MultimodalOCR TEDS_metric",
+        lines[:count],
+        lambda s, t: float(rules.outline_similarity(s, t)),
+        lambda s, t: float(parts["doc_parsing_evaluation"](s, t)),
+    )
+    vqa = take(
+        scripts / "vqa_metric.py",
+        "vqa_evaluation",
+        "cn_vqa_evaluation",
+        "vqa_evaluation_case_sensitive",
+        "counting_evaluation",
+        "math_expression_evaluation",
+        ipdb=None,
+    )
+    cases = texts(count, phrase, seed=10)
+    for name, peer, options in (
+        ("short answers", "vqa_evaluation", {}),
+        ("short answers, Chinese", "cn_vqa_evaluation", {"chinese": True}),
+        ("short answers, case", "vqa_evaluation_case_sensitive", {"case": True}),
+    ):
+        compare(
+            f"ocrbench_v2, {name}",
+            f"MultimodalOCR {peer}",
+            cases,
+            lambda s, a, o=options: float(ocrbench_v2.vqa(s, a, **o)),
+            lambda s, a, p=peer: float(vqa[p](s, list(a))),
+        )
+    compare(
+        "ocrbench_v2, formulas",
+        "MultimodalOCR math_expression_evaluation",
+        cases,
+        lambda s, a: float(ocrbench_v2.formula(s, a)),
+        lambda s, a: float(vqa["math_expression_evaluation"](s, list(a))),
+    )
+    counts = texts(count, lambda r: str(r.randint(1, 60)), numbers_near, seed=11)
+    for method in ("exact match", "regression"):
+        compare(
+            f"ocrbench_v2, counts by {method}",
+            "MultimodalOCR counting_evaluation",
+            counts,
+            lambda s, a, m=method: float(ocrbench_v2.count(s, a, m)),
+            lambda s, a, m=method: float(vqa["counting_evaluation"](s, list(a), m)),
+        )
+    boxed = take(scripts / "IoUscore_metric.py", "calculate_iou", "extract_coordinates")
+    found = [
+        ("boxes", (f"({a}, {b}, {c}, {d}) or [{a},{b},{c + 1},{d}]", (b, a, c, d)))
+        for a, b, c, d in (
+            [rng.randint(0, 1100) for _ in range(2)] + [rng.randint(400, 1000) for _ in range(2)]
+            for _ in range(count)
+        )
+    ]
+    compare(
+        "ocrbench_v2, last box",
+        "MultimodalOCR IoUscore_metric",
+        found,
+        lambda s, t: ocrbench_v2.last_box(s),
+        lambda s, t: boxed["extract_coordinates"](s),
+    )
+    nltk = package("nltk.translate.bleu_score")
+    words = [
+        (k, (s.split(), a[0].split()))
+        for k, (s, a) in texts(count, lambda r: " ".join(r.choices(WORDS, k=12)), seed=12)
+    ]
+
+    def their_bleu(said: list[str], truth: list[str]) -> float:
+        value = float(nltk.sentence_bleu([truth], said)) if said else 0.0
+        return value if value > 1e-50 else 0.0  # what is left where no four words meet
+
+    score = package("nltk.translate.meteor_score").single_meteor_score
+    plain = types.SimpleNamespace(stem=lambda w: w)  # no stems,
+    nothing = types.SimpleNamespace(synsets=lambda w: [])  # and no synonyms: both need what nltk downloads
+    compare(
+        "meteor, by equal words", "nltk 3.10, without stems and WordNet", words,
+        lambda s, t: float(rules.meteor(s, t)),
+        lambda s, t: float(score(t, s, stemmer=plain, wordnet=nothing)) if s else 0.0,
+    )  # fmt: skip
+    compare("bleu", "nltk 3.10", words, lambda s, t: float(rules.bleu(s, t)), their_bleu)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("-n", type=int, default=2000)
     args = parser.parse_args()
-    for run in (anls, relaxed, vqa, contained, letters, open_answers, maths, spans, points, boxes, taps):
+    for run in (
+        anls,
+        relaxed,
+        vqa,
+        contained,
+        letters,
+        open_answers,
+        maths,
+        spans,
+        points,
+        boxes,
+        taps,
+        pages,
+    ):
         try:
             run(args.folder, args.n)
         except (NeedsPackage, FileNotFoundError) as e:

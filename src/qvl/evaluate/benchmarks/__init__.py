@@ -12,6 +12,7 @@ BENCHMARKS = {
     "textvqa": "textvqa:TEXTVQA",
     "chartqa": "chartqa:CHARTQA",
     "ocrbench": "ocrbench:OCRBENCH",
+    "ocrbench_v2": "ocrbench_v2:OCRBENCH_V2",
     "mathvista": "mathvista:MATHVISTA",
     "mmmu": "mmmu:MMMU",
     "mmmu_pro": "mmmu:MMMU_PRO",
