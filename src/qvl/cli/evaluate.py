@@ -29,6 +29,7 @@ from qvl.evaluate.page import run_page, write_page
 from qvl.evaluate.runner import Progress, Result, read_result, rescore
 from qvl.evaluate.runner import run as run_items
 from qvl.evaluate.samples import choose
+from qvl.evaluate.scorers.judge import agreement, order_consistency, read_labelled
 from qvl.evaluate.weights_digest import source_digest
 from qvl.units import format_seconds
 
@@ -101,6 +102,12 @@ def run(
     items = (
         own_items(data, scoring) if bench is None else None
     )  # a fault in them is told before a model is opened
+    judged = None
+    if (
+        scoring.judge_labels is not None and items is not None
+    ):  # before the long run: is the judge to be believed?
+        judged = agreement(items.scorer, read_labelled(scoring.judge_labels))
+        print_agreement(judged)
     out = folder.out or RUNS / _run_name(data, source)
     if folder.rescore:
         if items is None:
@@ -118,11 +125,14 @@ def run(
         write_page(run_page(result), folder.report)
     figures = items.figures(result)
     if as_json:
-        print_json(result_dict(result) | ({"figures": figures} if figures else {}))
+        more = {"figures": figures, "judge_agreement": judged, "judge_order": order_consistency(result.lines)}
+        print_json(result_dict(result) | {k: v for k, v in more.items() if v})
     else:
         print_result(result)
         for name, value in figures.items():
             print(f"{name}: {value:.4g}")
+        if (steady := order_consistency(result.lines)) is not None:
+            print(f"the judge gave the same verdict in both orders on {steady:.1%}")
     return 0 if result.status == "complete" and not result.summary.get("num_errors") else 1
 
 
@@ -192,6 +202,16 @@ def result_dict(result: Result) -> dict[str, Any]:
     """run.json with the score beside it, numbers unrounded."""
     folder = None if result.folder is None else str(result.folder)
     return dict(result.about) | {"summary": dict(result.summary), "folder": folder}
+
+
+def print_agreement(found: dict[str, Any]) -> None:
+    kappa = "-" if found["kappa"] is None else f"{found['kappa']:.2f}"
+    print(
+        f"judge against {found['num']} labels: agrees on {found['agreement']:.1%} ({found['low']:.1%} to "
+        f"{found['high']:.1%}), kappa {kappa}, same verdict in both orders {found['order_consistent']:.1%}, "
+        f"{found['no_verdict']} without a verdict",
+        file=sys.stderr,
+    )
 
 
 def print_result(result: Result) -> None:

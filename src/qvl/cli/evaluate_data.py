@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qvl.cli.options import option
+from qvl.cli.options import HUB_NAMES, option
 from qvl.errors import PromptError, QvlError
 from qvl.evaluate.benchmarks import BENCHMARKS, benchmark
 from qvl.evaluate.benchmarks.record import Benchmark
@@ -15,6 +15,8 @@ from qvl.evaluate.runner import TEMPLATE, Result
 from qvl.evaluate.samples import Sample, read_samples
 from qvl.evaluate.scorers import SCORERS, find_scorer, fit_scorer
 from qvl.evaluate.scorers.base import Grade, Scorer
+from qvl.evaluate.scorers.judge import RUBRIC, judge_scorer
+from qvl.tasks import open as door
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,16 @@ class ScoreOptions:
     )
     scorer_option: list[str] | None = option(
         None, "An option of the rule (repeatable; default: none).", metavar="NAME=VALUE"
+    )
+    judge: str | None = option(
+        None, "The model that judges, for --scorer judge (default: none).", metavar=HUB_NAMES
+    )
+    judge_endpoint: str | None = option(None, "The judge's server (default: this machine).", metavar="URL")
+    judge_labels: str | None = option(
+        None, "Answers with a person's labels, to hold the judge to (default: none).", metavar="FILE.jsonl"
+    )
+    rubric: Path | None = option(
+        None, "What the judge goes by (default: the same as the reference, in whatever words)."
     )
     question: str | None = option(None, "Asked about items without a question (default: the scorer's).")
     prompt: str | None = option(
@@ -91,7 +103,7 @@ def find_benchmark(data: str, options: BenchmarkOptions) -> Benchmark | None:
 def own_items(data: str, scoring: ScoreOptions) -> Items:
     """Raises: SampleError, QvlError."""
     samples = read_samples(data, scoring.question)
-    scorer = find_scorer(scoring.scorer or fit_scorer(samples[0]), _options(scoring))
+    scorer = named_scorer(scoring, samples[0])
     return Items(samples, scorer, TEMPLATE if scoring.prompt is None else scoring.prompt)
 
 
@@ -103,13 +115,34 @@ def benchmark_items(
         raise PromptError("--question is for items of your own: a benchmark brings its questions")
     assert options.data_path is not None
     samples = bench.samples(options.data_path, split=options.split, generation=family or "")
-    scorer = bench.scorer if scoring.scorer is None else find_scorer(scoring.scorer)
-    scorer = scorer.with_options(_options(scoring) | ({"official": True} if options.official else {}))
+    scorer = bench.scorer if scoring.scorer is None else named_scorer(scoring, samples[0])
+    if scoring.scorer is None:
+        scorer = scorer.with_options(_options(scoring) | ({"official": True} if options.official else {}))
     settings = bench.settings_for(family or "").to_dict()
     if "max_tokens" in settings:
         settings["max_new_tokens"] = settings.pop("max_tokens")
     about = {"benchmark": bench.name, "split": options.split or bench.splits[0]}
     return Items(samples, scorer, scoring.prompt or "{question}", settings, about, bench)
+
+
+def named_scorer(scoring: ScoreOptions, sample: Sample) -> Scorer:
+    """The one that was asked for, or one that fits a sample. Raises: QvlError."""
+    judging = scoring.judge or scoring.judge_endpoint
+    if scoring.scorer == "judge" and judging:
+        model = door.open_backend(scoring.judge, endpoint=scoring.judge_endpoint)
+        return judge_scorer(model, rubric=RUBRIC if scoring.rubric is None else _read(scoring.rubric))
+    if judging or scoring.judge_labels or scoring.rubric:
+        raise PromptError(
+            "--judge, --judge-endpoint, --judge-labels and --rubric go with --scorer judge and a --judge"
+        )
+    return find_scorer(scoring.scorer or fit_scorer(sample), _options(scoring))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise QvlError(f"{path}: can't be read ({e})") from e
 
 
 def _options(scoring: ScoreOptions) -> dict[str, str | int | float | bool]:

@@ -51,6 +51,8 @@ def find_scorer(name: str, options: Mapping[str, Any] | None = None) -> Scorer:
     """By its name, or a function of the user's own as `file.py:function`. Raises: QvlError."""
     scorer = SCORERS.get(name)
     if scorer is None:
+        if name == "judge":
+            raise QvlError("scorer judge needs a second model: --judge MODEL, or judge_scorer() from Python")
         path, _, function = name.rpartition(":")
         if not path.endswith(".py"):
             raise QvlError(f"no scorer {name!r}; {nearest(name, [*SCORERS, 'judge'])}, or file.py:function")
