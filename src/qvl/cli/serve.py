@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -60,6 +61,12 @@ class HttpOptions:
     allow_media_path: list[Path] | None = option(
         None, "A folder that file:// addresses may lie in (repeatable; default: none).", metavar="FOLDER"
     )
+    cors_origin: list[str] | None = option(
+        None,
+        "An origin whose web pages may ask this server, * for all (repeatable; default: none).",
+        metavar="ORIGIN",
+    )
+    access_log: bool = option(True, "A line on stderr for each request.", "--access-log/--no-access-log")
     max_queue: int = option(
         64, "How many requests may wait beside the running ones; more are told 429.", min=0
     )
@@ -95,12 +102,14 @@ def run(
         max_queue=http.max_queue,
         max_body_bytes=http.max_body_mib * MiB,
         grace_s=http.grace,
+        cors_origins=tuple(http.cors_origin or ()),
     )
     MediaReader(options.media)  # tells a wrong host now
     bound = bind(http.host, http.port)
 
     from qvl.backends.native import load
 
+    _log_to_stderr(http.access_log)
     loaded = load(model, **asdict(engine))
     server = Server(Service(loaded, options))
     shown = f"[{http.host}]" if ":" in http.host else http.host
@@ -112,6 +121,16 @@ def run(
     print(f"{options.model_name} at http://{shown}:{bound.getsockname()[1]}/v1", file=sys.stderr, flush=True)
     server.run(sockets=[bound])
     return 0
+
+
+def _log_to_stderr(with_access: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("qvl.serve")
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.propagate = False
+    logging.getLogger("qvl.serve.access").disabled = not with_access
 
 
 def _name(model: str) -> str:

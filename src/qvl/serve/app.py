@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,7 +22,7 @@ from qvl.serve.guard import Guard
 from qvl.serve.metrics import CONTENT_TYPE
 from qvl.serve.parse import parser_of
 from qvl.serve.problems import Problem, problem_of, to_json, validation_problem
-from qvl.serve.schema import ChatRequest, TokenizeRequest
+from qvl.serve.schema import ChatRequest, DetokenizeRequest, TokenizeRequest
 from qvl.serve.service import Flight, Service
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def create_app(service: Service) -> FastAPI:
 
     # no /docs: that page would load scripts from elsewhere
     app = FastAPI(title="qvl", version=qvl.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    _add_problems(app)
+    _add_problems(app, service)
     _add_chat(app, service)
     _add_information(app, service)
 
@@ -48,13 +49,21 @@ def create_app(service: Service) -> FastAPI:
         service.metrics.refused[status] += 1
 
     app.add_middleware(Guard, options=service.options, refused=refused)
+    if service.options.cors_origins:  # outermost: a browser asks whether it may ask, without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.options.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
     return app
 
 
 # --------------------------------------------------------------------------------------------------- problems
 
 
-def _add_problems(app: FastAPI) -> None:
+def _add_problems(app: FastAPI, service: Service) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return validation_problem(error.errors()).response()
@@ -69,11 +78,11 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(QvlError)
     async def known(_: Request, error: QvlError) -> Response:
-        return problem_of(error).response()
+        return problem_of(error, service.hide).response()
 
     @app.exception_handler(Exception)
     async def unknown(_: Request, error: Exception) -> Response:
-        return problem_of(error).response()
+        return problem_of(error, service.hide).response()
 
 
 # ------------------------------------------------------------------------------------------------------- chat
@@ -113,6 +122,21 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         if body.return_token_strs:
             counted["token_strs"] = [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
         return json_response(counted)
+
+    @app.post("/detokenize", response_class=Response, responses=errors)
+    async def detokenize(body: DetokenizeRequest) -> Response:
+        """The text of tokens."""
+        if body.model is not None:
+            _check_model(body.model, service)
+        tokenizer = service.processor.tokenizer
+        if max(body.tokens, default=0) >= len(tokenizer):
+            raise Problem(
+                400,
+                f"tokens: {max(body.tokens)} is none; there are {len(tokenizer)}",
+                param="tokens",
+                code="invalid_value",
+            )
+        return json_response({"prompt": tokenizer.decode(body.tokens, keep_control=True)})
 
 
 _ERRORS: dict[int | str, str] = {
@@ -238,8 +262,19 @@ def _add_information(app: FastAPI, service: Service) -> None:
     async def health() -> Response:
         """Whether the engine runs; a server for which this is not 200 has to be started anew."""
         alive = service.loop.alive
-        status = {"status": "ok"} if alive else {"status": "failed", "reason": service.loop.failure}
+        reason = service.hide(str(service.loop.failure))
+        status = {"status": "ok"} if alive else {"status": "failed", "reason": reason}
         return json_response(status, 200 if alive else 503)
+
+    @app.get("/ping", response_class=Response, responses={503: {"description": "The engine doesn't run"}})
+    @app.post("/ping", response_class=Response, responses={503: {"description": "The engine doesn't run"}})
+    async def ping() -> Response:
+        """As SageMaker asks: 200 while the engine runs."""
+        return Response(status_code=200 if service.loop.alive else 503)
+
+    @app.get("/version", response_class=Response)
+    async def version() -> Response:
+        return json_response({"version": qvl.__version__})
 
     @app.get("/ready", response_class=Response, responses={503: {"description": "Takes nothing new now"}})
     async def ready() -> Response:

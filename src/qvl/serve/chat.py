@@ -213,6 +213,7 @@ class Completion:
         self._request = request
         self._flight = flight
         self._tokenizer = service.processor.tokenizer
+        self._hide = service.hide
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._model = service.options.model_name
@@ -261,7 +262,7 @@ class Completion:
                 if choice.finish_reason is not None:
                     yield self._chunk(choice, {}, finish_reason=choice.finish_reason)
         except QvlError as e:
-            yield _sse(problem_of(e).body())
+            yield _sse(problem_of(e, self._hide).body())
             return
         options = self._request.stream_options
         if options is not None and options.include_usage:

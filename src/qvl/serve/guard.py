@@ -1,10 +1,16 @@
-"""What stands before every route: the key, the type and size of a body, and how long it may take to arrive."""
+"""What stands before every route: the key, the type and size of a body, and how long it may take to arrive.
+
+Every answer carries x-request-id, the client's own where it sent one, and every request is a line of the access log.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import hmac
+import logging
+import re
+import secrets
 import time
 from collections.abc import Callable
 
@@ -15,7 +21,10 @@ from qvl.serve.settings import ServeOptions
 from qvl.units import format_bytes
 
 # Say nothing of any request, and are asked by machines without a key.
-OPEN_PATHS = frozenset(["/health", "/ready", "/metrics"])
+OPEN_PATHS = frozenset(["/health", "/ready", "/metrics", "/ping", "/version"])
+access = logging.getLogger("qvl.serve.access")
+# Others could forge lines of the log or headers.
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class Guard:
@@ -33,6 +42,34 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = {name: value for name, value in reversed(scope["headers"])}
+        sent_id = headers.get(b"x-request-id", b"")
+        request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else secrets.token_hex(16).encode()
+        bodiless = scope["method"] == "HEAD"
+        began, status = time.perf_counter(), 499  # unless an answer begins, the client left
+
+        async def labelled(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id)]}
+            elif bodiless:
+                message = {**message, "body": b""}
+            await send(message)
+
+        try:
+            # what may be read may be asked for without its body
+            inner = {**scope, "method": "GET"} if bodiless else scope
+            await self._guarded(inner, headers, receive, labelled)
+        finally:
+            client = (scope.get("client") or ("-",))[0]
+            seconds = time.perf_counter() - began
+            path = ascii(scope["path"])[1:-1]
+            access.info(
+                "%s %s %s %d %.3fs %s", client, scope["method"], path, status, seconds, request_id.decode()
+            )
+
+    async def _guarded(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         fault: Problem | None = None
         sent = False
 
@@ -58,7 +95,6 @@ class Guard:
             return problem
 
         try:
-            headers = {name: value for name, value in reversed(scope["headers"])}
             if scope["path"] not in OPEN_PATHS:
                 self._check_key(headers.get(b"authorization", b""))
             if scope["method"] == "POST":

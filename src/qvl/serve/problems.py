@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
@@ -47,17 +49,32 @@ def overloaded(status: int, message: str, retry_after_s: int) -> Problem:
     return Problem(status, message, kind=kind, code="overloaded", headers={"Retry-After": str(retry_after_s)})
 
 
-def problem_of(error: Exception) -> Problem:
-    """The answer to an exception: 400 for what the request brought, 500 for what is ours."""
+def problem_of(error: Exception, hide: Callable[[str], str]) -> Problem:
+    """The answer to an exception: 400 for what the request brought, 500 for what is ours.
+
+    hide: takes the server's own paths out of a text.
+    """
+    words = hide(str(error))
     if isinstance(error, Problem):
-        return error
+        return Problem(
+            error.status, words, kind=error.kind, param=error.param, code=error.code, headers=error.headers
+        )
     if isinstance(error, CapacityError):
-        return Problem(400, str(error), param="messages", code="context_length_exceeded")
+        return Problem(400, words, param="messages", code="context_length_exceeded")
     if isinstance(error, BackendError):
-        return Problem(500, str(error), kind="server_error", code="engine_error")
+        return Problem(500, words, kind="server_error", code="engine_error")
     if isinstance(error, QvlError):
-        return Problem(400, str(error), param="messages", code=_CODES.get(type(error).__name__))
+        return Problem(400, words, param="messages", code=_CODES.get(type(error).__name__))
     return Problem(500, "a fault of the server; its log says more", kind="server_error")
+
+
+def path_hider(folders: Sequence[Path]) -> Callable[[str], str]:
+    """What takes the folders' names off the files below them: clients learn the file's name, not where it is."""
+    names = {str(path) for folder in folders for path in (folder, folder.absolute(), folder.resolve())}
+    names = {name for name in names if len(name) > 1}
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = re.compile("|".join(f"{re.escape(name)}(?:/|(?![\\w.-]))" for name in longest_first))
+    return lambda text: pattern.sub("", text)
 
 
 _CODES = {"MediaError": "invalid_media", "PromptError": "invalid_prompt"}

@@ -352,3 +352,10 @@ class TokenizeRequest(Strict):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either prompt or messages")
         return self
+
+
+class DetokenizeRequest(Strict):
+    """POST /detokenize, as vLLM."""
+
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0, le=2**31)]] = Field(max_length=1_000_000)

@@ -6,6 +6,7 @@ Knows the engine's loop and asyncio; the words of the API are chat.py's, its rou
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections import deque
@@ -13,10 +14,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+import qvl
 from qvl.engine.engine import Event
 from qvl.engine.loop import EngineLoop, Ticket
 from qvl.errors import CapacityError, MediaError, PromptError, QvlError
@@ -26,7 +29,7 @@ from qvl.inputs.processor import MediaSettings, ModelInputs
 from qvl.serve.fields import tell
 from qvl.serve.media import MediaReader
 from qvl.serve.metrics import Metrics
-from qvl.serve.problems import overloaded
+from qvl.serve.problems import overloaded, path_hider
 from qvl.serve.settings import ServeOptions
 from qvl.serve.structured import Grammars
 from qvl.serve.tools import write_tools
@@ -69,6 +72,9 @@ class Service:
         self._longest_token = max(len(tokenizer.token_bytes(i)) for i in range(len(tokenizer)))
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="qvl-inputs")
         self._grammars: Grammars | None = None
+        # a message may speak of a file of the checkpoint, of this package or of another's
+        private = [Path(model.name), Path(self.processor.template.where).parent, Path.home(), Path.cwd()]
+        self.hide = path_hider([*private, Path(qvl.__file__).parent, Path(sys.prefix)])
         self._grammar_lock = threading.Lock()
         self.in_flight = 0  # answers taken on; written on the event loop alone
         self.held_bytes = 0

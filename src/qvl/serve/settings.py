@@ -39,3 +39,4 @@ class ServeOptions:
     max_held_bytes: int = 2 * GiB
     grace_s: float = 30.0  # for running answers to end after SIGTERM
     retry_after_s: int = 2
+    cors_origins: tuple[str, ...] = ()  # web pages that may ask; * for all
