@@ -164,6 +164,9 @@ class VideoLimits:
     merge_size: int = 2
     temporal_patch_size: int = 2
     budget: Literal["frame", "volume"] = "frame"
+    start: float | None = None  # seconds from which on frames are taken
+    end: float | None = None  # and up to which
+    shape: Size | None = None  # frames are shown as if they had this size, whatever the pixel limits
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.num_frames is not None:
@@ -245,6 +248,8 @@ def frame_size(num_frames: int, height: int, width: int, limits: VideoLimits) ->
     Raises: MediaError as smart_resize.
     Source: fetch_video of qwen-vl-utils 0.0.14 ("frame"); Qwen3-VL video processor ("volume").
     """
+    if limits.shape is not None:
+        return smart_resize(*limits.shape, asked_shape_limits(limits))
     if limits.budget == "volume":
         return smart_resize_volume(
             num_frames, height, width, limits.pixels(limits.min_pixels, limits.max_pixels)
@@ -255,6 +260,36 @@ def frame_size(num_frames: int, height: int, width: int, limits: VideoLimits) ->
     most = max(min(768 * token, share), int(limits.min_pixels * 1.05))
     most = min(limits.max_pixels, int(most))
     return smart_resize(height, width, limits.pixels(limits.min_pixels, most))
+
+
+def asked_shape_limits(limits: PixelLimits | VideoLimits) -> PixelLimits:
+    """What a size that was asked for is held to: 4 to 16,384 tokens. Source: smart_resize of qwen-vl-utils 0.0.14."""
+    token = (limits.patch_size * limits.merge_size) ** 2
+    return PixelLimits(
+        4 * token, 16384 * token, limits.patch_size, limits.merge_size, limits.temporal_patch_size
+    )
+
+
+def frame_range(
+    total_frames: int, video_fps: float, start: float | None, end: float | None
+) -> tuple[int, int]:
+    """The first and the last frame of a stretch of a video, both included.
+
+    Raises: MediaError for one that holds no two frames.
+    Source: calculate_video_frame_range of qwen-vl-utils 0.0.14.
+    """
+    if start is None and end is None:
+        return 0, total_frames - 1
+    length = total_frames / video_fps
+    first = 0 if start is None else math.ceil(max(0.0, min(start, length)) * video_fps)
+    last = total_frames - 1
+    if end is not None:
+        last = min(last, math.floor(max(0.0, min(end, length)) * video_fps))
+    if first >= last:
+        raise MediaError(
+            f"no two frames from {start or 0:g} s to {length if end is None else end:g} s of a video of {length:.2f} s"
+        )
+    return first, last
 
 
 def sampled_fps(total_frames: int, video_fps: float, count: int) -> float:

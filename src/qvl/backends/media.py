@@ -85,7 +85,7 @@ def _prepare_image(
 ) -> SentMedia:
     image = load_image(source)
     original = Size(image.height, image.width)
-    asked = settings.min_pixels is not None or settings.max_pixels is not None
+    asked = any(v is not None for v in (settings.min_pixels, settings.max_pixels, settings.resized_height))
     if generation is None or (asked and limits is None):
         if asked:
             why = (
@@ -95,7 +95,8 @@ def _prepare_image(
             )
             raise PromptError(f"pixel limits can't be kept: {why}")
         return SentMedia(_part("image", _image_url(source, image)), None)
-    size = image_size(original, generation, settings.image_limits(limits) if limits else None)
+    size = image_size(settings.shape(original), generation, settings.image_limits(limits) if limits else None)
+    size = replace(size, original=original)
     if asked and size.seen != original:
         # the server's own limits come on top: what is below its least area it enlarges again
         shown = image_size(size.seen, generation, limits)
@@ -159,7 +160,9 @@ def _prepare_video(source: Any, generation: Generation | None, settings: MediaSe
     # never enlarged here: what the family shows at least is its default, and a server may have a least of its own
     side = limits.patch_size * limits.merge_size
     least = limits.min_pixels if settings.min_pixels is not None else min(limits.min_pixels, side * side)
-    clip = load_video(source, replace(limits, min_pixels=least), sample_fps=settings.sample_fps)
+    clip = load_video(
+        source, replace(limits, min_pixels=least), sample_fps=settings.sample_fps, raw_fps=settings.raw_fps
+    )
     size = None
     if generation is not None:
         pixel_limits = limits.pixels(limits.min_pixels, limits.max_pixels)

@@ -42,8 +42,11 @@ Message = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 _MESSAGE_KEYS = {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content"}
-_PIXEL_KEYS = {"min_pixels", "max_pixels"}
-_VIDEO_KEYS = _PIXEL_KEYS | {"total_pixels", "fps", "num_frames", "min_frames", "max_frames", "sample_fps"}
+# those of qwen-vl-utils, and num_frames
+_PIXEL_KEYS = {"min_pixels", "max_pixels", "resized_height", "resized_width"}
+_VIDEO_KEYS = _PIXEL_KEYS | set(
+    "total_pixels fps nframes num_frames min_frames max_frames sample_fps raw_fps video_start video_end".split()
+)
 _SOURCE_KEYS: dict[str, Kind] = {
     "image": "image", "image_url": "image", "video": "video", "video_url": "video"
 }  # fmt: skip

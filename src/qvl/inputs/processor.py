@@ -25,6 +25,8 @@ from qvl.geometry import (
     PixelLimits,
     Size,
     VideoLimits,
+    asked_shape_limits,
+    default_video_limits,
     grid_timestamps,
     seconds_per_grid,
     smart_resize,
@@ -79,7 +81,13 @@ class ModelInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaSettings:
-    """Limits of one call or one item; None leaves the checkpoint's. Pixel limits hold for images and frames."""
+    """Limits of one call or one item; None leaves the checkpoint's.
+
+    Pixel limits hold for images and for each frame of a video, and total_pixels for all its frames, in every
+    generation: with one of them, or another setting that only qwen-vl-utils knows, a video is sampled and sized as that
+    package does it. nframes is its word for num_frames. Without any, a checkpoint's own processor settings count, which
+    from Qwen3-VL on hold for a whole video.
+    """
 
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -89,6 +97,12 @@ class MediaSettings:
     min_frames: int | None = None
     max_frames: int | None = None
     sample_fps: float | None = None  # a list of frames was taken at this rate
+    raw_fps: float | None = None  # of the video that a list was taken from
+    nframes: int | None = None
+    resized_height: int | None = None  # shown as if it had this size; pixel limits don't count then
+    resized_width: int | None = None
+    video_start: float | None = None  # seconds
+    video_end: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -96,20 +110,32 @@ class MediaSettings:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise PromptError(f"{name} is {value!r}; a number is needed")
-            if name.endswith("fps"):
+            if name.endswith("fps") or name in ("video_start", "video_end"):
                 continue
             if value != value or value in (float("inf"), float("-inf")) or int(value) != value:
                 raise PromptError(f"{name} is {value!r}; a whole number is needed")
             object.__setattr__(self, name, int(value))  # JSON may write 401408.0
+        if (self.resized_height is None) != (self.resized_width is None):
+            raise PromptError("resized_height and resized_width come together")
+        for value in (self.resized_height, self.resized_width):
+            if value is not None and value < 1:
+                raise PromptError(f"resized_height and resized_width must be at least 1, one is {value}")
+        if self.nframes is not None and self.num_frames is not None:
+            raise PromptError("nframes and num_frames say the same: give one")
 
     def over(self, other: MediaSettings) -> MediaSettings:
-        """These settings, and the other's where these are silent. fps and num_frames replace each other."""
+        """These settings, and the other's where these are silent. fps, num_frames and nframes replace each other."""
         merged = {k: v if v is not None else getattr(other, k) for k, v in vars(self).items()}
-        if self.fps is not None:
-            merged["num_frames"] = self.num_frames
-        if self.num_frames is not None:
-            merged["fps"] = self.fps
+        counts = ("fps", "num_frames", "nframes")
+        if any(getattr(self, name) is not None for name in counts):
+            merged |= {name: getattr(self, name) for name in counts}
         return MediaSettings(**merged)
+
+    def shape(self, original: Size) -> Size:
+        """The size from which an image's seen size is worked out."""
+        if self.resized_height is None or self.resized_width is None:
+            return original
+        return Size(self.resized_height, self.resized_width)
 
     def _pixels(self, limits: PixelLimits | VideoLimits) -> dict[str, int]:
         low = self.min_pixels if self.min_pixels is not None else limits.min_pixels
@@ -120,21 +146,36 @@ class MediaSettings:
 
     def image_limits(self, limits: PixelLimits) -> PixelLimits:
         """Raises: MediaError if the limits contradict each other."""
+        if self.resized_height is not None:
+            return asked_shape_limits(limits)
         return replace(limits, **self._pixels(limits))
 
     def video_limits(self, limits: VideoLimits) -> VideoLimits:
         """Raises: MediaError if the limits contradict each other."""
+        if limits.budget == "volume" and any(getattr(self, name) is not None for name in _OF_UTILS):
+            own = default_video_limits(limits.patch_size, limits.merge_size, limits.temporal_patch_size)
+            limits = replace(own, fps=limits.fps, num_frames=limits.num_frames)
         changes: dict[str, Any] = self._pixels(limits)
+        changes |= {"start": self.video_start, "end": self.video_end}
+        if self.resized_height is not None and self.resized_width is not None:
+            changes["shape"] = Size(self.resized_height, self.resized_width)
         for name in ("total_pixels", "min_frames", "max_frames"):
             if getattr(self, name) is not None:
                 changes[name] = getattr(self, name)
-        if self.fps is not None or self.num_frames is not None:
-            changes |= {"fps": self.fps, "num_frames": self.num_frames}
+        count = self.num_frames if self.nframes is None else self.nframes
+        if self.fps is not None or count is not None:
+            changes |= {"fps": self.fps, "num_frames": count}
         low = changes.get("min_frames", limits.min_frames)
         high = changes.get("max_frames", limits.max_frames)
         if self.min_frames is None:  # as with pixels
             changes["min_frames"] = min(low, max(high, 1))
         return replace(limits, **changes)
+
+
+# with one of these a video is qwen-vl-utils' to size
+_OF_UTILS = (
+    "min_pixels", "max_pixels", "total_pixels", "nframes", "raw_fps", "resized_height", "video_start", "video_end"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -350,7 +391,7 @@ class Processor:
     def seen_size(self, original: Size, settings: MediaSettings = MediaSettings()) -> Size:
         """The size at which an image is shown to the model. Raises: MediaError for limits it can't be held to."""
         if self.generation.fixed_size is None:
-            return smart_resize(*original, settings.image_limits(self.image_limits))
+            return smart_resize(*settings.shape(original), settings.image_limits(self.image_limits))
         side = math.isqrt(self.image_limits.max_pixels)
         low, high = settings.min_pixels or 0, settings.max_pixels or side * side
         if not low <= side * side <= high:
@@ -375,8 +416,7 @@ class Processor:
             frames = np.asarray(resize(image, seen))[None]
             return [self._slot("image", number, frames, original)]
         video_limits = settings.video_limits(self.video_limits)
-        sample_fps = settings.sample_fps
-        video = load_video(item.source, video_limits, self.read_limits, sample_fps)
+        video = load_video(item.source, video_limits, self.read_limits, settings.sample_fps, settings.raw_fps)
         tp = video_limits.temporal_patch_size
         step = seconds_per_grid(video.fps, tp)
         times = grid_timestamps(video.times, tp)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from qvl.geometry import (
     Size,
     VideoLimits,
     frame_indices,
+    frame_range,
     frame_size,
     sampled_fps,
     sampled_frame_count,
@@ -68,9 +69,9 @@ def choose_frames(
     stated_rate: frames a second by the file's own word, taken where it agrees with the times. Those may be
     rounded to milliseconds, and a rate of 30.0002 instead of 30 would cost a pair of frames.
 
-    Evenly spread indices when the rate is constant, each at its number / rate, as the reference: a rounded time
-    can be written with another last digit. Otherwise evenly spread instants,
-    each with the frame that is on screen then, so that positions which follow time stay true.
+    Of a stretch of it where the limits have a start or an end. Evenly spread indices when the rate is constant, each
+    at its number / rate, as the reference: a rounded time can be written with another last digit. Otherwise evenly
+    spread instants, each with the frame that is on screen then, so that positions which follow time stay true.
     Raises: MediaError as sampled_frame_count.
     """
     total = len(times)
@@ -81,9 +82,13 @@ def choose_frames(
     step = 1 / rate
     constant = all(abs(t - times[0] - i * step) <= step / 4 for i, t in enumerate(times))
     if constant:
+        first, final = frame_range(total, rate, limits.start, limits.end)
+        total = final - first + 1
         count = sampled_frame_count(total, rate, limits)
-        indices = frame_indices(total, count)
+        indices = [first + i for i in frame_indices(total, count)]
         return _Choice(tuple(indices), tuple(i / rate for i in indices), sampled_fps(total, rate, count))
+    if limits.start is not None or limits.end is not None:
+        return _choose_in_stretch(times, seconds, limits)
     # as many instants as a video of constant rate would have; never fewer are on offer
     offered = max(total, round(seconds * (limits.fps or 2.0)), limits.num_frames or 0, limits.min_frames)
     count = sampled_frame_count(offered, offered / seconds, limits)
@@ -97,27 +102,46 @@ def choose_frames(
     return _Choice(tuple(indices), tuple(instants), count / seconds)
 
 
+def _choose_in_stretch(times: Sequence[float], seconds: float, limits: VideoLimits) -> _Choice:
+    """Of a video of variable rate: what lies in the stretch is taken as a video of its own."""
+    low = 0.0 if limits.start is None else max(0.0, limits.start)
+    high = seconds if limits.end is None else min(seconds, limits.end)
+    inside = [i for i, t in enumerate(times) if low <= t - times[0] <= high]
+    if len(inside) < 2:
+        raise MediaError(f"no two frames from {low:g} s to {high:g} s of a video of {seconds:.2f} s")
+    offset = times[inside[0]] - times[0]
+    whole = replace(limits, start=None, end=None)
+    part = choose_frames([times[i] for i in inside], max(high - offset, 1e-3), whole)
+    return _Choice(tuple(inside[i] for i in part.indices), tuple(offset + t for t in part.times), part.fps)
+
+
 def load_video(
     source: Any,
     limits: VideoLimits,
     image_limits: ImageLimits = DEFAULT_LIMITS,
     sample_fps: float | None = None,
+    raw_fps: float | None = None,
 ) -> Video:
     """Reads and samples a path, file URL, data URL, bytes, a list of images, or an array (T, H, W, 3).
 
     Animated images (GIF, WebP, APNG) count as videos. sample_fps: the rate at which a list's frames were
-    taken; a list is used whole unless it exceeds max_frames.
+    taken; a list is used whole unless it exceeds max_frames. raw_fps: the rate by which its frames are numbered in
+    time, where that is another one.
     Raises: MediaError that names the source and the reason.
     """
     if isinstance(source, np.ndarray) or (
         isinstance(source, Sequence) and not isinstance(source, (str, bytes, bytearray, memoryview))
     ):
-        return _from_list(
-            source, limits, image_limits, DEFAULT_LIST_FPS if sample_fps is None else sample_fps
-        )
-    if sample_fps is not None:
+        if limits.start is not None or limits.end is not None:
+            raise MediaError(
+                "video_start and video_end are for files; leave out the frames of a list instead"
+            )
+        rate = DEFAULT_LIST_FPS if sample_fps is None else sample_fps
+        return _from_list(source, limits, image_limits, rate, rate if raw_fps is None else raw_fps)
+    if sample_fps is not None or raw_fps is not None:
+        name = "raw_fps" if sample_fps is None else "sample_fps"
         raise MediaError(
-            "sample_fps is the rate of a list of frames; a video file has its own (fps chooses how many)"
+            f"{name} is a rate of a list of frames; a video file has its own (fps chooses how many)"
         )
     if isinstance(source, Image.Image):
         return _from_animation(source, "image", limits, image_limits)
@@ -159,14 +183,17 @@ def frames_at(
 # ------------------------------------------------------------------------------------ frames as a list
 
 
-def _from_list(frames: Any, limits: VideoLimits, image_limits: ImageLimits, fps: float) -> Video:
+def _from_list(
+    frames: Any, limits: VideoLimits, image_limits: ImageLimits, fps: float, raw_fps: float
+) -> Video:
     total = len(frames)
     if isinstance(frames, np.ndarray) and (frames.ndim != 4 or frames.shape[3] != 3):
         raise MediaError(f"video array: has shape {frames.shape}; needed: (frames, height, width, 3)")
     if total == 0:
         raise MediaError("list of frames: is empty")
-    if not 0 < fps < float("inf"):
-        raise MediaError(f"list of frames: sample_fps is {fps}; it must be above 0")
+    for name, rate in (("sample_fps", fps), ("raw_fps", raw_fps)):
+        if not 0 < rate < float("inf"):
+            raise MediaError(f"list of frames: {name} is {rate}; it must be above 0")
     indices = frame_indices(total, limits.max_frames) if total > limits.max_frames else list(range(total))
     first = load_image(frames[0], image_limits)
     original = Size(first.height, first.width)
@@ -180,7 +207,7 @@ def _from_list(frames: Any, limits: VideoLimits, image_limits: ImageLimits, fps:
             )
         kept.add(image)
     return Video(
-        kept.frames, tuple(i / fps for i in indices), fps * len(indices) / total, original, total / fps
+        kept.frames, tuple(i / raw_fps for i in indices), fps * len(indices) / total, original, total / fps
     )
 
 

@@ -230,8 +230,9 @@ def _seen(backend: Backend, generation: Generation, item: Mapping[str, Any], pix
     own = {k: v for k, v in item.items() if k in MediaSettings.__dataclass_fields__}
     image = load_image(_source(item))
     limits = backend.limits
-    limits = MediaSettings(**own).over(pixels).image_limits(limits) if limits else None
-    return image_size(Size(image.height, image.width), generation, limits).seen
+    asked = MediaSettings(**own).over(pixels)
+    shape = asked.shape(Size(image.height, image.width))
+    return image_size(shape, generation, asked.image_limits(limits) if limits else None).seen
 
 
 def clip_of(item: Mapping[str, Any], generation: Generation, settings: MediaSettings) -> Clip:
@@ -240,7 +241,8 @@ def clip_of(item: Mapping[str, Any], generation: Generation, settings: MediaSett
     asked = MediaSettings(**own).over(settings)
     source = item.get("video", item.get("video_url"))
     source = source["url"] if isinstance(source, Mapping) else source
-    video = load_video(source, asked.video_limits(video_limits(generation)), sample_fps=asked.sample_fps)
+    limits = asked.video_limits(video_limits(generation))
+    video = load_video(source, limits, sample_fps=asked.sample_fps, raw_fps=asked.raw_fps)
     return Clip(duration=video.seconds, frame_times=video.times)
 
 
