@@ -7,7 +7,6 @@ its own.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +21,7 @@ from qvl.catalog.generations.keys import collect_unread
 from qvl.catalog.generations.shape import TextConfig, VisionConfig
 from qvl.catalog.generations.tensors import TensorTable
 from qvl.errors import ConfigError, lfs_pointer, warn_once
+from qvl.records import read_json
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         path = path / "config.json" if path.is_dir() else path
         where = str(path)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except OSError as e:
             raise ConfigError(f"{where}: can't be read ({e.strerror})") from e
         except ValueError as e:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from qvl.errors import ConfigError, PromptError
 from qvl.inputs.sampling import SamplingParams
+from qvl.records import read_json
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def read_generation_config(folder: str | Path, eos_token_ids: tuple[int, ...] = 
     if not path.is_file():
         return GenerationDefaults(SamplingParams(temperature=0.0), eos_token_ids)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: not JSON ({e})") from e
     if not isinstance(raw, dict):

@@ -15,6 +15,7 @@ from math import ceil
 from typing import Any, Literal, NamedTuple
 
 from qvl.errors import ConfigError
+from qvl.records import shown
 
 # how the tensors of one linear are laid out; each has a reader in models/quantized/
 Format = Literal["awq", "gptq", "pack-quantized", "int-quantized", "fp8"]
@@ -161,7 +162,7 @@ def read_quantization(config: Mapping[str, Any] | None) -> Quantization | None:
     reader = _READERS.get(method)
     if reader is None:
         raise ConfigError(
-            f"quant_method {method!r} can't be read; known: {', '.join(_READERS)}. Take the original checkpoint, "
+            f"quant_method {shown(method)} can't be read; known: {', '.join(_READERS)}. Take the original checkpoint, "
             "or one quantised by a known method"
         )
     return reader(config)
@@ -178,7 +179,7 @@ _REFUSED = {
 def _integer(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = config.get(key, default)
     if type(value) is not int:
-        raise ConfigError(f"quantization_config: {key} must be a whole number, is {value!r}")
+        raise ConfigError(f"quantization_config: {key} must be a whole number, is {shown(value)}")
     return value
 
 
@@ -188,7 +189,8 @@ def _choice(config: Mapping[str, Any], key: str, known: Iterable[Any], default: 
     value = value.lower() if isinstance(value, str) else value
     if value not in known:
         raise ConfigError(
-            f"quantization_config: {key} {value!r} can't be read; known: {', '.join(map(str, known))}; {_OTHERWISE}"
+            f"quantization_config: {key} {shown(value)} can't be read; known: "
+            f"{', '.join(map(str, known))}; {_OTHERWISE}"
         )
     return value
 
@@ -198,20 +200,34 @@ def _names(config: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
     for key in keys:
         value = config.get(key) or []
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise ConfigError(f"quantization_config: {key} must be a list of names, is {value!r}")
+            raise ConfigError(f"quantization_config: {key} must be a list of names, is {shown(value)}")
         found += value
     for pattern in found:
-        _check_pattern(pattern)
+        check_pattern(pattern)
     return tuple(found)
 
 
-def _check_pattern(pattern: str) -> None:
+# Quantisers write names with up to three of `.*`; a regular expression has no other bound on its time.
+_MOST_REPEATS = 5
+_LITERAL = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]")  # an escaped character or a class
+_REPEATS = re.compile(r"[*+]|\{\d*,\d*\}")
+_NESTED = re.compile(r"(?:[*+]|\{\d*,?\d*\})[?+]?[^(]*\)+(?:[*+]|\{)")
+
+
+def check_pattern(pattern: str) -> None:
+    """Of `re:` patterns. Raises: ConfigError for one that can't be read or could take for ever."""
     if not pattern.startswith("re:"):
         return
     try:
         re.compile(pattern[3:])
-    except re.error as e:
-        raise ConfigError(f"quantization_config: {pattern!r} is no regular expression ({e})") from e
+    except (re.error, RecursionError, OverflowError) as e:
+        raise ConfigError(f"quantization_config: {shown(pattern)} is no regular expression ({e})") from e
+    plain = _LITERAL.sub("a", pattern[3:])
+    if len(pattern) > 2000 or _NESTED.search(plain) or len(_REPEATS.findall(plain)) > _MOST_REPEATS:
+        raise ConfigError(
+            f"quantization_config: {shown(pattern)} repeats what repeats, or more than {_MOST_REPEATS} parts: it could "
+            "take for ever on a tensor's name"
+        )
 
 
 def _group_size(value: int, where: str = "group_size") -> int:
@@ -264,10 +280,10 @@ def _read_gptq(config: Mapping[str, Any]) -> Quantization:
     dynamic: list[tuple[str, Scheme | None]] = []
     rules = config.get("dynamic") or {}
     if not isinstance(rules, Mapping) or not all(isinstance(r, Mapping) for r in rules.values() if r):
-        raise ConfigError(f"quantization_config: dynamic must map patterns to settings, is {rules!r}")
+        raise ConfigError(f"quantization_config: dynamic must map patterns to settings, is {shown(rules)}")
     for key, changed in rules.items():
         pattern = "re:" + key.removeprefix("-:").removeprefix("+:")
-        _check_pattern(pattern)
+        check_pattern(pattern)
         dynamic.append((pattern, None if key.startswith("-:") else scheme({**config, **(changed or {})})))
 
     def scheme_of(module: str) -> Scheme | None:
@@ -287,7 +303,7 @@ def _block_names(listed: Any) -> list[str]:
         names += part if isinstance(part, list) else [part]
     if not all(isinstance(name, str) for name in names):
         raise ConfigError(
-            f"quantization_config: modules_in_block_to_quantize must be lists of names, is {listed!r}"
+            f"quantization_config: modules_in_block_to_quantize must be lists of names, is {shown(listed)}"
         )
     return names
 
@@ -298,7 +314,7 @@ def _read_fp8(config: Mapping[str, Any]) -> Quantization:
     block = config.get("weight_block_size")
     if not (isinstance(block, list) and len(block) == 2 and all(type(b) is int and b > 0 for b in block)):
         raise ConfigError(
-            f"quantization_config: weight_block_size {block!r} can't be read; published FP8 checkpoints of this "
+            f"quantization_config: weight_block_size {shown(block)} can't be read; published FP8 checkpoints of this "
             f"family have [128, 128]; {_OTHERWISE}"
         )
     scheme = Scheme("fp8", bits=8, block=(block[0], block[1]), scale_name="weight_scale_inv")
@@ -322,7 +338,9 @@ def _read_compressed(config: Mapping[str, Any]) -> Quantization:
         raise ConfigError("quantization_config: compressed-tensors needs config_groups")
     for name, group in named.items():
         if not isinstance(group, Mapping):
-            raise ConfigError(f"quantization_config: config_groups {name} must be an object, is {group!r}")
+            raise ConfigError(
+                f"quantization_config: config_groups {name} must be an object, is {shown(group)}"
+            )
         groups.append((_names(group, "targets"), _compressed_scheme(name, group, config)))
 
     def scheme_of(module: str) -> Scheme | None:

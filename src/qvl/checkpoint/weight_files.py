@@ -7,7 +7,6 @@ Source: the safetensors format description.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl.errors import CheckpointError, lfs_pointer
+from qvl.records import parse_json, read_json
 from qvl.units import MiB
 
 INDEX = "model.safetensors.index.json"
@@ -26,6 +26,8 @@ ITEM_BITS = {
 }  # fmt: skip
 _PIECE = 16 * MiB
 _LONGEST_HEADER = 100_000_000  # the format's own limit
+_LARGEST_INDEX = 64 * MiB
+_MOST_DIMENSIONS = 16
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def read_weight_file(path: Path) -> WeightFile:
             length = int.from_bytes(f.read(8), "little")
             if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
                 raise ValueError(f"a header of {length} bytes can't be in a file of {size}")
-            raw = json.loads(f.read(length))
+            raw = parse_json(f.read(length))
         if not isinstance(raw, dict):
             raise ValueError("its header is no JSON object")
         metadata = raw.pop("__metadata__", None) or {}
@@ -106,7 +108,8 @@ def read_weight_file(path: Path) -> WeightFile:
 
 def _tensor(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
     dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
+    numbers = (*shape, start, end)
+    if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
         raise ValueError(f"{name} has an impossible shape or place")
     if dtype not in ITEM_BITS:
         raise ValueError(f"{name} has the unknown dtype {dtype}")
@@ -124,7 +127,7 @@ def read_index(folder: Path, name: str = INDEX) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        found = read_json(path, _LARGEST_INDEX)["weight_map"]
         return {str(name): str(file) for name, file in found.items()}
-    except (ValueError, KeyError, AttributeError, TypeError) as e:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
         raise CheckpointError(f"{path}: is no weight index ({type(e).__name__}: {e})") from e

@@ -29,11 +29,12 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qvl.catalog.generations.generation import Generation
 from qvl.errors import ConfigError, PromptError, warn_once
+from qvl.inputs.sandbox import BoundedEnvironment, bounded
 from qvl.inputs.tokenizer import MODEL_WORDS, Tokenizer, read_object
+from qvl.records import read_text
 
 log = logging.getLogger(__name__)
 
@@ -268,9 +269,9 @@ class _Generation(Extension):
 
 
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> BoundedEnvironment:
     """The language of chat templates. Source: utils/chat_template_utils.py of transformers 5.24."""
-    env = ImmutableSandboxedEnvironment(
+    env = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     env.filters["tojson"] = _to_json
@@ -278,6 +279,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
     env.globals["strftime_now"] = _now
     return env
 
+
+_LARGEST_TEMPLATE = 1 << 20  # characters; published ones have up to 10,000
 
 # what transformers calls a tokenizer's special tokens, all of which templates may use
 _SPECIAL_TOKENS = (
@@ -325,11 +328,15 @@ class ChatTemplate:
 
         Raises: ConfigError if it can't be parsed.
         """
+        if len(source) > _LARGEST_TEMPLATE:
+            raise ConfigError(f"{where}: has {len(source):,} characters; {_LARGEST_TEMPLATE:,} are enough")
         try:
             self._template = _environment().from_string(source)
             self.variables = meta.find_undeclared_variables(_environment().parse(source))
         except jinja2.TemplateError as e:
             raise ConfigError(f"{where}: can't be parsed ({e})") from e
+        except (RecursionError, SyntaxError, MemoryError, ValueError) as e:  # nested deeper than Python goes
+            raise ConfigError(f"{where}: can't be compiled ({type(e).__name__}: {e})") from e
         self.where = where
         self._constants = constants
 
@@ -356,7 +363,10 @@ class ChatTemplate:
         constants = _special_tokens(folder)
         plain = folder / "chat_template.jinja"
         if plain.is_file():
-            return cls(plain.read_text(encoding="utf-8"), str(plain), **constants)
+            try:
+                return cls(read_text(plain, _LARGEST_TEMPLATE), str(plain), **constants)
+            except (OSError, ValueError) as e:
+                raise ConfigError(f"{plain}: can't be read ({e})") from e
         for name in ("chat_template.json", "tokenizer_config.json"):
             source = read_object(folder / name).get("chat_template")
             if isinstance(source, list):  # several named templates
@@ -408,7 +418,8 @@ class ChatTemplate:
             **given,
         }
         try:
-            rendered = self._template.render(messages=hidden, **variables)
+            with bounded():
+                rendered = self._template.render(messages=hidden, **variables)
         except jinja2.TemplateError as e:
             raise PromptError(f"{self.where}: fails on this conversation ({e})") from e
         except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as e:

@@ -6,7 +6,6 @@ Joins the other files of this room; the arithmetic, decoding and templates are t
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import re
@@ -38,6 +37,7 @@ from qvl.inputs.patches import resize, to_patches
 from qvl.inputs.positions import VisualBlock, first_generation_positions, mrope_positions
 from qvl.inputs.tokenizer import Tokenizer
 from qvl.inputs.video import load_video
+from qvl.records import read_json, shown
 
 log = logging.getLogger(__name__)
 
@@ -485,6 +485,7 @@ _IGNORABLE = frozenset(
 )
 # keys that are ignorable while off, and a different computation when on
 _MUST_BE_OFF = ("do_center_crop", "crop_size", "do_pad", "pad_size")
+_LARGEST_NUMBER = 1 << 32  # the largest published limit is 805,306,368 pixels of a video
 _FRAME_KEYS = ("fps", "num_frames", "min_frames", "max_frames")
 _MUST_BE_ON = ("do_resize", "do_rescale", "do_normalize")
 
@@ -568,7 +569,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         return {}, str(path)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: can't be read as JSON ({e})") from e
     if not isinstance(raw, dict):
@@ -590,7 +591,9 @@ def _read_file(
     """
     size = raw.get("size") or {}
     if not isinstance(size, Mapping):
-        raise ConfigError(f"{where}: size is {size!r}, must be an object with shortest_edge and longest_edge")
+        raise ConfigError(
+            f"{where}: size is {shown(size)}, must be an object with shortest_edge and longest_edge"
+        )
     known = {
         *_IGNORABLE, *_MUST_BE_OFF, *_MUST_BE_ON, *_FRAME_KEYS, *cut, "size", "min_pixels", "max_pixels",
         "image_mean", "image_std", "rescale_factor", "resample", "cap_pixels_per_frame", "max_video_tokens",
@@ -607,10 +610,31 @@ def _read_file(
         odd.append("cap_pixels_per_frame")
     if raw.get("resample") not in (None, 3):
         odd.append("resample")
-    if abs((raw.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-9:
+    numbers = {key: raw.get(key) for key in ("min_pixels", "max_pixels", "max_video_tokens", *_FRAME_KEYS)}
+    numbers |= {f"size.{key}": value for key, value in size.items()}
+    for key, value in numbers.items():
+        whole = key not in ("fps", "size.fps")
+        if value is None:
+            continue
+        right = type(value) in (int, float) and (not whole or value % 1 == 0)
+        if not (right and 0 <= value <= _LARGEST_NUMBER):
+            kind = "a whole number" if whole else "a number"
+            raise ConfigError(
+                f"{where}: {key} is {shown(value)}, must be {kind} from 0 to {_LARGEST_NUMBER:,}"
+            )
+    for key in ("image_mean", "image_std"):
+        value = raw.get(key) or []
+        if not isinstance(value, list) or not all(
+            type(v) in (int, float) and 0 <= v <= 1000 and (v or key == "image_mean") for v in value
+        ):
+            raise ConfigError(f"{where}: {key} is {shown(value)}, must be 3 numbers")
+    factor = raw.get("rescale_factor") or 1 / 255
+    if not isinstance(factor, (int, float)) or not abs(factor - 1 / 255) <= 1e-9:
         odd.append("rescale_factor")
     if odd:
-        raise ConfigError(f"{where}: {', '.join(f'{k} {raw[k]!r}' for k in odd)} is not what these models do")
+        raise ConfigError(
+            f"{where}: {', '.join(f'{k} {shown(raw[k])}' for k in odd)} is not what these models do"
+        )
     low = raw.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge")
     high = raw.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge") or defaults[1]
     low = low or min(defaults[0], high)  # a small maximum alone is meant

@@ -20,6 +20,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from qvl.errors import ConfigError, lfs_pointer, nearest
+from qvl.records import read_json, shown
+from qvl.units import MiB
 
 # How every generation of Qwen cuts text before merging (tokenization_qwen.py; tokenizer.json of Qwen2-VL).
 _SPLIT = (
@@ -59,6 +61,9 @@ def _byte_of_char() -> dict[str, int]:
 
 _BYTE_OF_CHAR = _byte_of_char()
 _CHAR_OF_BYTE = {byte: char for char, byte in _BYTE_OF_CHAR.items()}  # a table for str.translate
+
+
+_LARGEST = 128 * MiB  # bytes of a tokenizer.json; published ones have up to 20 MiB
 
 
 class Tokenizer:
@@ -149,7 +154,7 @@ class Tokenizer:
     def from_file(cls, path: str | Path) -> Tokenizer:
         """From a tokenizer.json with a byte-level decoder. Raises: ConfigError."""
         try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+            raw = read_json(Path(path), _LARGEST)
         except OSError as e:
             raise ConfigError(f"{path}: can't be read ({e.strerror})") from e
         except ValueError as e:
@@ -162,12 +167,27 @@ class Tokenizer:
         raw = dict(raw) if isinstance(raw, Mapping) else {}
         if not isinstance(raw.get("model"), dict) or "vocab" not in raw["model"]:
             raise ConfigError(f"{where}: not a tokenizer file (it has no model.vocab)")
-        decoder = raw.get("decoder") or {}
-        kinds = {part.get("type") for part in decoder.get("decoders", [decoder])}
+        decoder = raw.get("decoder")
+        decoder = decoder if isinstance(decoder, dict) else {}
+        parts = decoder.get("decoders", [decoder])
+        parts = parts if isinstance(parts, list) else [parts]
+        kinds = {str(part.get("type")) if isinstance(part, dict) else shown(part) for part in parts}
         if kinds != {"ByteLevel"}:
             raise ConfigError(f"{where}: its decoder is {sorted(map(str, kinds))}; only ByteLevel is known")
         special = {}
         for token in raw.get("added_tokens") or []:
+            content, number = (
+                (token.get("content"), token.get("id")) if isinstance(token, dict) else ("", None)
+            )
+            if (
+                not isinstance(content, str)
+                or not content
+                or type(number) is not int
+                or not 0 <= number < 1 << 31
+            ):
+                raise ConfigError(
+                    f"{where}: added token {shown(token)} needs a content that isn't empty and an id from 0 on"
+                )
             if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
                 raise ConfigError(f"{where}: added token {token['content']!r} eats its surroundings")
             special[token["content"]] = token["id"]
@@ -176,6 +196,8 @@ class Tokenizer:
         model = dict(raw["model"])
         if isinstance(model["vocab"], dict) and any(text in model["vocab"] for text in special):
             merges = model.get("merges") or []
+            if not isinstance(merges, list) or not all(_is_merge(merge) for merge in merges):
+                raise ConfigError(f"{where}: model.merges must be a list of pairs of texts")
             built = {"".join(m) if isinstance(m, list) else m.replace(" ", "", 1) for m in merges}
             keep = built | {model.get("unk_token")}
             model["vocab"] = {t: i for t, i in model["vocab"].items() if t in keep or t not in special}
@@ -307,13 +329,19 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
+def _is_merge(merge: Any) -> bool:
+    return isinstance(merge, str) or (
+        isinstance(merge, list) and all(isinstance(part, str) for part in merge)
+    )
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """{} without the file. Raises: ConfigError."""
     if not path.is_file():
         return {}
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+        raw = read_json(path)
+    except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: {lfs_pointer(path) or f'not a JSON object ({e})'}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a JSON object (it holds a {type(raw).__name__})")

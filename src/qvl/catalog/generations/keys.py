@@ -18,6 +18,12 @@ from typing import Any, NamedTuple
 from qvl.catalog.generations.generation import Generation, ModelConfig
 from qvl.catalog.generations.shape import TextConfig, VisionConfig
 from qvl.errors import ConfigError
+from qvl.records import shown
+
+# No model has a tenth of these. Tensors are listed by layer and expert, so a config could ask for any amount of time.
+_MOST = 1 << 31
+MOST = dict.fromkeys(("num_hidden_layers", "depth", "layers"), 2048) | {"num_experts": 4096}
+_MOST_EXPERTS = 1 << 18  # of all layers together
 
 _unread: ContextVar[list[str]] = ContextVar("unread")
 
@@ -43,7 +49,7 @@ class Keys:
         """inside: the object of the file that these keys are of, as `text_config`; empty at the top."""
         self.where, self.ignorable, self.inside = where, ignorable, inside
         if not isinstance(raw, Mapping):
-            raise ConfigError(f"{where}: must be an object, is {raw!r}")
+            raise ConfigError(f"{where}: must be an object, is {shown(raw)}")
         self.raw = raw
         self.seen: set[str] = set()
         self.missing: list[str] = []
@@ -60,10 +66,12 @@ class Keys:
         if value is None:
             self.missing.append(key)
             return kind(1)
+        most = MOST.get(key, _MOST)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or kind(value) != value or value < least:
+        if not number or not least <= value <= most or kind(value) != value:  # NaN fails the comparison
             named = "a whole number" if kind is int else "a number"
-            self.wrong.append(f"{key} is {value!r}, must be {named} of at least {least:g}")
+            bound = f"at most {most:,}" if number and value > most else f"at least {least:g}"
+            self.wrong.append(f"{key} is {shown(value)}, must be {named} of {bound}")
             return kind(1)
         return kind(value)
 
@@ -76,7 +84,7 @@ class Keys:
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
         if not isinstance(value, bool):
-            self.wrong.append(f"{key} is {value!r}, must be true or false")
+            self.wrong.append(f"{key} is {shown(value)}, must be true or false")
         return bool(value)
 
     def integers(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -84,9 +92,9 @@ class Keys:
         if value is None:
             self.missing.append(key)
             return ()
-        whole = isinstance(value, (list, tuple)) and all(type(v) is int and v >= 0 for v in value)
-        if not whole:
-            self.wrong.append(f"{key} is {value!r}, must be a list of whole numbers")
+        whole = isinstance(value, (list, tuple)) and len(value) <= MOST["depth"]
+        if not whole or not all(type(v) is int and 0 <= v <= _MOST for v in value):
+            self.wrong.append(f"{key} is {shown(value)}, must be a list of whole numbers")
             return ()
         return tuple(value)
 
@@ -95,7 +103,7 @@ class Keys:
         value = self.get(key, allowed[0])
         if value not in allowed:
             self.wrong.append(
-                f"{key} is {value!r}, only {' or '.join(repr(a) for a in allowed)} is supported"
+                f"{key} is {shown(value)}, only {' or '.join(repr(a) for a in allowed)} is supported"
             )
 
     def require(self, holds: bool, message: str) -> None:
@@ -109,7 +117,7 @@ class Keys:
         """Refuses unknown keys that change the computation, and notes the others."""
         unknown = self.unknown()
         if changing := [key for key in unknown if key in REFUSED and _is_on(self.raw[key])]:
-            named = ", ".join(f"{key} {self.raw[key]!r}" for key in changing)
+            named = ", ".join(f"{key} {shown(self.raw[key])}" for key in changing)
             self.wrong.append(f"{named} changes what is computed, and is not supported")
         prefix = f"{self.inside}." if self.inside else ""
         _unread.get([]).extend(prefix + key for key in unknown if key not in changing)
@@ -191,7 +199,7 @@ def read_rope(k: Keys) -> Rope:
     inner.missing, inner.wrong = k.missing, k.wrong  # reported together with k's
     kind = inner.get("rope_type", inner.get("type", "default"))
     if kind not in ("default", "mrope"):
-        raise ConfigError(f"{k.where}: rope type {kind!r} is not supported; known: default, mrope")
+        raise ConfigError(f"{k.where}: rope type {shown(kind)} is not supported; known: default, mrope")
     rope = Rope(
         theta=inner.number("rope_theta", k.get("rope_theta")),
         section=inner.integers("mrope_section", ()),
@@ -216,7 +224,7 @@ def read_tied(raw: Mapping[str, Any], text_raw: Mapping[str, Any]) -> bool:
 def read_quantization(raw: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
     q = raw.get("quantization_config")
     if q is not None and not isinstance(q, Mapping):
-        raise ConfigError(f"{where}: quantization_config must be an object, is {q!r}")
+        raise ConfigError(f"{where}: quantization_config must be an object, is {shown(q)}")
     return dict(q) if q else None
 
 
@@ -224,7 +232,7 @@ def _eos(raw: Mapping[str, Any], text: Mapping[str, Any], where: str) -> tuple[i
     eos = raw.get("eos_token_id", text.get("eos_token_id"))
     ids = eos if isinstance(eos, list) else [eos]
     if eos is not None and not all(type(i) is int for i in ids):
-        raise ConfigError(f"{where}: eos_token_id is {eos!r}, must be a token id or a list of them")
+        raise ConfigError(f"{where}: eos_token_id is {shown(eos)}, must be a token id or a list of them")
     return () if eos is None else tuple(ids)
 
 
@@ -234,7 +242,7 @@ def text_object(raw: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], 
     if not nested:
         return {k: v for k, v in raw.items() if k != "vision_config"}, where
     if not isinstance(nested, Mapping):
-        raise ConfigError(f"{where}: text_config must be an object, is {nested!r}")
+        raise ConfigError(f"{where}: text_config must be an object, is {shown(nested)}")
     Keys(raw, where, COMMON_IGNORABLE | _TEXT_KEYS).done()
     return nested, f"{where} text_config"
 
@@ -247,6 +255,10 @@ def check_text(k: Keys, text: TextConfig) -> None:
         2 * sum(text.mrope_section) == text.rotary_dim,
         f"mrope_section {list(text.mrope_section)} must sum to {text.rotary_dim // 2}, half the rotated "
         f"{text.rotary_dim} of {text.head_dim} dimensions",
+    )
+    k.require(
+        text.num_hidden_layers * text.num_experts <= _MOST_EXPERTS,
+        f"{text.num_hidden_layers} layers of {text.num_experts} experts are more than {_MOST_EXPERTS:,}",
     )
     k.require(text.rope_theta >= 1, f"rope_theta is {text.rope_theta:g}, must be at least 1")
     k.require(len(text.mrope_section) == 3, f"mrope_section {list(text.mrope_section)} must have 3 parts")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from qvl.checkpoint.check.finding import Finding
 from qvl.checkpoint.stored import listed
 from qvl.checkpoint.weight_files import read_weight_file
 from qvl.errors import CheckpointError
+from qvl.records import read_json
 
 _VISUAL = re.compile(r"(^|\.)visual\.")
 
@@ -18,7 +18,7 @@ _VISUAL = re.compile(r"(^|\.)visual\.")
 def findings(folder: Path) -> Iterator[Finding]:
     path = folder / "adapter_config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
         targets, saved = raw.get("target_modules") or [], raw.get("modules_to_save") or []
     except (OSError, ValueError, AttributeError) as e:
         yield Finding("error", "adapter", f"{path}: not a JSON object ({e})", "save the adapter again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.errors import ConfigError, QvlError
 from qvl.inputs.chat import read_messages
 from qvl.inputs.processor import preprocessor_settings
+from qvl.records import read_json
 
 _ORIGINAL = "take this file from the original model"
 # what config.json numbers, and how the tokenizer of every generation from Qwen2-VL on writes it
@@ -55,7 +55,7 @@ def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _json(path: Path) -> Any:
     """The content, or None without a file. Raises: ValueError."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Iterator[Finding]:
