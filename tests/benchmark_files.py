@@ -371,6 +371,60 @@ def ocrbench_v2(folder: Path) -> Path:
     return folder
 
 
+def cc_ocr(folder: Path) -> Path:
+    rows = [
+        ("scene_en", "document_text", "Read it.", "Open 9 to 5"),
+        ("Korean", "Korean", "Read it.", "가나 다라"),
+        ("doc_photo_eng", "doc", "Write it as LaTeX.", "\\section{One} word"),
+        ("table_scan", "table", "Write it as HTML.", "<table><tr><td>a b</td></tr></table>"),
+        (
+            "SROIE",
+            "constrained_category",
+            "Give the fields.",
+            '{"total": "12.50", "items": [{"name": "tea"}]}',
+        ),
+    ]
+    header = ["index", "image", "question", "answer", "split", "l2-category"]
+    cells = [[str(i), base64_image(), q, a, s, c] for i, (s, c, q, a) in enumerate(rows)]
+    put_tsv(folder / "CCOCR.tsv", header, cells)
+    return folder
+
+
+def omnidocbench(folder: Path) -> Path:
+    pages = []
+    for i in range(5):
+        put_image(folder / "images" / f"page_{i}.png")
+        blocks = [
+            {"category_type": "title", "text": f"Heading {i}", "order": 1, "anno_id": 1},
+            {"category_type": "text_block", "text": "the first half of a sentence", "order": 2, "anno_id": 2},
+            {"category_type": "text_block", "text": "and the other half.", "order": 5, "anno_id": 5},
+            {"category_type": "equation_isolated", "latex": "\\mathrm{x}^2 = 4", "order": 3, "anno_id": 3},
+            {
+                "category_type": "table",
+                "html": "<table><tr><td>1</td><td>2</td></tr></table>",
+                "order": 4,
+                "anno_id": 4,
+            },
+            {"category_type": "figure", "order": 6, "anno_id": 6},
+        ]
+        relation = [{"source_anno_id": 2, "target_anno_id": 5, "relation_type": "truncated"}]
+        info = {"image_path": f"page_{i}.png", "page_attribute": {"language": "english"}}
+        pages.append({"layout_dets": blocks, "page_info": info, "extra": {"relation": relation}})
+    put_json(folder / "OmniDocBench.json", pages)
+    return folder
+
+
+PAGE = """# Heading 0
+
+the first half of a sentence and the other half.
+
+$$x^2 = 4$$
+
+| 1 | 2 |
+|---|---|
+"""
+
+
 # name: (what writes it, right answers by id of the first items)
 MAKERS = {
     "docvqa": (docvqa, {"100": "line 0"}),
@@ -387,6 +441,20 @@ MAKERS = {
             "1": "```html\n<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>\n```",
             "3": "[[10, 10, 60, 30, 'exit'], [12, 50, 90, 70, 'Hello']]",
         },
+    ),
+    "cc_ocr": (
+        cc_ocr,
+        {
+            "scene_en-0": "to open: 5 9",
+            "Korean-1": "가나다라",
+            "doc_photo_eng-2": "```latex\n\\section{One}word```",
+            "table_scan-3": "<table border=1><tr>\n<td>ab</td></tr></table>",
+            "SROIE-4": '```json\n{"items": [{"name": "tea"}], "total": "12.50"}\n```',
+        },
+    ),
+    "omnidocbench": (
+        omnidocbench,
+        {"page_0.png": PAGE.replace("| 1 | 2 |\n|---|---|", "<table><tr><td>1</td><td>2</td></tr></table>")},
     ),
     "mathvista": (
         mathvista,

@@ -1,5 +1,6 @@
 """Each benchmark reads five items in its official layout, words its prompt, and scores by its rule."""
 
+import numpy as np
 import pytest
 
 from benchmark_files import MAKERS, base64_image, put_tsv
@@ -13,6 +14,7 @@ from qvl.evaluate.benchmarks.docvqa import anls
 from qvl.evaluate.benchmarks.lvbench import official_letter as lvbench_letter
 from qvl.evaluate.benchmarks.mathvista import normalise
 from qvl.evaluate.benchmarks.mmmu import open_right, parse_letter, parse_open, parse_pro_letter
+from qvl.evaluate.benchmarks.omnidocbench import assign
 from qvl.evaluate.benchmarks.refcoco import first_generation_box
 from qvl.evaluate.benchmarks.screenspot import seeclick_point
 from qvl.evaluate.benchmarks.textvqa import vqa_accuracy
@@ -403,3 +405,34 @@ def test_fields_read_from_json_or_pairs():
     assert rules.read_fields('```json\n{"a": 1}\n```') == {"a": "1"}
     assert rules.read_fields("total: 5, date: now") == {"total": "5", "date": "now"}
     assert rules.fields_f1({"a": "1", "x": "y"}, {"a": "1"}) == 0.5
+
+
+def test_the_assignment_is_the_cheapest():
+    optimize = pytest.importorskip("scipy.optimize")
+    draw = np.random.default_rng(0)
+    for rows, columns in ((1, 1), (3, 5), (6, 2), (7, 7), (0, 3)):
+        cost = draw.random((rows, columns))
+        ours = assign(cost.tolist())
+        assert len(ours) == min(rows, columns)
+        at = optimize.linear_sum_assignment(cost)
+        assert sum(cost[r, c] for r, c in ours.items()) == pytest.approx(cost[at].sum())
+
+
+def test_a_page_that_misses_its_table_and_formula_pays_for_them(tmp_path):
+    bench = benchmark("omnidocbench")
+    sample = bench.samples(MAKERS["omnidocbench"][0](tmp_path))[0]
+    text_only = "# Heading 0\n\nthe first half of a sentence and the other half."
+    grade = bench.scorer.grade(reply(text_only, sample), sample)
+    assert grade.score == pytest.approx(1 / 3)
+    figures = bench.figures([(sample, grade)])
+    assert figures["text edit distance"] == 0
+    assert figures["formula edit distance"] == 1
+    assert figures["table TEDS"] == 0
+
+
+def test_fields_of_key_information_are_pooled_over_a_set(tmp_path):
+    bench = benchmark("cc_ocr")
+    sample = bench.samples(MAKERS["cc_ocr"][0](tmp_path), split="kie")[0]
+    half = bench.scorer.grade(reply('{"total": "12.50", "items": [{"name": "coffee"}]}', sample), sample)
+    assert half == (0.5, {"met": 1, "wrong": 2})
+    assert bench.figures([(sample, half)])["kie"] == pytest.approx(0.5)

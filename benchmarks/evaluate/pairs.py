@@ -12,6 +12,7 @@ import json
 import random
 import sys
 import types
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from stored import table
 
 from qvl.evaluate.benchmarks import (
     aitz,
+    cc_ocr,
     charades,
     chartqa,
     docvqa,
@@ -32,6 +34,7 @@ from qvl.evaluate.benchmarks import (
     mmmu,
     ocrbench,
     ocrbench_v2,
+    omnidocbench,
     refcoco,
     screenspot,
     textvqa,
@@ -745,6 +748,116 @@ def pages(folder: Path, count: int) -> None:
     compare("bleu", "nltk 3.10", words, lambda s, t: float(rules.bleu(s, t)), their_bleu)
 
 
+def parsing(folder: Path, count: int) -> None:
+    """CC-OCR and OmniDocBench beside their ports."""
+    base = folder / "lmms-eval/lmms_eval/tasks"
+    bag = take(base / "cc_ocr/evaluators/ocr_metric.py", "_tokenize_for_sample", "_compute_pr_f1")
+    cases = texts(count, phrase, seed=13)
+
+    def theirs(said: str, answers: tuple[str, ...], track: str, subset: str) -> float:
+        truth, words = bag["_tokenize_for_sample"](track, subset, answers[0], said)
+        return round(float(bag["_compute_pr_f1"](truth, words)[2]), 6)
+
+    def ours(said: str, answers: tuple[str, ...], track: str, subset: str) -> float:
+        first, second = (cc_ocr.tokens(t, track, subset) for t in (said, answers[0]))
+        return round(cc_ocr.bag_f1(first, second), 6)
+
+    for name in (
+        "multi_scene_ocr en",
+        "multi_scene_ocr zh_scene",
+        "multi_lan_ocr Korean",
+        "multi_lan_ocr French",
+    ):
+        wide = [(k, (*a, *name.split())) for k, a in cases]
+        compare(f"cc_ocr, {name}", "lmms-eval cc_ocr", wide, ours, theirs)
+    nltk = types.SimpleNamespace(edit_distance=package("Levenshtein").distance)
+    names = ("_eval_doc", "_eval_formula", "_eval_molecular")
+    doc = take(base / "cc_ocr/evaluators/doc_parsing_metric.py", *names, nltk=nltk)
+    for kind, mine in (("doc", cc_ocr.document), ("formula", cc_ocr.formula), ("molecular", cc_ocr.molecule)):
+        port = doc[f"_eval_{kind}"]
+        compare(
+            f"cc_ocr, {kind}",
+            "lmms-eval cc_ocr",
+            cases,
+            lambda s, a, m=mine: float(m(f"```latex\n{s}```", a[0])),
+            lambda s, a, p=port: float(p(f"```latex\n{s}```", a[0])),
+        )
+    names = ("kie_normalize_text", "normalize_values_of_nested_dict", "post_process_to_json")
+    common = take(base / "cc_ocr/evaluators/common.py", *names)
+    more = {k: common[k] for k in names} | {"Node": object, "zss": None}
+    kie = take(base / "cc_ocr/evaluators/kie_metric.py", "_cal_f1_over_samples", "_parse_pred_and_gt", **more)
+    rng = random.Random(14)
+    fields: list[Case] = []
+    while len(fields) < count:
+        kinds = [lambda: phrase(rng), lambda: [phrase(rng), phrase(rng)], lambda: {"name": phrase(rng)}]
+        truth = {rng.choice(WORDS): rng.choice(kinds)() for _ in range(3)}
+        text = json.dumps(truth, ensure_ascii=False)
+        for kind, said in (
+            ("the same", text),
+            ("in a fence", f"```json\n{text}\n```"),
+            ("cut off", f"```json\n{text}"),
+            ("prose", "none"),
+            ("other value", text.replace("red", "blue")),
+            ("a field less", json.dumps(dict(list(truth.items())[1:]))),
+            ("full width", text.replace("2019", "２０１９")),
+            ("upper case", text.upper()),
+        ):
+            fields.append((kind, (said, text)))
+
+    def their_f1(said: str, truth: str) -> float:
+        a, b = kie["_parse_pred_and_gt"]({"pred": said, "gt": truth})
+        return round(float(kie["_cal_f1_over_samples"]({"x": a}, {"x": b})), 5)
+
+    def our_f1(said: str, truth: str) -> float:
+        met, wrong = cc_ocr.field_counts(cc_ocr.read_object(said), json.loads(truth))
+        return round(met / (met + wrong / 2 + 1e-6), 5)
+
+    compare("cc_ocr, key information", "lmms-eval cc_ocr", fields, our_f1, their_f1)
+    names = ("_compute_text_edit_distance", "_compute_formula_edit_distance", "_parse_prediction")
+    distance = package("Levenshtein")
+    page = take(
+        base / "omnidocbench/utils.py",
+        *names,
+        Levenshtein=distance,
+        unicodedata=unicodedata,
+        eval_logger=None,
+    )
+    documents: list[Case] = []
+    while len(documents) < count:
+        lines = [phrase(rng) for _ in range(rng.randint(1, 5))]
+        for kind, parts in (
+            ("the same", lines),
+            ("shuffled", rng.sample(lines, len(lines))),
+            ("one less", lines[1:]),
+            ("upper case", [t.upper() for t in lines]),
+            ("one more", [*lines, phrase(rng)]),
+            ("others", [phrase(rng) for _ in lines]),
+            ("none", []),
+            ("marks", [f"**{t}**!" for t in lines]),
+        ):
+            documents.append((kind, (parts, lines)))
+    for kind, plain in (("text", omnidocbench.plain_text), ("formula", omnidocbench.plain_formula)):
+        port = page[f"_compute_{kind}_edit_distance"]
+
+        def our_edit(said: list[str], truth: list[str], plain: Any = plain) -> float:
+            edits, length = omnidocbench.edit(said, truth, plain)
+            return edits / length if length else 0.0
+
+        def their_edit(said: list[str], truth: list[str], port: Any = port) -> float:
+            return float(port(truth, said)["distance"])
+
+        compare(f"omnidocbench, {kind}", "lmms-eval omnidocbench", documents, our_edit, their_edit)
+    tail = "$$x^2$$\n\n<table><tr><td>1</td></tr></table>"
+    whole = [(k, ("\n\n".join([f"# {t[0]}", *s, tail]),)) for k, (s, t) in documents]
+    compare(
+        "omnidocbench, parts",
+        "lmms-eval omnidocbench",
+        whole,
+        omnidocbench.said_parts,
+        page["_parse_prediction"],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -763,6 +876,7 @@ def main() -> None:
         boxes,
         taps,
         pages,
+        parsing,
     ):
         try:
             run(args.folder, args.n)

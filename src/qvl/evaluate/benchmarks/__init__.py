@@ -26,6 +26,8 @@ BENCHMARKS = {
     "screenspot_pro": "screenspot:SCREENSPOT_PRO",
     "refcoco": "refcoco:REFCOCO",
     "kreta": "kreta:KRETA",
+    "cc_ocr": "cc_ocr:CC_OCR",
+    "omnidocbench": "omnidocbench:OMNIDOCBENCH",
 }
 
 
