@@ -175,10 +175,13 @@ def test_decimal_gigabytes_are_not_taken_for_binary_ones():
         assert find_device(name).memory_bytes <= most * 10**9
 
 
-def test_four_bit_floats_are_blackwells_alone():
+def test_four_bit_floats_are_blackwells_and_cdna4s():
     from qvl.catalog.devices import devices
 
-    assert {d.name for d in devices() if "fp4" in d.rates} == {"b200", "b300"}
+    assert {d.name for d in devices() if "fp4" in d.rates} == {
+        *("b200", "b300", "gb200", "gb300", "gb10", "thor"),  # Blackwell
+        "mi355x",  # CDNA 4; MI300X and MI325X have none
+    }
 
 
 def test_official_checkpoints_are_under_the_makers_name():
