@@ -202,3 +202,19 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a complete random Qwen2.5-VL: 2 layers, hidden 32, 2-block tower, 276 tokens in 320 rows."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    """Takes a model's shape away: every size of today has one."""
+    from dataclasses import replace
+
+    from qvl.catalog import models
+
+    def take(name):
+        found = tuple(replace(m, shape="") if m.name == name else m for m in models.models())
+        models._index.cache_clear()
+        monkeypatch.setattr(models, "models", lambda: found)
+
+    yield take
+    models._index.cache_clear()

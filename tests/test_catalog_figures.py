@@ -8,7 +8,7 @@ import pytest
 from qvl.catalog import figures
 from qvl.catalog.devices import devices
 from qvl.catalog.figures import Figure, Kind, figure, sources
-from qvl.catalog.models import models, regressions
+from qvl.catalog.models import models, others, regressions
 from qvl.catalog.scores import used
 from qvl.errors import CatalogError
 
@@ -49,6 +49,7 @@ def test_no_source_is_dead():
     named |= {c.source.key for m in models() for c in m.checkpoints} | {
         m.licence.source.key for m in models()
     }
+    named |= {o.source.key for o in others().values()}
     assert set(sources()) - named == set()
 
 

@@ -108,7 +108,7 @@ def test_a_report_and_a_plot_of_nothing_do_not_hide_the_answer(qvl, tmp_path):
     code, out, _ = qvl(*args)
     assert code == 1
     assert "--min-quality 99 decides" in out
-    assert "without --min-quality 99: Qwen3-VL" in " ".join(out.split())
+    assert "without --min-quality 99: Qwen3.5-9B" in " ".join(out.split())
     assert "nothing to plot" in out
     assert not picture.exists()
     assert "without --min-quality 99" in page.read_text(encoding="utf-8")

@@ -39,10 +39,21 @@ def test_allow_stale_answers_and_warns(capsys):
 
 
 def test_on_an_earlier_day_the_same_prices_are_fresh(capsys):
-    words = [w if w != "2026-11-23" else "2026-05-20" for w in OWN]
-    code, _, err = run(capsys, *words, "--exchange-rate", "7.3")
+    words = ["cost", "--model", "qwen3.7-plus", "--image", "1280x720", "--requests", "100k",
+             "--gpu", "1xh100", "--self-model", "qwen2.5-vl-7b"]  # fmt: skip
+    code, _, err = run(capsys, *words, "--today", "2026-09-25")
     assert code == 0
     assert "warning" not in err
+    code, _, err = run(capsys, *words, "--today", "2027-03-01")
+    assert code == 2
+    assert "qwen3.7-plus is 270 days old" in err
+
+
+def test_a_price_from_after_the_day_that_is_asked_about_is_refused(capsys):
+    words = [w if w != "2026-11-23" else "2026-05-20" for w in OWN]
+    code, _, err = run(capsys, *words, "--exchange-rate", "7.3")
+    assert code == 2
+    assert "rent of h100 (secure) is dated 2026-08-19, after today" in err
 
 
 def test_a_users_file_makes_the_verdict_fresh(capsys, tmp_path):
@@ -91,15 +102,15 @@ def test_yuan_and_dollars_tell_the_same_story(capsys):
         facts(capsys, *OWN, "--allow-stale"),
         facts(capsys, *OWN, "--allow-stale", "--currency", "cny"),
     )
-    assert yuan["api"]["per_month"] == pytest.approx(7.3 * dollars["api"]["per_month"])
-    assert yuan["own"][0]["per_month"] == pytest.approx(7.3 * dollars["own"][0]["per_month"])
+    assert yuan["api"]["per_month"] == pytest.approx(6.72 * dollars["api"]["per_month"])
+    assert yuan["own"][0]["per_month"] == pytest.approx(6.72 * dollars["own"][0]["per_month"])
     assert yuan["break_even"][0]["needed"] == pytest.approx(dollars["break_even"][0]["needed"])
 
 
 def test_the_guides_server_is_priced_owned_and_rented(capsys):
     words = ["cost", "--model", "qwen-vl-max@2025-07", "--prompt-tokens", "900", "--answer-tokens", "100",
              "--requests", "100k", "--gpu", "8xh100", "--self-model", "qwen2.5-vl-72b"]  # fmt: skip
-    found = facts(capsys, *words, "--allow-stale", *TODAY)
+    found = facts(capsys, *words, "--allow-stale", *TODAY, "--exchange-rate", "7.3")  # the guide's
     assert found["api"]["per_million_tokens"] == pytest.approx(0.493, abs=0.001)
     assert found["api"]["per_month"] == pytest.approx(49.3, abs=0.1)
     owned = next(b for b in found["own"] if b["side"] == "owned")

@@ -73,7 +73,8 @@ def test_a_page_shows_what_other_sources_say(qvl):
     assert "70.2" in line
 
 
-def test_a_size_without_config_points_to_the_config_flag(qvl):
+def test_a_size_without_config_points_to_the_config_flag(qvl, unseen):
+    unseen("Qwen3.5-4B")
     _, out, _ = qvl("qwen3.5-4b")
     assert "--config" in out
 

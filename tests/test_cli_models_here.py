@@ -313,7 +313,8 @@ def test_a_page_says_it_in_a_sentence_and_for_each_checkpoint(qvl, on, tmp_path)
         ("qwen-vl-max", "needs no machine: it runs through an API"),
     ],
 )
-def test_a_page_says_why_not(qvl, on, tmp_path, name, said):
+def test_a_page_says_why_not(qvl, on, unseen, tmp_path, name, said):
+    unseen("Qwen3.5-4B")
     on(host(tmp_path))
     assert f"here {said}" in " ".join(qvl(name)[1].split())
 
@@ -360,7 +361,8 @@ def test_json_has_every_run_and_the_machine(qvl, on, tmp_path):
     assert here["runs"] == [run.to_json() for run in runs_on(find_model("qwen2.5-vl-7b"), machine)]
 
 
-def test_json_of_hosted_and_unseen_models_claims_nothing(qvl, on, tmp_path):
+def test_json_of_hosted_and_unseen_models_claims_nothing(qvl, on, unseen, tmp_path):
+    unseen("Qwen3.5-4B")
     on(host(tmp_path))
     assert json.loads(qvl("qwen-vl-max", "--json")[1])["here"] is None
     here = json.loads(qvl("qwen3.5-4b", "--json")[1])["here"]

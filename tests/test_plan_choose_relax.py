@@ -137,14 +137,17 @@ def test_the_ways_out_are_those_that_a_search_without_short_cuts_finds(wish):
 
 @pytest.mark.parametrize("wish", WISHES)
 def test_an_unmet_choice_plans_few_machines(monkeypatch, wish):
-    """It planned 7,000 deployments for the second of these; what isn't planned takes no time."""
+    """It planned 7,000 deployments for the second of these; what isn't planned takes no time.
+
+    1,200 were allowed for the catalogue of 2025, of 6 devices with a rent; there are 9 now, and a third more models.
+    """
     asked = []
     monkeypatch.setattr(room, "evaluate", lambda request: (asked.append(request), evaluate(request))[1])
     planner = CachedPlanner()
     choice = pick(planner=planner, book=BOOK, **wish)
     with_ways_out(choice, planner, BOOK)
     assert not choice.ranked
-    assert len(asked) <= 1200
+    assert len(asked) <= 1600
 
 
 def test_a_remembered_plan_is_the_plan_itself():

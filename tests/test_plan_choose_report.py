@@ -193,7 +193,8 @@ def test_words_from_outside_are_escaped(choice):
     )
     page = html_report(poisoned, evil)
     assert evil not in page
-    assert page.count("&lt;script&gt;") == 4
+    # a warning, the name of the page, a reason, a line of the best; the best model that was kept out, once more
+    assert page.count("&lt;script&gt;") == 5
 
 
 def test_the_data_is_json_and_complete(choice):

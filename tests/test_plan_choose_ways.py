@@ -290,7 +290,7 @@ def test_an_api_promises_no_latency():
 
 
 def test_hosted_names_warn_of_changing_snapshots():
-    c = find(pick(book=BOOK, where=("api",)), "Qwen-VL-Max")
+    c = find(pick(book=BOOK, where=("api",)), "qwen3-vl-plus")
     assert any("changing snapshots" in line for line in c.why)
 
 

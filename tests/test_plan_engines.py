@@ -428,7 +428,7 @@ def test_a_version_older_than_the_model_is_a_reason():
 
 def test_a_version_with_a_known_fault_says_so_with_the_way_out():
     setup = resolve(FitRequest(config=SEVEN_B, name="Qwen2.5-VL-7B-Instruct", engine="vllm@0.8.1"))
-    assert "pictures read wrong" in setup.notes[0]
+    assert "images read wrong" in setup.notes[0]
     assert "0.8.2" in setup.notes[0]
     assert not setup.problems
     assert not resolve(FitRequest(config=SEVEN_B, engine="vllm@0.8.2")).notes

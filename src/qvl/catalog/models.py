@@ -45,6 +45,17 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Other:
+    """A name of the wider family that qvl doesn't run, and what it is for."""
+
+    name: str
+    what: str
+    status: str
+    source: Source
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class Regression:
     """An engine version that makes a family wrong, and the way out."""
 
@@ -88,6 +99,8 @@ class Model:
     engines: Mapping[str, Figure]  # engine → first version that serves it well
     checkpoints: tuple[Checkpoint, ...]  # all of them, the 16-bit original first
     notes: tuple[Figure, ...]
+    retired: Figure | None = None  # the day from which its name answers no more
+    replacement: str = ""  # the catalogue name that its maker, or we, advise instead
 
     @property
     def generation(self) -> Generation:
@@ -113,6 +126,8 @@ class Model:
             "context": self.context,
             "languages": self.languages,
         }
+        if self.retired:
+            found["retired"] = self.retired
         if self.parameters:
             found["parameters"] = self.parameters
         found |= {f"ability {k}": v for k, v in self.abilities.items()}
@@ -155,6 +170,15 @@ def regressions() -> tuple[Regression, ...]:
     )
 
 
+@cache
+def others() -> Mapping[str, Other]:
+    """Names of the wider family that are no rows of `models`, by their plain spelling."""
+    return {
+        _plain(raw["name"]): Other(**{**raw, "source": _source(raw["source"], raw["name"])})
+        for raw in _raw()["others"]
+    }
+
+
 def regressions_of(engine: str, family: str) -> list[Regression]:
     return [r for r in regressions() if r.engine == engine and family in r.families]
 
@@ -166,8 +190,8 @@ def models() -> tuple[Model, ...]:
 
 
 _MODEL_KEYS = set(
-    """name title family variant aliases hub_id hosted shape released licence context languages parameters
-    abilities engines checkpoints notes""".split()
+    """name title family variant aliases hub_id hosted shape retired replacement released licence context languages
+    parameters abilities engines checkpoints notes""".split()
 )
 
 
@@ -211,6 +235,8 @@ def _model(raw: Mapping[str, Any]) -> Model:
         engines=figs("engines"),
         checkpoints=tuple(published),
         notes=tuple(figure(n, f"{name} notes") for n in raw.get("notes", ())),
+        retired=fig("retired") if "retired" in raw else None,
+        replacement=raw.get("replacement", ""),
     )
 
 
@@ -241,6 +267,8 @@ def resolve(name: str) -> tuple[Model, Checkpoint | None]:
     Raises: CatalogError with the nearest names.
     """
     found = _index().get(_plain(name))
+    if found is None and (other := others().get(_plain(name))):
+        raise CatalogError(f"{other.name} ({other.what}): {other.status}")
     if found is None:
         spellings = ((_plain(alias), _plain(model.name)) for model in models() for alias in model.aliases)
         other_spellings = {alias for alias, proper in spellings if alias not in proper}

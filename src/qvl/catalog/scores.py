@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,9 @@ class Score:
     benchmark: Benchmark
     metric: str
     figure: Figure
+    mode: str = (
+        ""  # "thinking": the model thought before it answered; "" where it can't or the source doesn't say
+    )
 
     @property
     def value(self) -> float:
@@ -80,7 +83,7 @@ def _score(raw: Mapping[str, str], line: int) -> Score:
         reason=raw["used_because"],
     )
     bench = Benchmark(raw["benchmark"], raw["variant"])
-    return Score(raw["model"], raw["precision"], raw["series"], bench, raw["metric"], fig)
+    return Score(raw["model"], raw["precision"], raw["series"], bench, raw["metric"], fig, raw["mode"])
 
 
 @cache
@@ -100,7 +103,7 @@ def _settle(group: list[Score]) -> Score:
     others = tuple(s.figure for s in group if s.value != best.value)
     reason = (f.reason or "the youngest document of the best kind of source") if others else ""
     fig = Figure(f.value, f.source, f.date, f.kind, f.verified, f.note, others, reason)
-    return Score(best.model, best.precision, best.series, best.benchmark, best.metric, fig)
+    return replace(best, figure=fig)
 
 
 def scores_of(model: str, precision: str = "bf16") -> tuple[Score, ...]:

@@ -1,5 +1,4 @@
 # Qwen/Qwen3-VL-30B-A3B-Instruct-FP8 (fp8) on vllm 0.32.0, 4xl40s: 2 copies of 2 GPU(s)
-# WARNING: that Qwen/Qwen3-VL-30B-A3B-Instruct-FP8 exists was not confirmed here
 # VLLM_MEDIA_URL_ALLOW_REDIRECTS                    a redirect would lead around the list of hosts
 # --max-model-len 6144                              500 tokens of text + 4,294 of images or videos + 1,000 answer = 5,794, rounded up to 1,024
 # --gpu-memory-utilization 0.9                      share of the whole card that vLLM takes, weights included; the plan fits in it

@@ -18,11 +18,15 @@ Planner = Callable[[FitRequest], FitResult]  # plan.evaluate.evaluate, or one th
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one deployment won't do. `gap` compares failures of one stage: the smallest is the nearest miss."""
+    """Why one deployment won't do. `gap` compares failures of one stage: the smallest is the nearest miss.
+
+    `hopeless`: more cards of the same device would break the same requirement.
+    """
 
     stage: str
     reason: str
     gap: float = 0.0
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

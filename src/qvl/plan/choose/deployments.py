@@ -23,7 +23,7 @@ from qvl.plan.choose.machines import (
     rented_machines,
     why_no_machine,
 )
-from qvl.plan.choose.quality import Quality, quantisation_loss
+from qvl.plan.choose.quality import Quality, quantisation_loss, scored_thinking
 from qvl.plan.choose.requirement import SECONDS_PER_MONTH, Requirement, Where
 from qvl.plan.evaluate import FitResult
 from qvl.plan.workload import Workload
@@ -72,8 +72,8 @@ def deployments(
 
 
 def workload_of(req: Requirement, model: Model) -> Workload:
-    """A thinking variant's answers are longer by what it thinks."""
-    if model.variant != "thinking":
+    """Whose scores were taken while it thought is planned with its thoughts, so that like is compared with like."""
+    if not scored_thinking(model.name):
         return req.workload
     return replace(req.workload, answer_tokens=round(req.workload.answer_tokens * req.thinking_factor))
 
@@ -93,6 +93,9 @@ def _rented(case: _Case) -> Iterator[Outcome]:
     failures: dict[int, Failure] = {}
     late: list[tuple[float, int]] = []
     reached = -1 if case.reasons else len(STAGES)  # what can't come further than this isn't planned
+    over: dict[
+        tuple[str, str, str], Failure
+    ] = {}  # more cards of the device can't be cheaper a prompt than one
     machines = rented_machines(case.req, case.model, case.book)
     for i, machine in enumerate(machines):
         kept = by_plan.setdefault((machine.engine, machine.precision), [])
@@ -102,7 +105,8 @@ def _rented(case: _Case) -> Iterator[Outcome]:
         if limit is not None and (seconds := least_seconds(machine, case.workload)) > limit:
             late.append((seconds, i))
             continue
-        sure = _sure_to_fail(case, machine)
+        device = (machine.engine, machine.precision, machine.hardware.device.name)
+        sure = _sure_to_fail(case, machine) or over.get(device)
         if sure and STAGES.index(sure.stage) <= reached:
             outcome: Outcome = sure
         else:
@@ -111,6 +115,8 @@ def _rented(case: _Case) -> Iterator[Outcome]:
             kept.append((outcome, machine))
         else:
             failures[i] = outcome
+            if outcome.hopeless and machine.hardware.count == 1:
+                over[device] = outcome
             reached = max(reached, STAGES.index(outcome.stage))
     found = [_cheapest(kept) for kept in by_plan.values() if kept]
     yield from (_with_request_price(case, c, machine) for c, machine in found)
@@ -191,7 +197,8 @@ def _too_many(req: Requirement, plan: FitResult, machine: CandidateMachine, wher
         return Failure("volume", what)
     budget = req.budget_per_month
     if budget is not None and machine.rent(servers) > budget:
-        return Failure("budget", what)
+        share = _wanted(req.requests_per_month) * plan.speed.ttft_s  # of servers, before rounding up
+        return Failure("budget", what, hopeless=share * machine.rent() > budget)
     return None
 
 

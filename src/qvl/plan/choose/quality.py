@@ -3,7 +3,8 @@
 Models are scored on different benchmarks, so plain means don't compare: a model tried on the hard ones only
 would look bad. Scores are therefore read as model + benchmark (two additive effects, least squares), and a
 model's expected quality is its mean over all of the task's benchmarks with the unpublished ones filled in.
-A filled-in cell is never better than the score of a model that wins wherever both were tried.
+A filled-in cell is never better than the best that was published on that benchmark, nor than the score of a
+model that wins wherever both were tried.
 """
 
 from __future__ import annotations
@@ -72,6 +73,13 @@ def _published() -> Mapping[tuple[str, Benchmark], Score]:
     }
 
 
+@cache
+def scored_thinking(model: str) -> bool:
+    """Whether its headline scores were taken while it thought: then thoughts belong to what an answer costs."""
+    found = [s for (name, _), s in _published().items() if name == model]
+    return any(s.mode == "thinking" for s in found) if found else find_model(model).variant == "thinking"
+
+
 def published_percent(model: str, benchmark: Benchmark) -> tuple[float, str] | None:
     """(score on a 0-100 scale, its source), or None when none is published."""
     found = _published().get((model, benchmark))
@@ -109,6 +117,9 @@ def task_quality(task: Task) -> Mapping[str, Quality]:
     }
     table = {key: value for key, (value, _) in found.items()}
     model_effect, benchmark_effect = additive_fit(table)
+    best = {
+        b: max((v for (_, other), v in table.items() if other == b), default=100.0) for b in task.benchmarks
+    }
     result = {}
     for name in model_effect:
         own = [(b, table[name, b]) for b in task.benchmarks if (name, b) in table]
@@ -116,7 +127,7 @@ def task_quality(task: Task) -> Mapping[str, Quality]:
         filled = []
         for b in task.benchmarks:
             if (name, b) not in table:
-                caps = [100.0, *(table[other, b] for other in better if (other, b) in table)]
+                caps = [best[b], *(table[other, b] for other in better if (other, b) in table)]
                 filled.append((b, max(0.0, min(model_effect[name] + benchmark_effect[b], *caps))))
         misses = [value - model_effect[name] - benchmark_effect[b] for b, value in own]
         every = [value for _, value in own + filled]

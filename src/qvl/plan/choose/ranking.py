@@ -130,6 +130,8 @@ def _furthest(failures: Sequence[Failure]) -> Failure:
 def _fails_hard(req: Requirement, model: Model) -> Failure | None:
     if model.hosted and req.private:
         return Failure("privacy", "hosted only: the images would leave your premises")
+    if model.retired:
+        return Failure("place", f"switched off on {model.retired.value}; use {model.replacement}")
     if model.hosted and not req.may_use_api:
         return Failure("place", "hosted only, and an API is not asked for")
     if req.commercial and model.licence.commercial == "no":
