@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "qvl.cli.evaluate_confidence",
         "whether a model knows when it is wrong; a cascade of two",
     ),
+    "eval import": ("qvl.cli.evaluate_import", "another harness's answers as a run, to score and compare"),
     "eval label": ("qvl.cli.evaluate_label", "correct a model's answers into labelled items"),
     "eval plan": ("qvl.cli.evaluate_plan", "how many items a difference takes"),
     "eval published": ("qvl.cli.evaluate_published", "published scores, with measured runs beside them"),

@@ -1,0 +1,37 @@
+"""`qvl eval import LOG`: another harness's answers as a run, to score and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qvl.cli.evaluate import RUNS, print_result, result_dict
+from qvl.cli.options import JsonOption, command, option
+from qvl.cli.tables import print_json
+from qvl.evaluate.imports import import_run
+from qvl.evaluate.scorers import SCORERS, find_scorer
+
+
+@command
+def run(
+    log: Annotated[
+        str,
+        typer.Argument(help="A samples_*.jsonl of lmms-eval, or a VLMEvalKit .tsv with a column prediction."),
+    ],
+    out: Path | None = option(None, "The run's folder (default: runs/, named after the log).", "-o", "--out"),
+    scorer: str | None = option(
+        None, "The rule (default: one that fits the truth).", metavar="|".join(SCORERS)
+    ),
+    fresh: bool = option(False, "Replace the run that the folder holds.", "--fresh"),
+    as_json: JsonOption = False,
+) -> int:
+    """Another harness's answers as a run of qvl: scored by our rules, compared item by item."""
+    rule = None if scorer is None else find_scorer(scorer)
+    result = import_run(log, out or RUNS / Path(log).stem, rule, fresh=fresh)
+    if as_json:
+        print_json(result_dict(result))
+    else:
+        print_result(result)
+    return 0
