@@ -39,8 +39,8 @@ def send_all(operation, mode, sent: list[int]) -> None:
         if isinstance(case.body, dict):  # so that some reach the engine, and none for long
             if isinstance(case.body.get("model"), str):
                 case.body["model"] = "tiny"
-            if operation.label.startswith("POST /v1/chat"):
-                case.body["max_tokens"] = 2
+            if operation.label.startswith("POST /v1/"):
+                case.body["max_output_tokens" if "responses" in operation.label else "max_tokens"] = 2
                 case.body.pop("max_completion_tokens", None)
         response = case.call()
         sent.append(response.status_code)

@@ -361,6 +361,18 @@ class Processor:
             written.append((part, trusted))
         return written
 
+    def text_inputs(self, ids: Sequence[int]) -> ModelInputs:
+        """A prompt of tokens, without media. Raises: PromptError for none, unknown ones and placeholders of media."""
+        if not ids:
+            raise PromptError("the prompt has no tokens")
+        if max(ids) >= len(self.tokenizer):
+            raise PromptError(f"the prompt has token {max(ids)}; there are {len(self.tokenizer)}")
+        if {self.image_token_id, self.video_token_id} & set(ids):
+            raise PromptError(
+                "the prompt holds the placeholder of an image or video, of which a text has none"
+            )
+        return self._assemble(ids, ())
+
     def _assemble(self, ids: Sequence[int], slots: Sequence[_Slot]) -> ModelInputs:
         expanded: list[int] = []
         media: list[MediaSpan] = []

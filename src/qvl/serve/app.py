@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,11 +18,19 @@ from starlette.types import Receive, Scope, Send
 import qvl
 from qvl.errors import QvlError
 from qvl.serve.chat import Completion, constraints_of, conversation_of, conversation_to_count, params_of
+from qvl.serve.completions import launched_text
 from qvl.serve.guard import Guard
 from qvl.serve.metrics import CONTENT_TYPE
 from qvl.serve.parse import parser_of
 from qvl.serve.problems import Problem, problem_of, to_json, validation_problem
-from qvl.serve.schema import ChatRequest, DetokenizeRequest, TokenizeRequest
+from qvl.serve.responses import ResponsesAnswer, chat_request_of
+from qvl.serve.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+)
 from qvl.serve.service import Flight, Service
 
 T = TypeVar("T")
@@ -94,18 +102,17 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", response_class=Response, responses=errors)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation with images and videos, whole or as server-sent events."""
-        _check_model(body.model, service)
-        flight = service.enter(body.n or 1)
-        with contextlib.ExitStack() as held:
-            held.enter_context(flight)
-            completion = await unless_gone(request, _launched(body, service, flight))
-            if completion is None:
-                return Response(status_code=499)  # the client has gone
-            if body.stream:
-                held.pop_all()  # the stream closes the flight
-                return EventStream(completion.pieces(), flight)
-            whole = await unless_gone(request, completion.whole())
-            return Response(status_code=499) if whole is None else json_response(whole)
+        return await _answered(body, request, service, body.n or 1, _launched)
+
+    @app.post("/v1/completions", response_class=Response, responses=errors)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Texts that go on, whole or as server-sent events."""
+        return await _answered(body, request, service, len(body.prompts) * (body.n or 1), launched_text)
+
+    @app.post("/v1/responses", response_class=Response, responses=errors)
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        """As chat completions, in the form of OpenAI's Responses. Nothing is stored."""
+        return await _answered(body, request, service, 1, _launched_response)
 
     @app.post("/tokenize", response_class=Response, responses=errors)
     async def tokenize(body: TokenizeRequest) -> Response:
@@ -150,6 +157,47 @@ _ERRORS: dict[int | str, str] = {
     500: "The device failed; other requests go on",
     503: "The server is shutting down: come back after Retry-After seconds",
 }
+
+
+class _Asked(Protocol):
+    model: str
+    stream: bool | None
+
+
+class _Answer(Protocol):
+    async def whole(self) -> dict[str, Any]: ...
+
+    def pieces(self) -> AsyncIterator[bytes]: ...
+
+
+B = TypeVar("B", bound=_Asked)
+
+
+async def _answered(
+    body: B,
+    request: Request,
+    service: Service,
+    count: int,
+    launch: Callable[[B, Service, Flight], Awaitable[_Answer]],
+) -> Response:
+    """Whole or as a stream; an answer nobody waits for any more is given up."""
+    _check_model(body.model, service)
+    flight = service.enter(count)
+    with contextlib.ExitStack() as held:
+        held.enter_context(flight)
+        answer = await unless_gone(request, launch(body, service, flight))
+        if answer is None:
+            return Response(status_code=499)  # the client has gone
+        if body.stream:
+            held.pop_all()  # the stream closes the flight
+            return EventStream(answer.pieces(), flight)
+        whole = await unless_gone(request, answer.whole())
+        return Response(status_code=499) if whole is None else json_response(whole)
+
+
+async def _launched_response(body: ResponsesRequest, service: Service, flight: Flight) -> ResponsesAnswer:
+    chat = chat_request_of(body)
+    return ResponsesAnswer(body, chat, await _launched(chat, service, flight), service)
 
 
 async def _launched(body: ChatRequest, service: Service, flight: Flight) -> Completion:

@@ -15,7 +15,7 @@ from qvl.inputs.processor import MediaSettings
 from qvl.inputs.sampling import SamplingParams
 from qvl.outputs.thinking import Piece, ThinkSplitter
 from qvl.serve.problems import Problem, overloaded, problem_of, to_json
-from qvl.serve.schema import ChatRequest, Message, NamedTool, TokenizeRequest
+from qvl.serve.schema import ChatRequest, CompletionRequest, Message, NamedTool, TokenizeRequest
 from qvl.serve.service import LOW_DETAIL_PIXELS, Conversation, Flight, Service
 from qvl.serve.structured import structured
 from qvl.serve.tools import Call, CallReader, ForcedCallReader, Said, call_grammar
@@ -84,7 +84,7 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     return {**part, "type": kind, kind: address["url"]}
 
 
-def params_of(request: ChatRequest) -> list[SamplingParams]:
+def params_of(request: ChatRequest | CompletionRequest) -> list[SamplingParams]:
     """One for each of the n answers; with a seed, each gets its own."""
     base = SamplingParams(
         max_new_tokens=request.limit,
@@ -100,7 +100,7 @@ def params_of(request: ChatRequest) -> list[SamplingParams]:
         stop_token_ids=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
         logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()},
-        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        logprobs=request.num_logprobs,
     )
     seeds = [None if request.seed is None else _wrapped(request.seed + i) for i in range(request.n or 1)]
     return [replace(base, seed=seed) for seed in seeds]
@@ -143,8 +143,16 @@ async def _threaded(make: Any, *arguments: Any) -> Any:
 # ------------------------------------------------------------------------------------------------- the answer
 
 
+def check_event(event: Event) -> None:
+    """Raises: Problem when it says that there is no answer."""
+    if event.finish_reason == "cancelled":
+        raise overloaded(503, "the server is shutting down and ended the answer", 2)
+    if event.finish_reason == "error":
+        raise Problem(500, f"the device failed: {event.error}", kind="server_error", code="engine_error")
+
+
 @dataclass
-class _Choice:
+class Choice:
     """One answer as it grows."""
 
     index: int
@@ -161,10 +169,7 @@ class _Choice:
 
     def take(self, event: Event, logprobs: list[dict[str, Any]]) -> list[Said | Piece]:
         """What an event says. Raises: Problem when it says that there is no answer."""
-        if event.finish_reason == "cancelled":
-            raise overloaded(503, "the server is shutting down and ended the answer", 2)
-        if event.finish_reason == "error":
-            raise Problem(500, f"the device failed: {event.error}", kind="server_error", code="engine_error")
+        check_event(event)
         ended = event.finish_reason is not None
         self.num_tokens += len(event.token_ids)
         pieces = [*self.splitter.push(event.text), *(self.splitter.finish() if ended else ())]
@@ -228,32 +233,35 @@ class Completion:
                 else CallReader(names, request.parallel_tool_calls is False)
             )
 
-        self._choices = [_Choice(i, reader(), ThinkSplitter(thinks), parse) for i in range(request.n or 1)]
+        self.choices = [Choice(i, reader(), ThinkSplitter(thinks), parse) for i in range(request.n or 1)]
         self._usage = {"prompt": 0, "completion": 0, "cached": 0, "visual": 0}
 
     async def whole(self) -> dict[str, Any]:
         """Raises: QvlError when there is no answer."""
-        while (pair := await self._flight.next()) is not None:
-            index, event = pair
-            self._choices[index].take(event, self._count(event))
+        async for _ in self.said():
+            pass
         return {
             "id": self._id,
             "object": "chat.completion",
             "created": self._created,
             "model": self._model,
-            "choices": [self._message(choice) for choice in self._choices],
-            "usage": self._usage_object(),
+            "choices": [self._message(choice) for choice in self.choices],
+            "usage": self.usage_object(),
         }
+
+    async def said(self) -> AsyncIterator[tuple[Choice, list[Said | Piece], list[dict[str, Any]]]]:
+        """What each event brings: whose it is, what it says, and its log probabilities. Raises: QvlError."""
+        while (pair := await self._flight.next()) is not None:
+            index, event = pair
+            choice, logprobs = self.choices[index], self._count(event)
+            yield choice, choice.take(event, logprobs), logprobs
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Server-sent events. A failure on the way is the last of them, in OpenAI's error shape."""
-        for choice in self._choices:
+        for choice in self.choices:
             yield self._chunk(choice, {"role": "assistant", "content": ""})
         try:
-            while (pair := await self._flight.next()) is not None:
-                index, event = pair
-                choice, logprobs = self._choices[index], self._count(event)
-                said = choice.take(event, logprobs)
+            async for choice, said, logprobs in self.said():
                 deltas: list[dict[str, Any]] = [self._delta(choice, piece) for piece in said]
                 if logprobs and not deltas:  # tokens whose text isn't certain yet
                     deltas.append({"content": ""})
@@ -262,11 +270,11 @@ class Completion:
                 if choice.finish_reason is not None:
                     yield self._chunk(choice, {}, finish_reason=choice.finish_reason)
         except QvlError as e:
-            yield _sse(problem_of(e, self._hide).body())
+            yield sse(problem_of(e, self._hide).body())
             return
         options = self._request.stream_options
         if options is not None and options.include_usage:
-            yield _sse(self._frame([]) | {"usage": self._usage_object()})
+            yield sse(self._frame([]) | {"usage": self.usage_object()})
         yield b"data: [DONE]\n\n"
 
     def _count(self, event: Event) -> list[dict[str, Any]]:
@@ -279,7 +287,7 @@ class Completion:
             usage["completion"] += event.usage.completion_tokens
         return openai_logprobs(event.logprobs, self._tokenizer)
 
-    def _usage_object(self) -> dict[str, Any]:
+    def usage_object(self) -> dict[str, Any]:
         usage = self._usage
         return {
             "prompt_tokens": usage["prompt"],
@@ -288,7 +296,12 @@ class Completion:
             "prompt_tokens_details": {"cached_tokens": usage["cached"], "image_tokens": usage["visual"]},
         }
 
-    def _message(self, choice: _Choice) -> dict[str, Any]:
+    @property
+    def num_thought_tokens(self) -> int:
+        """As the thoughts' text is cut into tokens again, which may differ a little from how it came."""
+        return sum(len(self._tokenizer.encode("".join(choice.reasoning))) for choice in self.choices)
+
+    def _message(self, choice: Choice) -> dict[str, Any]:
         text = "".join(choice.content)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if choice.reasoning:
@@ -304,7 +317,7 @@ class Completion:
             **choice.parsed(),
         }
 
-    def _delta(self, choice: _Choice, piece: Said | Piece) -> dict[str, Any]:
+    def _delta(self, choice: Choice, piece: Said | Piece) -> dict[str, Any]:
         if isinstance(piece, Piece):
             return {"reasoning_content": piece.text}
         if isinstance(piece, str):
@@ -316,7 +329,7 @@ class Completion:
 
     def _chunk(
         self,
-        choice: _Choice,
+        choice: Choice,
         delta: dict[str, Any],
         logprobs: Sequence[dict[str, Any]] = (),
         finish_reason: str | None = None,
@@ -328,7 +341,7 @@ class Completion:
             "finish_reason": finish_reason,
             **(choice.parsed() if finish_reason is not None else {}),
         }
-        return _sse(self._frame([said]))
+        return sse(self._frame([said]))
 
     def _frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         frame = {
@@ -346,7 +359,7 @@ class Completion:
     def _usage_so_far(self) -> dict[str, Any]:
         """While answers run, from the tokens that came; the engine's own count comes with their ends."""
         prompt = self._flight.num_prompt_tokens
-        completion = sum(choice.num_tokens for choice in self._choices)
+        completion = sum(choice.num_tokens for choice in self.choices)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -354,7 +367,7 @@ class Completion:
         }
 
 
-def _sse(value: Any) -> bytes:
+def sse(value: Any) -> bytes:
     return b"data: " + to_json(value) + b"\n\n"
 
 

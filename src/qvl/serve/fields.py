@@ -28,6 +28,7 @@ IDLE: dict[str, str] = {
     "metadata": "a label",
     "parsed": "of an earlier answer",
     "parsed_arguments": "of an earlier answer",
+    "max_tool_calls": "counts tools of the server's own",
     "prediction": "a hint about speed",
     "priority": "requests are served in their order",
     "prompt_cache_breakpoint": "a caching hint",

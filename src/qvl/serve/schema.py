@@ -221,54 +221,26 @@ class StreamOptions(Strict):
     )
 
 
-class ChatRequest(Strict):
-    """POST /v1/chat/completions. After the line come fields that vLLM's users know, with the same meaning."""
+class Sampling(Strict):
+    """How answers are drawn, by OpenAI's and vLLM's names."""
 
-    model: str
-    messages: list[Message] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=16)
-    max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
-    max_tokens: int | None = Field(
-        None, ge=1, le=2**31, description="the older name of max_completion_tokens"
-    )
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: str | list[str] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = Field(None, max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
     logit_bias: dict[str, float] | None = Field(
         None, max_length=1024, description="token id → -100 to 100, added before tokens are drawn"
     )
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
-        None, description="none turns thinking off and others turn it on, where the template can"
-    )
-    # ---------------------------------------------------------------------------------------------------
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     stop_token_ids: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(None, max_length=64)
     ignore_eos: bool | None = None
-    mm_processor_kwargs: ProcessorSettings | None = None
-    chat_template_kwargs: dict[str, Any] | None = Field(
-        None, description="variables of the template; one that it doesn't use has no effect"
-    )
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = Field(
-        None, description="the answer goes on with the last message, an assistant's"
-    )
-    structured_outputs: StructuredOutputs | None = None
-    qvl_parse: Literal["boxes", "document", "events", "actions"] | None = Field(
-        None, description="adds qvl_parsed to each choice: what its text says, in pixels of the image sent"
-    )
 
     @field_validator("stop")
     @classmethod
@@ -287,6 +259,39 @@ class ChatRequest(Strict):
             if not -100 <= bias <= 100:
                 raise ValueError(f"{bias:g} for token {token}: must be from -100 to 100")
         return value
+
+
+class ChatRequest(Sampling):
+    """POST /v1/chat/completions. After the line come fields that vLLM's users know, with the same meaning."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
+    max_tokens: int | None = Field(
+        None, ge=1, le=2**31, description="the older name of max_completion_tokens"
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="none turns thinking off and others turn it on, where the template can"
+    )
+    # ---------------------------------------------------------------------------------------------------
+    mm_processor_kwargs: ProcessorSettings | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="variables of the template; one that it doesn't use has no effect"
+    )
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = Field(
+        None, description="the answer goes on with the last message, an assistant's"
+    )
+    structured_outputs: StructuredOutputs | None = None
+    qvl_parse: Literal["boxes", "document", "events", "actions"] | None = Field(
+        None, description="adds qvl_parsed to each choice: what its text says, in pixels of the image sent"
+    )
 
     @model_validator(mode="after")
     def _together(self) -> ChatRequest:
@@ -334,6 +339,95 @@ class ChatRequest(Strict):
     @property
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many likely tokens are told beside each; None: no log probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+Ids = list[Annotated[int, Field(ge=0, le=2**31)]]
+
+
+def _prompt_kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "(text)"
+    first = value[0] if isinstance(value, list) and value else None
+    return "(texts)" if isinstance(first, str) else "(many)" if isinstance(first, list) else "(ids)"
+
+
+class CompletionRequest(Sampling):
+    """POST /v1/completions: a text goes on, special tokens in it counting as such. Without images."""
+
+    model: str
+    prompt: Annotated[
+        Annotated[str, Tag("(text)")]
+        | Annotated[list[str], Tag("(texts)")]
+        | Annotated[Ids, Tag("(ids)")]
+        | Annotated[list[Ids], Tag("(many)")],
+        Discriminator(_prompt_kind),
+    ]
+    max_tokens: int | None = Field(None, ge=1, le=2**31, description="16 when left out, as OpenAI")
+    logprobs: int | None = Field(None, ge=0, le=20)
+    suffix: None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _few_prompts(cls, value: str | list[Any]) -> str | list[Any]:
+        if isinstance(value, list) and not value:
+            raise ValueError("is empty")
+        if isinstance(value, list) and not isinstance(value[0], int) and len(value) > 64:
+            raise ValueError(f"{len(value)} prompts; at most 64 are taken at once")
+        return value
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        value = self.prompt
+        return [value] if isinstance(value, str) or isinstance(value[0], int) else list(value)
+
+    @property
+    def limit(self) -> int:
+        return self.max_tokens or 16
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
+
+
+class ResponsesRequest(Strict):
+    """POST /v1/responses. Nothing is stored: each request brings its whole conversation."""
+
+    model: str
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    stream: bool | None = None
+    max_output_tokens: int | None = Field(None, ge=1, le=2**31)
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    include: list[str] | None = None
+    truncation: Literal["disabled"] | None = None
+    background: Literal[False] | None = None
+    previous_response_id: None = None
+    conversation: None = None
+    prompt: None = None
+    # sampling that vLLM's users know, as in chat
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
 
 
 class TokenizeRequest(Strict):

@@ -211,6 +211,13 @@ class Service:
                 f"the conversation can't be turned into a prompt ({type(e).__name__}: {e})"
             ) from e
 
+    async def text_inputs(self, prompt: str | Sequence[int]) -> ModelInputs:
+        """A prompt as it stands, special tokens counting as such. Raises: PromptError."""
+        if isinstance(prompt, str):
+            self._check_length(Conversation([{"content": prompt}]))
+            prompt = await asyncio.to_thread(self.processor.tokenizer.encode_trusted, prompt)
+        return self.processor.text_inputs(prompt)
+
     async def grammars(self) -> Grammars:
         """Raises: Problem without the library."""
         return await asyncio.to_thread(self._make_grammars)
@@ -271,7 +278,10 @@ class Flight:
     async def launch(
         self, inputs: ModelInputs, params: Sequence[SamplingParams], constraints: Sequence[Constraint | None]
     ) -> None:
-        """Hands the answers to the engine and waits until it took them on. Raises: what refuses them."""
+        """Hands the answers to the engine and waits until it took them on. Raises: what refuses them.
+
+        Again, for another prompt of the same request: its answers are counted on from those before.
+        """
         service = self._service
         num_bytes = sum(span.patches.nbytes for span in inputs.media)
         held, limit = service.held_bytes, service.options.max_held_bytes
@@ -282,25 +292,26 @@ class Flight:
                 "come back later",
                 service.options.retry_after_s,
             )
-        self._held_bytes = num_bytes
-        self.num_prompt_tokens = len(inputs.input_ids)
+        self._held_bytes += num_bytes
+        self.num_prompt_tokens += len(inputs.input_ids)
         service.held_bytes += num_bytes
         service.metrics.visual_tokens += inputs.num_visual_tokens
         loop = asyncio.get_running_loop()
-        for index, (one, constraint) in enumerate(zip(params, constraints)):
+        before = len(self._tickets)
+        for index, (one, constraint) in enumerate(zip(params, constraints), before):
 
             def deliver(event: Event | QvlError, index: int = index) -> None:
                 loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
 
             self._tickets.append(service.loop.submit(inputs, one, deliver, constraint))
             self._open += 1
-        waiting = len(self._tickets)
+        waiting = len(self._tickets) - before
         while waiting:
             index, event = await self._events.get()
             if isinstance(event, QvlError):
                 self._open -= 1
                 raise event
-            if event == Event(event.request_id):
+            if index >= before and event == Event(event.request_id):
                 waiting -= 1
             else:
                 self._early.append((index, event))
