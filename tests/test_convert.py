@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qvl.checkpoint.convert import convert
+from qvl.checkpoint.stored import read_stored
 from qvl.checkpoint.weight_files import INDEX, read_weight_file
+from qvl.checkpoint.write import whole_folder, write_checkpoint
 from qvl.cli.main import main
 from qvl.errors import CapacityError, CheckpointError
 from qvl.models.checkpoint import load_model, save_model
@@ -212,3 +215,93 @@ def test_converting_imports_no_torch(shards: Path, tmp_path: Path) -> None:
         "sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "sub/key", "model-00001-of-00002.safetensors", "tokenizer.json"]
+)
+def test_a_link_out_of_the_folder_is_refused_and_nothing_of_it_copied(
+    shards: Path, tmp_path: Path, name: str
+) -> None:
+    secret = tmp_path / "secret"
+    place = shards / name
+    place.parent.mkdir(exist_ok=True)
+    if place.exists():
+        secret.write_bytes(place.read_bytes())
+        place.unlink()
+    else:
+        secret.write_text("key")
+    place.symlink_to(secret)
+    with pytest.raises(CheckpointError, match="outside the folder"):
+        convert(shards, tmp_path / "new", "new")
+    assert not (tmp_path / "new").exists()
+    if name in ("notes.txt", "tokenizer.json"):
+        with pytest.raises(CheckpointError, match="outside the folder"):
+            write_checkpoint(tmp_path / "other", [], {}, files_from=shards)
+
+
+def test_links_to_folders_to_nothing_to_themselves_and_pipes_are_refused(
+    shards: Path, tmp_path: Path
+) -> None:
+    odd = shards / "odd"
+    for make in (
+        lambda: odd.symlink_to("/etc"),
+        lambda: odd.symlink_to("nowhere"),
+        lambda: odd.symlink_to("odd"),
+        lambda: os.mkfifo(odd),
+    ):
+        make()
+        with pytest.raises(CheckpointError, match="odd"):
+            convert(shards, tmp_path / "new", "new")
+        odd.unlink()
+
+
+def test_a_snapshot_of_the_hubs_cache_is_converted_through_its_links(shards: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--Qwen--Tiny"
+    snapshot = repository / "snapshots" / "abc"
+    blobs = repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(p for p in shards.iterdir() if p.is_file())):
+        (blobs / str(number)).write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    converted = convert(snapshot, tmp_path / "new", "new")
+    assert converted.num_tensors
+    other = tmp_path / "models--Qwen--Other" / "blobs"
+    other.mkdir(parents=True)
+    (other / "0").write_text("{}")
+    (snapshot / "x.json").symlink_to(other / "0")
+    with pytest.raises(CheckpointError, match="outside the folder"):
+        convert(snapshot, tmp_path / "newer", "new")
+
+
+@pytest.mark.parametrize(
+    "file", ["../secret.safetensors", "/etc/passwd", "a/../../b.safetensors", "..\\b", ""]
+)
+def test_an_index_that_names_files_outside_its_folder_is_refused(
+    shards: Path, tmp_path: Path, file: str
+) -> None:
+    index = shards / "model.safetensors.index.json"
+    raw = json.loads(index.read_text())
+    raw["weight_map"][next(iter(raw["weight_map"]))] = file
+    index.write_text(json.dumps(raw))
+    assert any("outside its folder" in str(fault.error) for fault in read_stored(shards).faults)
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        convert(shards, tmp_path / "new", "new")
+
+
+def test_what_a_killed_writer_left_is_swept_and_who_still_writes_is_left_alone(tmp_path: Path) -> None:
+    stale = tmp_path / ".new.999999"
+    stale.mkdir()
+    (stale / "0").write_text("x")
+    kept = [tmp_path / ".new.txt", tmp_path / ".newer.1"]
+    for path in kept:
+        path.mkdir()
+    with whole_folder(tmp_path / "new") as working:
+        assert not stale.exists()
+        os.rename(working, mine := working.with_name(".new.1"))  # as of another process
+        with whole_folder(tmp_path / "new"):
+            assert mine.is_dir()
+        os.rename(mine, working)
+        (tmp_path / "new").rmdir()
+    assert all(path.is_dir() for path in kept)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -301,6 +305,65 @@ def test_what_does_not_compile_is_said_and_leaves_nothing(monkeypatch, tmp_path)
     with pytest.raises(build.Unavailable, match="no-such-flag"):
         build.compiled((*build.FLAGS, "--no-such-flag"))
     assert list((tmp_path / "qvl" / "kernels").iterdir()) == []
+
+
+@needs_kernels
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "zeros"])
+def test_a_damaged_library_is_compiled_anew_and_never_loaded(monkeypatch, tmp_path, damage):
+    """Its code and data are checked: what is mapped beyond a cut file's end is SIGBUS, and wrong code anything."""
+    calls = []
+
+    def compiler(command, seconds):
+        calls.append(command)
+        if "-o" in command:
+            Path(command[command.index("-o") + 1]).write_bytes(b"\x7fELF" + bytes(range(256)) * 100)
+        return "version"
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "_run", compiler)
+    place = build.compiled()
+    content, many = place.read_bytes(), len(calls)
+    assert build.compiled() == place
+    assert len(calls) == many + 1  # the version alone
+    damaged = {
+        "empty": b"", "cut": content[:8000], "flipped": content[:500] + bytes([content[500] ^ 1]) + content[501:],
+        "zeros": bytes(len(content)),
+    }[damage]  # fmt: skip
+    place.write_bytes(damaged)
+    assert build.compiled() == place
+    assert place.read_bytes() == content
+    monkeypatch.setattr(build, "_run", fails)
+    place.write_bytes(damaged)
+    assert build.library.__wrapped__() is None
+
+
+def fails(command, seconds):
+    if "-o" in command:
+        raise build.Unavailable("no compiler today")
+    return "version"
+
+
+def test_a_compiler_that_hangs_is_ended_with_what_it_started(monkeypatch, tmp_path):
+    script = tmp_path / "slow"
+    script.write_text("#!/bin/sh\nsleep 600 &\nsleep 600\n")
+    script.chmod(0o700)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "VERSION_SECONDS", 0.5)
+    began = time.monotonic()
+    assert build.library.__wrapped__() is None
+    assert time.monotonic() - began < 30
+
+
+def test_what_a_killed_compilation_left_is_swept(tmp_path):
+    old, new = tmp_path / "unfinished-a", tmp_path / "unfinished-b"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "x.o").touch()
+    os.utime(old, (0, 0))
+    build._sweep(tmp_path)
+    assert not old.exists()
+    assert new.exists()
 
 
 @needs_kernels

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from qvl.checkpoint.checkpoint import Checkpoint
+from qvl.checkpoint.links import check_links
 from qvl.checkpoint.names import to_canonical, to_nested
-from qvl.checkpoint.weight_files import INDEX, WeightFile, read_index, read_weight_file
+from qvl.checkpoint.weight_files import INDEX, LARGEST_INDEX, WeightFile, read_index, read_weight_file
 from qvl.checkpoint.write import header_bytes, whole_folder, write_json
 from qvl.errors import CapacityError, CheckpointError, nearest
+from qvl.records import read_json
 from qvl.units import MiB, format_bytes
 
 LAYOUTS: dict[str, Callable[[str], str]] = {"old": to_canonical, "new": to_nested}
@@ -38,8 +40,8 @@ class Converted:
 def convert(checkpoint: Path | Checkpoint, target: Path, layout: str) -> Converted:
     """Writes `target`, a whole checkpoint folder, which appears when it is complete. Memory: 16 MiB.
 
-    Raises: CheckpointError for files that can't be read, names that collide, a target that exists or an unknown
-    layout; CapacityError when the disk has no room.
+    Raises: CheckpointError for files that can't be read, links out of the folder, names that collide, a target that
+    exists or an unknown layout; CapacityError when the disk has no room.
     """
     if layout not in LAYOUTS:
         raise CheckpointError(f"layout {layout!r}: {nearest(layout, list(LAYOUTS))}")
@@ -47,6 +49,7 @@ def convert(checkpoint: Path | Checkpoint, target: Path, layout: str) -> Convert
     source = checkpoint.folder if isinstance(checkpoint, Checkpoint) else checkpoint
     if not source.is_dir():
         raise CheckpointError(f"{source}: no such folder")
+    check_links(source)
     files = [read_weight_file(path) for path in sorted(source.glob("*.safetensors"))]
     if not files:
         raise CheckpointError(f"{source}: holds no *.safetensors; only those can be renamed")
@@ -66,7 +69,7 @@ def convert(checkpoint: Path | Checkpoint, target: Path, layout: str) -> Convert
         for file in files:
             _write_renamed(file, working / file.path.name, rename)
         if index is not None:
-            raw = json.loads((source / INDEX).read_text(encoding="utf-8"))
+            raw = read_json(source / INDEX, LARGEST_INDEX)
             raw["weight_map"] = {rename(name): file for name, file in index.items()}
             write_json(working / INDEX, raw)
         _respell_config(working / "config.json", rename)
@@ -101,7 +104,7 @@ def _write_renamed(file: WeightFile, path: Path, rename: Callable[[str], str]) -
 def _respell_config(path: Path, rename: Callable[[str], str]) -> None:
     """Module names that the quantisation leaves out, so that engines which compare whole names still find them."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
         quantization = raw.get("quantization_config")
     except (
         OSError,

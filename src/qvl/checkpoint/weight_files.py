@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from qvl.errors import CheckpointError, lfs_pointer
-from qvl.records import parse_json, read_json
+from qvl.records import parse_json, read_json, shown
 from qvl.units import MiB
 
 INDEX = "model.safetensors.index.json"
@@ -26,7 +26,7 @@ ITEM_BITS = {
 }  # fmt: skip
 _PIECE = 16 * MiB
 _LONGEST_HEADER = 100_000_000  # the format's own limit
-_LARGEST_INDEX = 64 * MiB
+LARGEST_INDEX = 64 * MiB
 _MOST_DIMENSIONS = 16
 
 
@@ -127,7 +127,10 @@ def read_index(folder: Path, name: str = INDEX) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        found = read_json(path, _LARGEST_INDEX)["weight_map"]
+        found = read_json(path, LARGEST_INDEX)["weight_map"]
+        for file in set(map(str, found.values())):
+            if not file or PurePath(file).is_absolute() or ".." in PurePath(file).parts or "\\" in file:
+                raise ValueError(f"it names {shown(file)}, which is outside its folder")
         return {str(name): str(file) for name, file in found.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
         raise CheckpointError(f"{path}: is no weight index ({type(e).__name__}: {e})") from e

@@ -9,6 +9,8 @@ until the shard is full. The folder appears when it is complete. Whatever has a 
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -19,6 +21,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
+from qvl.checkpoint.links import check_links
 from qvl.checkpoint.weight_files import INDEX, ITEM_BITS
 from qvl.errors import CheckpointError
 
@@ -68,8 +71,11 @@ def write_checkpoint(
     seen: set[str] = set()
     size = total = 0
     with whole_folder(target, over) as working:
-        for path in _settings(files_from) if files_from else ():
-            shutil.copyfile(path, working / path.name)
+        if files_from:
+            settings = list(_settings(files_from))
+            check_links(files_from, settings)
+            for path in settings:
+                shutil.copyfile(path, working / path.name)
         for name, tensor in tensors:
             if name in seen:
                 raise CheckpointError(f"{target}: {name} comes twice")
@@ -148,10 +154,14 @@ def whole_folder(target: Path, over: bool = False) -> Iterator[Path]:
     there = target.is_dir() and any(target.iterdir())
     if (there and not over) or (target.exists() and not target.is_dir()):
         raise CheckpointError(f"{target}: is there already; name a folder that isn't, or an empty one")
-    working = (target if there else target.parent) / f".{target.name}.{os.getpid()}"
-    shutil.rmtree(working, ignore_errors=True)  # of an earlier process of this number that was ended
+    beside = target if there else target.parent
+    _sweep(beside, target.name)
+    working = beside / f".{target.name}.{os.getpid()}"
+    lock = -1
     try:
         working.mkdir(parents=True)
+        lock = os.open(working, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield working
         if there:
             _replace_files(working, target)
@@ -163,6 +173,23 @@ def whole_folder(target: Path, over: bool = False) -> Iterator[Path]:
         raise CheckpointError(f"{target}: can't be written ({e.strerror or e})") from e
     finally:
         shutil.rmtree(working, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _sweep(beside: Path, name: str) -> None:
+    """Deletes what earlier writers of this name left when they were killed; who still writes holds a lock."""
+    for path in beside.glob(f".{glob.escape(name)}.*"):
+        if not path.name.rpartition(".")[2].isdecimal() or path.is_symlink() or not path.is_dir():
+            continue
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            pass
+        finally:
+            os.close(handle)
 
 
 def _replace_files(working: Path, target: Path) -> None:

@@ -3,7 +3,8 @@
 Nothing here is needed to run a model: without a compiler, or with QVL_KERNELS=off, `library()` is None and the
 callers take their PyTorch path. A library is named by everything that went into it (sources, flags, compiler,
 processor, OpenMP), so a change of any of them compiles anew and an old file is never picked up. It is written
-beside its place and renamed: two processes may compile at once, and both end with a whole file.
+beside its place and renamed: two processes may compile at once, and both end with a whole file. Its last bytes are the
+digest of the others: a damaged library would end the process when it is run, so it is never loaded.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +37,8 @@ FLAGS = (
     "-ffp-contract=off",
 )
 COMPILE_SECONDS = 300
+VERSION_SECONDS = 20
+DIGEST_BYTES = 32
 
 
 @functools.cache
@@ -63,15 +68,16 @@ def compiled(flags: tuple[str, ...] = FLAGS) -> Path:
     openmp = _openmp()
     sources = sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
     digest = hashlib.sha256()
-    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=False).stdout
+    version = _run([compiler, "--version"], VERSION_SECONDS)
     for part in (*flags, compiler, str(openmp), _processor()):
         digest.update(part.encode() + b"\0")
-    digest.update(version)
+    digest.update(version.encode())
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     folder = _cache_folder()
     place = folder / f"qvl-{digest.hexdigest()[:24]}.so"
-    if place.is_file():
+    _sweep(folder)
+    if _is_whole(place):
         return place
     units = [source for source in sources if source.suffix == ".cpp"]
     try:
@@ -79,22 +85,67 @@ def compiled(flags: tuple[str, ...] = FLAGS) -> Path:
             objects = [Path(work) / f"{unit.stem}.o" for unit in units]
             commands = [[compiler, *flags, "-c", str(unit), "-o", str(o)] for unit, o in zip(units, objects)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # a unit takes up to 4 s, all of them 13
-                list(pool.map(_run, commands))
+                list(pool.map(lambda command: _run(command, COMPILE_SECONDS), commands))
             # torch brings its own OpenMP: sharing it shares its threads, two sets would spin against each other
             link = ["-Wl,--as-needed", str(openmp)] if openmp else []
             whole = Path(work) / place.name
-            _run([compiler, *flags, "-shared", *map(str, objects), *link, "-o", str(whole)])
+            _run([compiler, *flags, "-shared", *map(str, objects), *link, "-o", str(whole)], COMPILE_SECONDS)
+            with whole.open(
+                "r+b"
+            ) as file:  # the loader reads what an ELF header names, and nothing behind it
+                file.seek(0, os.SEEK_END)
+                file.write(hashlib.sha256(whole.read_bytes()).digest())
+                file.flush()
+                os.fsync(file.fileno())
             os.chmod(whole, 0o700)
             os.replace(whole, place)
-    except (OSError, subprocess.SubprocessError) as e:
+    except OSError as e:
         raise Unavailable(f"{compiler} can't be run: {e}") from e
     return place
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
-    if done.returncode:
-        raise Unavailable(f"{command[0]} failed: {done.stderr.strip()[:400]}")
+def _is_whole(library: Path) -> bool:
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
+
+
+def _sweep(folder: Path) -> None:
+    """Deletes what compilations that were killed have left."""
+    for path in folder.glob("unfinished-*"):
+        try:
+            if time.time() - path.stat().st_mtime > 2 * COMPILE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            pass
+
+
+def _run(command: list[str], seconds: float) -> str:
+    """What it prints. It and all that it started end in time. Raises: Unavailable."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as e:
+        raise Unavailable(f"{command[0]} can't be run: {e}") from e
+    with process:
+        try:
+            out, error = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as e:
+            # a compiler is a driver: what it started would hold the pipes open
+            os.killpg(process.pid, signal.SIGKILL)
+            raise Unavailable(f"{' '.join(command[:2])}: no end after {seconds:g} s") from e
+    if process.returncode:
+        raise Unavailable(f"{command[0]} failed: {error.strip()[:400]}")
+    return out
 
 
 def _cache_folder() -> Path:
