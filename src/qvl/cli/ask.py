@@ -30,7 +30,7 @@ class TaskOptions:
     boxes: bool = option(False, "Print boxes and points, in pixels of the image.", "--boxes")
     document: bool = option(False, "Print the page as Markdown.", "--document")
     events: bool = option(False, "Print times in the video, in seconds.", "--events")
-    actions: bool = option(False, "Print what to do on this screenshot; nothing is done.", "--actions")
+    actions: bool = option(False, "Print the actions for this screenshot; none is executed.", "--actions")
     phone: bool = option(False, "With --actions: the screen is a phone's, not a computer's.", "--phone")
     retry: RetryOption = None
     draw: str | None = option(None, "Draw what was found onto the image, into this file.", metavar="OUT.png")
@@ -64,9 +64,7 @@ def run(
         typer.Argument(metavar='MEDIA... "QUESTION"', help="Images and videos, then the question in quotes."),
     ] = None,
     system: str | None = option(None, "The system prompt (default: the checkpoint's).", metavar="TEXT"),
-    show_thinking: bool = option(
-        False, "Print what a thinking model thinks first, to stderr.", "--show-thinking"
-    ),
+    show_thinking: bool = option(False, "Print a thinking model's reasoning to stderr.", "--show-thinking"),
     stats: bool = option(False, "Print tokens, seconds and memory, to stderr.", "--stats"),
     as_json: JsonOption = False,
 ) -> int:

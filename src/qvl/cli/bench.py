@@ -33,7 +33,9 @@ class RequestOptions:
     )
     prompt_tokens: int = option(32, "Words of text in each request, about a token each.")
     answer_tokens: int = option(64, "The longest answer in tokens.")
-    ignore_eos: bool = option(False, "Make all answers that long; qvl and vLLM can do it.", "--ignore-eos")
+    ignore_eos: bool = option(
+        False, "Make all answers exactly that long (qvl and vLLM servers).", "--ignore-eos"
+    )
     requests: int = option(100, "How many requests are measured.", "-n", "--requests")
     repeat_pictures: bool = option(
         False, "Send the same image of a size again and again.", "--repeat-pictures"
@@ -57,18 +59,19 @@ def run(
     kind: Annotated[str, typer.Argument(help="What to measure: serve, an endpoint.", metavar="serve")],
     url: Annotated[str, typer.Argument(help="The endpoint, such as http://127.0.0.1:8000.")],
     asked: RequestOptions,
-    model: str | None = option(None, "The model's name there (default: the only one served)."),
-    warmup: int = option(1, "Requests sent before, one by one, that don't count.", min=0),
-    concurrency: int | None = option(None, "Most requests under way (default: 8; no limit with --rate)."),
+    model: str | None = option(None, "The served model's name (default: the only one served)."),
+    warmup: int = option(1, "Warm-up requests, sent one by one and not counted.", min=0),
+    concurrency: int | None = option(None, "The most requests in flight (default: 8; no limit with --rate)."),
     rate: float | None = option(
-        None, "Requests a second on average, at random (Poisson) times (default: as soon as one may)."
+        None,
+        "Requests a second on average, at random (Poisson) times (default: as fast as --concurrency allows).",
     ),
     timeout: float = option(300.0, "The longest wait for one request, in seconds.", min=0.001),
     api_key_env: KeyOption = None,
     as_json: JsonOption = False,
     plot: Path | None = option(None, "Draw the distributions into this file."),
 ) -> int:
-    """Put an OpenAI-compatible endpoint under load: latencies, throughput, errors. Ctrl-C shows what there is."""
+    """Load-test an OpenAI-compatible endpoint: latencies, throughput, errors. Ctrl-C prints the results so far."""
     if kind not in KINDS:
         raise LoadError(f"no benchmark {kind!r}; {nearest(kind, KINDS)}")
     workload = asked.workload()

@@ -159,12 +159,12 @@ def _is_quoted_file(word: str) -> bool:
 
 
 def figures(answer: Any) -> str:
-    """`409 prompt tokens (384 visual, 350 known), 12 tokens in 0.35 s + 30.1 tok/s`"""
+    """`409 prompt tokens (384 visual, 350 cached), 12 tokens in 0.35 s + 30.1 tok/s`"""
     seconds = answer.seconds
     first = sum(seconds.get(phase, 0.0) for phase in ("inputs", "queue", "vision", "prefill", "first"))
     rate = answer.decode_tokens_per_s
     return (
-        f"{answer.prompt_tokens} prompt tokens ({answer.visual_tokens} visual, {answer.cached_tokens} known), first "
+        f"{answer.prompt_tokens} prompt tokens ({answer.visual_tokens} visual, {answer.cached_tokens} cached), first "
         f"word after {format_seconds(first)}, {answer.completion_tokens} tokens"
         + ("" if rate is None else f" at {rate:.1f}/s")
     )

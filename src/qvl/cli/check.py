@@ -18,11 +18,11 @@ from qvl.records import pick
 def run(
     folder: Annotated[Path, typer.Argument(help="A checkpoint or adapter folder, a hub id or mini.")],
     tensor_parallel_size: int | None = option(
-        None, "The GPUs it must be cut over (default: cuts that can't be made are only reported)."
+        None, "The number of GPUs to split it over (default: impossible splits are only noted)."
     ),
     as_json: JsonOption = False,
 ) -> int:
-    """Examine a checkpoint without loading it. Exit status 1 when something is wrong."""
+    """Find faults in a checkpoint without loading it. Exit status 1 when something is wrong."""
     report = check(open_checkpoint(folder), tensor_parallel_size)
     if as_json:
         findings = [vars(f) for f in report.findings]

@@ -52,8 +52,8 @@ class RequirementOptions:
     )
     gpu: str = option(
         "",
-        "The hardware you have, such as rtx4090, 2xl40s or m2-ultra (default: none; renting and APIs are "
-        "looked at).",
+        "The hardware you have, such as rtx4090, 2xl40s or m2-ultra (default: none; rented machines and APIs "
+        "are considered).",
     )
     where: str = option("", "Where it may run: own, rent, api (default: own with --gpu, else rent,api).")
     private: bool = option(False, "Keep images on your own or rented machines: no hosted API.", "--private")
@@ -62,7 +62,9 @@ class RequirementOptions:
         "", "What it must be able to do: boxes, points, html, video, agent, thinking (default: nothing more)."
     )
     languages: str = option("", "The languages it must know, two letters each, such as ko,en (default: any).")
-    quality: str = option("", "What counts most: high, balanced or economy (default: balanced).")
+    quality: str = option(
+        "", "How quality is weighed against cost: high, balanced or economy (default: balanced)."
+    )
     min_quality: float | None = option(None, "The least expected quality, from 0 to 100 (default: any).")
     latency: str = option("", "The longest wait for a whole answer, such as 2s or 800ms (default: any).")
     volume: str = option("", "The traffic, such as 2M-pages/month, 500k/day or 3/s (default: not known).")
@@ -95,12 +97,12 @@ def run(
     work: WorkOptions,
     pricing: PriceOptions,
     top: int = option(5, "How many of the ranking to show."),
-    everything: bool = option(False, "Show all that was ruled out.", "--all"),
+    everything: bool = option(False, "Show everything that was ruled out.", "--all"),
     plot: Path | None = option(None, "Draw quality against memory and money (.png, .svg, .pdf)."),
     report: Path | None = option(None, "Write a self-contained HTML page."),
     as_json: JsonOption = False,
 ) -> int:
-    """Which model, precision, engine and hardware, and why; what rules the others out."""
+    """Recommend a model, precision, engine and hardware, with reasons; say what rules the others out."""
     if top < 1:
         raise PlanError(f"--top {top}: it must be at least 1")
     matters = replace(wanted, engine="", precision="", thinking_factor=None)

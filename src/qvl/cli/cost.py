@@ -61,7 +61,9 @@ class ServerOptions:
     """One server of one's own, rented or bought."""
 
     gpu: str = option(
-        "", "The hardware of one server (default: none; only the API is told).", metavar="NAME|COUNTxNAME"
+        "",
+        "The hardware of one server (default: none; only the API's cost is printed).",
+        metavar="NAME|COUNTxNAME",
     )
     self_model: str = option(
         "", f"The model to run there (default: --model if its weights are open, else {OWN})."
@@ -75,13 +77,15 @@ class ServerOptions:
     )
     rent: float | None = option(None, "The rent of a GPU hour (default: the catalogue's price).")
     rent_tier: str = option(
-        "", "Whose rent: 'long tail', specialist, hyperscaler or spot (default: the usual one)."
+        "", "The kind of provider: 'long tail', specialist, hyperscaler or spot (default: the usual one)."
     )
     purchase_price: float | None = option(None, "The price of the whole server (default: the catalogue's).")
-    months: float | None = option(None, "The months of write-off (default: the catalogue's assumption).")
+    months: float | None = option(
+        None, "The depreciation period in months (default: the catalogue's assumption)."
+    )
     power_price: float | None = option(None, "The price of a kWh (default: the catalogue's assumption).")
     people: float | None = option(
-        None, "What running it costs a month (default: the catalogue's assumption)."
+        None, "The staff cost of running it a month (default: the catalogue's assumption)."
     )
 
 
@@ -96,7 +100,7 @@ def run(
     today: str = option("", "The date that ages are counted from (default: today).", metavar="YYYY-MM-DD"),
     as_json: JsonOption = False,
 ) -> None:
-    """API against rented against owned hardware for your image traffic."""
+    """Compare the cost of an API, rented and owned hardware for your image traffic."""
     currency = currency.upper()
     if currency not in ("USD", "CNY"):
         raise PlanError(f"no currency {currency!r}; known: usd, cny")

@@ -55,13 +55,13 @@ def run(
     ] = None,
     reference: str | None = option(
         None,
-        "The same weights, loaded here to compare answers with (default: mini for a server of it, else a "
-        "kept baseline).",
+        "The same weights, loaded locally to compare answers with (default: mini for a server of mini, "
+        "else a saved baseline).",
         metavar="PATH|HUB_ID|mini",
     ),
     baseline: str | None = option(
         None,
-        "Keep these answers, or compare with kept ones (default: compare, if there are any).",
+        "Save these answers, or compare with saved ones (default: compare, if a baseline exists).",
         metavar="save|compare",
     ),
     only: list[str] | None = option(
@@ -71,12 +71,12 @@ def run(
     max_pixels: int | None = option(
         None, "The pixel limit that the server was started with (default: as published)."
     ),
-    seed: int | None = option(None, "Draw other images and questions (default: the baseline's, else 0)."),
+    seed: int | None = option(None, "The seed of images and questions (default: the baseline's, else 0)."),
     report: str | None = option(None, "Write a page with the evidence.", metavar="OUT.html"),
     as_json: JsonOption = False,
     list_probes: bool = option(False, "List the probes without running them.", "--list"),
 ) -> int:
-    """Examine a model or a server: images and questions whose outcome is known."""
+    """Test a model or a server with images and questions whose outcome is known."""
     probes = chosen(only or (), skip or ())
     if list_probes:
         _print_list(probes, as_json)

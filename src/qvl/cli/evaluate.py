@@ -47,10 +47,8 @@ class AskedOptions(AnswerOptions):
         None, "The seed of the choice of items, and of sampling (default: 0, and another sampling each time)."
     )
     min_pixels: int | None = option(None, "Enlarge images to this area (default: the checkpoint's limit).")
-    confidence: bool = option(False, "Keep how sure the model was of each answer.", "--confidence")
-    concurrency: int | None = option(
-        None, "Items under way at most (default: as many as the model takes).", min=1
-    )
+    confidence: bool = option(False, "Record the model's confidence in each answer.", "--confidence")
+    concurrency: int | None = option(None, "The most items in flight (default: the model's limit).", min=1)
 
     def settings(self) -> dict[str, Any]:
         found = {k: v for k, v in super().settings().items() if k not in ("concurrency", "confidence")}
@@ -64,11 +62,9 @@ class FolderOptions:
     out: Path | None = option(
         None, "The run's folder (default: runs/, named after the data and the model).", "-o", "--out"
     )
-    resume: bool = option(
-        False, "Go on where the run stopped, which the same command does anyway.", "--resume"
-    )
-    fresh: bool = option(False, "Start anew: the folder's run is deleted.", "--fresh")
-    rescore: bool = option(False, "Score the stored answers again, and ask nothing.", "--rescore")
+    resume: bool = option(False, "Resume a stopped run; this is the default.", "--resume")
+    fresh: bool = option(False, "Start from scratch and delete the folder's run.", "--fresh")
+    rescore: bool = option(False, "Score the stored answers again without asking the model.", "--rescore")
     limit_cost: str | None = option(
         None, "Stop before the whole run costs more than this (default: no limit).", metavar="0.50|$2|3CNY"
     )
@@ -87,11 +83,11 @@ def run(
         typer.Argument(help="A .jsonl or .csv file, a folder of images with truths, or a benchmark's name."),
     ],
     num: int | None = option(
-        None, "Ask so many of the items, drawn by --seed (default: all).", "-n", "--num"
+        None, "Ask only this many of the items, drawn by --seed (default: all).", "-n", "--num"
     ),
     as_json: JsonOption = False,
 ) -> int:
-    """Score a model on your own items or a benchmark's: answers kept as they come, resumed by the same command."""
+    """Score a model on your own items or on a benchmark; the same command resumes a stopped run."""
     bench = find_benchmark(data, bench_options)
     if bench is not None and bench_options.how:
         print(bench.how())

@@ -34,9 +34,7 @@ def run(
     runs: Annotated[
         list[str], typer.Argument(help="Folders of runs; the others are compared with the first.")
     ],
-    max_drop: str | None = option(
-        None, "Whether a drop of so much can be excluded (default: not asked).", metavar="1pt|0.01"
-    ),
+    max_drop: str | None = option(None, "The drop to exclude (default: none).", metavar="1pt|0.01"),
     detect: str | None = option(
         None, "How many items this difference would take (default: the one seen).", metavar="1pt|0.01"
     ),

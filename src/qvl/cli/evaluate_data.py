@@ -24,7 +24,9 @@ class ScoreOptions:
     """Which rule scores the answers, and what is asked."""
 
     scorer: str | None = option(
-        None, "The rule (default: one that fits the truth).", metavar=f"{'|'.join(SCORERS)}|FILE.py:FUNCTION"
+        None,
+        "The scoring rule (default: one that fits the truth).",
+        metavar=f"{'|'.join(SCORERS)}|FILE.py:FUNCTION",
     )
     scorer_option: list[str] | None = option(
         None, "An option of the rule (repeatable; default: none).", metavar="NAME=VALUE"
@@ -39,7 +41,7 @@ class ScoreOptions:
     rubric: Path | None = option(
         None, "What the judge goes by (default: the same as the reference, in whatever words)."
     )
-    question: str | None = option(None, "Asked about items without a question (default: the scorer's).")
+    question: str | None = option(None, "The question for items without one (default: the scorer's).")
     prompt: str | None = option(
         None, "The words of each question (default: {question}{choices}{suffix}).", metavar="TEMPLATE"
     )
@@ -54,9 +56,7 @@ class BenchmarkOptions:
     )
     split: str = option("", "The part of the benchmark (default: its first).")
     official: bool = option(False, "Score by the official rule, faults and all.", "--official")
-    how: bool = option(
-        False, "Say where a benchmark's files are to be got, and what is wrong with its rule.", "--how"
-    )
+    how: bool = option(False, "Print where to get a benchmark's files, and the faults of its rule.", "--how")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def run(
     ],
     out: Path | None = option(None, "The run's folder (default: runs/, named after the log).", "-o", "--out"),
     scorer: str | None = option(
-        None, "The rule (default: one that fits the truth).", metavar="|".join(SCORERS)
+        None, "The scoring rule (default: one that fits the truth).", metavar="|".join(SCORERS)
     ),
     fresh: bool = option(False, "Replace the run that the folder holds.", "--fresh"),
     as_json: JsonOption = False,

@@ -16,11 +16,11 @@ def run(
         None, "The true difference to find (default: the one that -n finds).", metavar="1pt|0.01"
     ),
     num: int | None = option(
-        None, "The items there are (default: as many as --detect takes).", "-n", "--num"
+        None, "The number of items (default: as many as --detect needs).", "-n", "--num"
     ),
-    power: float = option(0.8, "The chance to find it.", min=0.01, max=0.999),
+    power: float = option(0.8, "The probability of finding it.", min=0.01, max=0.999),
     alpha: float = option(0.05, "The level of the two-sided test.", min=1e-6, max=0.5),
-    score: str = option("70%", "The score, for the same question without pairing.", metavar="70%|0.7"),
+    score: str = option("70%", "The score, for the comparison without pairing.", metavar="70%|0.7"),
     as_json: JsonOption = False,
 ) -> int:
     """How many items a paired comparison needs, or what a number of items can show."""

@@ -20,12 +20,12 @@ NOTE = "Two figures are comparable only where items, prompt, pixels, decoding an
 def run(
     model: Annotated[str, typer.Argument(help="A model of the catalogue, such as qwen2.5-vl-7b.")],
     run: list[str] | None = option(
-        None, "A measured run to put beside them (repeatable; default: none).", metavar="FOLDER"
+        None, "A measured run to compare with (repeatable; default: none).", metavar="FOLDER"
     ),
     precision: str = option("bf16", "The precision of the published scores."),
     as_json: JsonOption = False,
 ) -> int:
-    """Published scores of a model with their sources, and measured runs beside them; never a verdict."""
+    """Published scores of a model with their sources, next to measured runs."""
     name = find_model(model).name
     published = scores_of(name, precision)
     if not published:

@@ -26,7 +26,7 @@ def run(
     source: SourceOptions,
     answering: AnswerOptions,
     clip: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file.")],
-    what: Annotated[str, typer.Argument(metavar='"WHAT"', help="What happens then, in quotes.")],
+    what: Annotated[str, typer.Argument(metavar='"WHAT"', help="What to look for, in quotes.")],
     frames: str | None = option(
         None, "Save the frames at both ends of each moment in this folder.", metavar="FOLDER"
     ),

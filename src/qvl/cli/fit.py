@@ -36,23 +36,21 @@ if TYPE_CHECKING:
 class EngineOptions:
     """How the model is run, by the names of `FitRequest`."""
 
-    engine: str = option("vllm", f"What runs it: {', '.join(planned_engines())}; @VERSION may follow.")
+    engine: str = option("vllm", f"The engine: {', '.join(planned_engines())}; @VERSION may follow.")
     precision: str = option(
         "", f"The weights: {', '.join(by_loss())} (default: as the checkpoint is stored)."
     )
     kv_dtype: KvDtypeOption = "auto"
     flash_attention: bool | None = option(
         None,
-        "Whether attention is computed piece by piece (default: as the device can).",
+        "Whether flash attention is used (default: if the device supports it).",
         "--flash-attention/--no-flash-attention",
     )
     gpu_memory_utilization: UtilizationOption = 0.9
     max_num_batched_tokens: int | None = option(
-        None, "Tokens of a prefill step of vLLM or qvl (default: as the engine has it)."
+        None, "Tokens of a prefill step of vLLM or qvl (default: the engine's own)."
     )
-    max_num_seqs: int | None = option(
-        None, "The widest batch that vLLM prepares for (default: as vLLM has it)."
-    )
+    max_num_seqs: int | None = option(None, "The largest batch that vLLM prepares for (default: vLLM's own).")
     enforce_eager: EagerOption = False
     default_limits: bool = option(
         False, "Whether vLLM is started without --limit-mm-per-prompt.", "--default-limits/--limit-media"

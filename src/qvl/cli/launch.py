@@ -42,7 +42,7 @@ class LaunchWorkload(WorkloadOptions):
 class EngineOptions:
     """How the engine is started, by the names of `LaunchRequest`."""
 
-    engine: str = option("vllm", f"What runs it: {', '.join(WRITERS)}; @VERSION may follow.")
+    engine: str = option("vllm", f"The engine: {', '.join(WRITERS)}; @VERSION may follow.")
     precision: str = option("", f"The weights: {', '.join(by_loss())} (default: bf16, or those named).")
     tensor_parallel_size: int | None = option(
         None, "GPUs of one replica (default: chosen by memory and speed)."
@@ -63,9 +63,9 @@ class AddressOptions:
     host: str = option("127.0.0.1", "The address to listen on.")
     port: int = option(8000, "The port to listen on.")
     media_domain: list[str] | None = option(
-        None, "A host that requests may name (repeatable; default: none)."
+        None, "A host that requests may load media from (repeatable; default: none)."
     )
-    media_path: str = option("", "A folder whose files requests may name (default: none).")
+    media_path: str = option("", "A folder that requests may load files from (default: none).")
 
 
 @command
@@ -75,13 +75,15 @@ def run(
     address: AddressOptions,
     model: ModelArgument = "",
     gpu: str = option("", "The hardware, such as 2xl40s; there is no default.", metavar="NAME|COUNTxNAME"),
-    text_only: bool = option(False, "Send no images, so that the vision tower stays out.", "--text-only"),
+    text_only: bool = option(
+        False, "Plan without images, so that the vision tower isn't loaded.", "--text-only"
+    ),
     config: ConfigOption = "",
     source: str = option("", "The folder or hub id to load (default: the published weights)."),
-    form: str = option("shell", "How it is written: shell, compose, kubernetes or ray.", "--format"),
+    form: str = option("shell", "The output format: shell, compose, kubernetes or ray.", "--format"),
     as_json: JsonOption = False,
 ) -> None:
-    """A checked command that starts an engine, each flag with its reason."""
+    """Write a checked command that starts an engine, with a reason for each flag."""
     if form not in FORMATS:
         raise PlanError(f"no format {form!r}; known: {', '.join(FORMATS)}")
     check_named(model, config)

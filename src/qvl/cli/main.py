@@ -13,30 +13,30 @@ import sys
 # verb → (module with `run`, one line for the list)
 VERBS: dict[str, tuple[str, str]] = {
     "ask": ("qvl.cli.ask", "ask a model about images or videos"),
-    "read": ("qvl.cli.read", "pages and PDFs as Markdown, HTML, JSON or CSV"),
-    "find-moment": ("qvl.cli.find_moment", "from when to when something happens in a video"),
+    "read": ("qvl.cli.read", "convert pages and PDFs to Markdown, HTML, JSON or CSV"),
+    "find-moment": ("qvl.cli.find_moment", "find when something happens in a video"),
     "synth": ("qvl.cli.synth", "draw images and videos whose answers are known; score a model on them"),
     "models": ("qvl.cli.models", "list and compare the family: shapes, licences, scores"),
-    "fit": ("qvl.cli.fit", "memory and speed of a model for your images on your hardware"),
-    "cost": ("qvl.cli.cost", "API against rented against owned hardware for your traffic"),
-    "choose": ("qvl.cli.choose", "which model, precision, engine and hardware, and why"),
+    "fit": ("qvl.cli.fit", "plan memory and speed of a model for your images on your hardware"),
+    "cost": ("qvl.cli.cost", "compare the cost of an API, rented and owned hardware for your traffic"),
+    "choose": ("qvl.cli.choose", "recommend a model, precision, engine and hardware, with reasons"),
     "chat": ("qvl.cli.chat", "talk with a model about images in the terminal"),
     "serve": ("qvl.cli.serve", "serve a model behind the OpenAI API"),
-    "bench": ("qvl.cli.bench", "put an OpenAI-compatible endpoint under load"),
+    "bench": ("qvl.cli.bench", "load-test an OpenAI-compatible endpoint"),
     "eval": ("qvl.cli.evaluate", "score a model on your own items, resumable"),
-    "eval compare": ("qvl.cli.evaluate_compare", "whether runs on the same items differ, and where"),
+    "eval compare": ("qvl.cli.evaluate_compare", "compare runs on the same items"),
     "eval confidence": (
         "qvl.cli.evaluate_confidence",
         "whether a model knows when it is wrong; a cascade of two",
     ),
     "eval import": ("qvl.cli.evaluate_import", "another harness's answers as a run, to score and compare"),
     "eval label": ("qvl.cli.evaluate_label", "correct a model's answers into labelled items"),
-    "eval plan": ("qvl.cli.evaluate_plan", "how many items a difference takes"),
-    "eval published": ("qvl.cli.evaluate_published", "published scores, with measured runs beside them"),
-    "launch": ("qvl.cli.launch", "a checked command that starts an engine, each flag with its reason"),
-    "doctor": ("qvl.cli.doctor", "examine a model or a server with images whose outcome is known"),
-    "check": ("qvl.cli.check", "what is wrong with a checkpoint folder, without loading it"),
-    "convert": ("qvl.cli.convert", "a checkpoint under the tensor names that another engine expects"),
+    "eval plan": ("qvl.cli.evaluate_plan", "plan how many items a difference needs"),
+    "eval published": ("qvl.cli.evaluate_published", "show published scores next to measured runs"),
+    "launch": ("qvl.cli.launch", "write a checked launch command for an engine, with a reason for each flag"),
+    "doctor": ("qvl.cli.doctor", "test a model or a server with questions whose outcome is known"),
+    "check": ("qvl.cli.check", "find faults in a checkpoint without loading it"),
+    "convert": ("qvl.cli.convert", "rename a checkpoint's tensors for another engine"),
 }
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def _overview() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {name:<{width}}  {line}" for name, (_, line) in VERBS.items())
-    return f"usage: qvl VERB ...   (qvl VERB --help says more)\n\n{verbs}\n\n  --version"
+    return f"usage: qvl VERB ...   (see qvl VERB --help)\n\n{verbs}\n\n  --version"
 
 
 def run_verb(verb: str, args: list[str]) -> int:

@@ -33,7 +33,7 @@ def run(
     names: Annotated[
         list[str] | None, typer.Argument(help="Models, by name, alias or hub id; without one all are listed.")
     ] = None,
-    compare: bool = option(False, "Set the models side by side.", "--compare"),
+    compare: bool = option(False, "Compare the models side by side.", "--compare"),
     sources: bool = option(False, "Show where each figure comes from.", "--sources"),
     gpu: str = option(
         "", "The hardware of the catalogue to run them on (default: this machine).", metavar="NAME"

@@ -76,7 +76,7 @@ RegionOption = Annotated[
 SpendOption = Annotated[
     str | None,
     typer.Option(
-        help="Make no call that could bring the total cost above this (default: no limit).",
+        help="Refuse calls that could raise the total cost above this (default: no limit).",
         metavar="0.50|$2|3CNY",
     ),
 ]
@@ -99,12 +99,12 @@ ThinkingOption = Annotated[
     bool | None,
     typer.Option(
         "--thinking/--no-thinking",
-        help="Whether a model that can do both thinks first (default: as its template says).",
+        help="Turn thinking on or off, for models that can do both (default: the chat template's).",
     ),
 ]
 MaxNewTokensOption = Annotated[
     int | None,
-    typer.Option(help="The longest answer in tokens (default: as the checkpoint says, else 1024)."),
+    typer.Option(help="The longest answer in tokens (default: the checkpoint's, else 1024)."),
 ]
 MaxPixelsOption = Annotated[
     int | None,
@@ -145,13 +145,11 @@ class AnswerOptions:
     """How a model answers."""
 
     max_new_tokens: MaxNewTokensOption = None
-    temperature: float | None = option(
-        None, "Sampling temperature; 0 is greedy (default: as the checkpoint says)."
-    )
+    temperature: float | None = option(None, "Sampling temperature; 0 is greedy (default: the checkpoint's).")
     seed: int | None = option(None, "The seed of sampling (default: another one each time).")
     max_pixels: MaxPixelsOption = None
     fps: float | None = option(
-        None, "Frames per second taken from videos (default: as the checkpoint says, else 2)."
+        None, "Frames per second taken from videos (default: the checkpoint's, else 2)."
     )
     thinking: ThinkingOption = None
 

@@ -30,7 +30,7 @@ class EngineOptions:
     )
     mapped: bool = option(
         False,
-        "Leave weights in their files, which must not change: ready at once, but the system may drop them.",
+        "Map the weights from their files, which must not change: a fast start, but the system may evict them.",
         "--mapped",
     )
     kv_dtype: str = option(
@@ -68,10 +68,10 @@ class HttpOptions:
     )
     access_log: bool = option(True, "A line on stderr for each request.", "--access-log/--no-access-log")
     max_queue: int = option(
-        64, "How many requests may wait beside the running ones; more are told 429.", min=0
+        64, "How many requests may wait in the queue; further ones get status 429.", min=0
     )
     max_body_mib: int = option(64, "The largest request body in MiB.", min=1, max=4096)
-    grace: float = option(30.0, "Seconds that running answers get after SIGTERM.", min=0, max=3600)
+    grace: float = option(30.0, "Seconds that running answers have to finish after SIGTERM.", min=0, max=3600)
 
 
 @command
@@ -92,7 +92,9 @@ def run(
         from qvl.serve.service import Service
         from qvl.serve.settings import MediaPolicy, ServeOptions
     except ModuleNotFoundError as e:
-        raise ConfigError(f"{e.name} is not installed: pip install 'qvl[serve]'") from e
+        raise ConfigError(
+            f"{e.name} is not installed: pip install 'qvl[serve]' (in a checkout: pip install -e '.[serve]')"
+        ) from e
 
     key = http.api_key or os.environ.get("QVL_API_KEY") or None
     options = ServeOptions(

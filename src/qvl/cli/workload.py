@@ -31,7 +31,7 @@ MaxPixelsOption = Annotated[
     int | None, typer.Option(help="Shrink larger images to this area (default: the checkpoint's limit).")
 ]
 GpuOption = Annotated[
-    str, typer.Option(help="The hardware (default: none; only bytes are told).", metavar="NAME|COUNTxNAME")
+    str, typer.Option(help="The hardware (default: none; only sizes are printed).", metavar="NAME|COUNTxNAME")
 ]
 ModelArgument = Annotated[str, typer.Argument(help="A name of qvl models; leave it out with --config.")]
 ConfigOption = Annotated[
@@ -46,7 +46,7 @@ KvDtypeOption = Annotated[
 UtilizationOption = Annotated[float, typer.Option(help="The share of the GPU's memory that vLLM takes.")]
 EagerOption = Annotated[bool, typer.Option("--enforce-eager", help="Run vLLM without CUDA graphs.")]
 ExpertParallelOption = Annotated[
-    bool, typer.Option("--expert-parallel", help="Give each GPU of vLLM whole experts.")
+    bool, typer.Option("--expert-parallel", help="Use expert parallelism in vLLM.")
 ]
 
 
@@ -96,7 +96,7 @@ class PriceOptions:
 
     prices: Path | None = option(None, "Your own prices (default: the catalogue's).", metavar="FILE.toml")
     max_age: int = option(180, "How many days old a price may be.")
-    allow_stale: bool = option(False, "Use older prices all the same.", "--allow-stale")
+    allow_stale: bool = option(False, "Use older prices anyway.", "--allow-stale")
 
 
 def check_named(model: str, config: str) -> None:
