@@ -264,3 +264,32 @@ def test_a_videos_file_is_not_measured(tmp_path):
     path = tmp_path / "long.mp4"
     path.write_bytes(b"\0" * 50)
     assert read_source(path, "video", max_bytes=10) == (path, str(path))
+
+
+def test_a_phones_heic_photo_is_read_and_turned(tmp_path):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    photo = Image.new("RGB", (64, 32), (200, 10, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "photo.heic"
+    photo.save(path, "HEIF", exif=exif.tobytes(), quality=95)
+    seen = load_image(str(path))
+    assert seen.size in (
+        (32, 64),
+        (64, 32),
+    )  # the container's own rotation counts, an EXIF one is dropped with it
+    assert np.abs(np.asarray(seen).mean((0, 1)) - (200, 10, 20)).max() < 8
+
+
+def test_a_heic_photo_without_the_extra_says_what_to_install(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MediaError, match=r"HEIC photos are read by pillow-heif.*qvl\[heif\]"):
+        load_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+
+
+def test_an_avif_is_read():
+    assert np.abs(np.array(pixel(encode(RED, "AVIF", quality=95))) - (200, 10, 20)).max() < 8

@@ -15,7 +15,7 @@ from qvl.catalog.generations.qwen3_vl import QWEN3_VIDEO
 from qvl.errors import MediaError
 from qvl.geometry import VideoLimits, frame_indices
 from qvl.inputs import video as video_module
-from qvl.inputs.video import choose_frames, load_video
+from qvl.inputs.video import choose_frames, frames_at, load_video
 
 LIMITS = VideoLimits(min_pixels=784, max_pixels=64 * 784, total_pixels=10**9)
 
@@ -445,3 +445,23 @@ def test_choosing_from_an_hour_is_arithmetic_over_its_times():
     assert len(choice.indices) == 768
     assert (choice.indices[0], choice.indices[-1]) == (0, 30 * 3600 - 1)
     assert choice.fps == pytest.approx(768 / 3600)
+
+
+def test_the_film_is_read_and_not_a_small_still_before_it(tmp_path):
+    path = tmp_path / "cover.mp4"
+    with av.open(str(path), "w") as out:
+        still = out.add_stream("mjpeg", rate=1)
+        still.width, still.height, still.pix_fmt = 16, 16, "yuvj420p"
+        film = out.add_stream("libx264", rate=10)
+        film.width, film.height, film.pix_fmt = 64, 64, "yuv420p"
+        for stream, count, side in ((still, 1, 16), (film, 20, 64)):
+            for i in range(count):
+                frame = av.VideoFrame.from_ndarray(np.full((side, side, 3), 10 * i, np.uint8), format="rgb24")
+                frame.pts = i
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+    video = load_video(str(path), LIMITS)
+    assert video.original == (64, 64)
+    assert len(video.frames) == 4
+    (last,) = frames_at(str(path), [1.9])
+    assert last.size == (64, 64)

@@ -84,6 +84,7 @@ EXTRAS = {
     **dict.fromkeys(("fastapi", "uvicorn", "llguidance"), "serve"),
     "matplotlib": "plot",
     "pypdfium2": "pdf",
+    "pillow_heif": "heif",
     "playwright": "agent",
 }
 

@@ -30,7 +30,7 @@ from qvl.geometry import (
     visual_token_count,
 )
 from qvl.inputs.chat import MediaItem
-from qvl.inputs.image import DEFAULT_LIMITS, FORMATS, load_image, read_source
+from qvl.inputs.image import DEFAULT_LIMITS, load_image, open_image, read_source
 from qvl.inputs.patches import resize
 from qvl.inputs.processor import MediaSettings
 from qvl.inputs.video import Video, load_video
@@ -127,7 +127,7 @@ def _image_url(source: Any, image: Image.Image) -> str:
     if isinstance(source, (str, Path, bytes, bytearray, memoryview)):
         where, _ = read_source(source, "image", DEFAULT_LIMITS.max_bytes)
         data = where if isinstance(where, bytes) else where.read_bytes()
-        with Image.open(BytesIO(data), formats=FORMATS) as file:
+        with open_image(data) as file:
             plain = (
                 file.format in ("PNG", "JPEG", "WEBP")
                 and file.mode in ("RGB", "L")

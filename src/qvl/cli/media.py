@@ -27,7 +27,7 @@ def split_words(words: list[str], question_needed: bool = True) -> tuple[list[st
 
 def is_media_name(word: str) -> bool:
     """Whether a word without spaces ends like an image or a video."""
-    images = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+    images = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
     return not any(map(str.isspace, word)) and (
         word.lower().endswith(images) or media_item(word)["type"] == "video"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import re
 import urllib.parse
 import warnings
@@ -19,12 +20,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from qvl.errors import MediaError
+from qvl.errors import MediaError, warn_once
 from qvl.units import format_bytes
+
+log = logging.getLogger(__name__)
 
 # Formats whose decoders are meant for untrusted files; PIL would also hand PostScript to Ghostscript.
 # (A camera's MPO is opened as JPEG.)
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
+
+# what the brand of an ISO media file says; a phone's photos are of the first kind
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
 _DATA_URL = re.compile(r"data:(?P<type>[^,;]*)(?P<params>(;[^,;]*)*),", re.IGNORECASE)
 
@@ -120,11 +126,36 @@ def check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
         )
 
 
-def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
+    """The file opened and not yet decoded. Raises: what PIL raises; MediaError for a HEIC photo that needs an extra."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        try:
+            import pillow_heif
+        except ImportError as e:
+            raise MediaError(
+                "HEIC photos are read by pillow-heif, which isn't here: pip install 'qvl[heif]'"
+            ) from e
+        pillow_heif.register_heif_opener()
+        return Image.open(BytesIO(data), formats=("HEIF",))
+    return Image.open(BytesIO(data), formats=FORMATS)
+
+
+def num_pages(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> int:
+    """Of a TIFF, which scanners write whole documents into; 1 for other images, and for what load_image refuses."""
+    where, _ = read_source(source, "image", limits.max_bytes)
+    try:
+        with Image.open(where if isinstance(where, Path) else BytesIO(where), formats=("TIFF",)) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # no TIFF, or a broken one, which is named when it is loaded
+        return 1
+
+
+def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS, *, page: int | None = None) -> Image.Image:
     """An RGB image from a path, file URL, data URL, bytes, PIL image or array.
 
-    EXIF orientation is applied, transparency laid over white, 16 bits scaled to 8, and of an animation the
-    first frame is taken. Arrays: (H, W), (H, W, 1 | 3 | 4); uint8, uint16 (scaled by 257), bool or float 0–1.
+    EXIF orientation is applied, transparency laid over white, 16 bits scaled to 8, and of an animation or a file of
+    several pages the first one is taken, with a warning, unless `page` (from 0) says which. Arrays: (H, W),
+    (H, W, 1 | 3 | 4); uint8, uint16 (scaled by 257), bool or float 0–1.
     Raises: MediaError that names the source and the reason.
     """
     if isinstance(source, np.ndarray):
@@ -144,7 +175,9 @@ def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image
     try:
         with warnings.catch_warnings():  # PIL would print one; `check_pixels` refuses with the numbers
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(data), formats=FORMATS)
+            image = open_image(data)
+    except MediaError as e:
+        raise MediaError(f"{name}: {e}") from e
     except UnidentifiedImageError as e:
         raise MediaError(f"{name}: {_not_an_image(data)}") from e
     except Image.DecompressionBombError as e:
@@ -152,8 +185,26 @@ def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image
     except Exception as e:  # decoders of broken files raise anything: struct.error, SyntaxError, KeyError …
         raise MediaError(f"{name}: can't be opened as an image ({e})") from e
     with image:
+        frames = getattr(image, "n_frames", 1)
+        if page is not None and page:
+            try:
+                image.seek(page)
+            except Exception as e:  # EOFError, or whatever the decoder raises
+                raise MediaError(f"{name}: has no page {page + 1} that can be read ({e})") from e
+        elif page is None and frames > 1 and image.format in _SEVERAL:
+            how = _SEVERAL[image.format]
+            warn_once(log, f"{name}: the first of its {frames} {how}")
         check_pixels(*image.size, name, limits.max_pixels)
         return _decode(image, name)
+
+
+_ANIMATED = "frames is shown; give it as a video for more"
+_SEVERAL = {
+    "TIFF": "pages is shown; `qvl read` reads them all",
+    "GIF": _ANIMATED,
+    "WEBP": _ANIMATED,
+    "PNG": _ANIMATED,
+}
 
 
 def _not_an_image(data: bytes) -> str:

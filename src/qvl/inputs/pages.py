@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from qvl.errors import MediaError, PromptError
-from qvl.inputs.image import DEFAULT_LIMITS, check_pixels, load_image, read_source
+from qvl.inputs.image import DEFAULT_LIMITS, check_pixels, load_image, num_pages, read_source
 from qvl.units import format_bytes
 
 DEFAULT_DPI = 144.0  # 10-point letters are 20 pixels high, which every size of the family reads
@@ -26,28 +26,29 @@ class PageRef:
     number: int
     is_pdf: bool
     dpi: float = DEFAULT_DPI
+    alone: bool = False  # its file has no other page
 
     def __str__(self) -> str:
-        return f"{self.path} page {self.index + 1}" if self.is_pdf else self.path
+        return self.path if self.alone else f"{self.path} page {self.index + 1}"
 
 
 def list_pages(paths: Sequence[str], dpi: float = DEFAULT_DPI, wanted: str | None = None) -> list[PageRef]:
-    """The pages of these images and PDFs in order. wanted: `1-3,7`, pages of the only PDF.
+    """The pages of these images, PDFs and TIFFs in order. wanted: `1-3,7`, pages of the only PDF or TIFF.
 
     Raises: MediaError for a file that can't be read, PromptError for pages that don't exist.
     """
     if not 18 <= dpi <= 1200:
         raise PromptError(f"dpi {dpi:g}: must be from 18 to 1200; {DEFAULT_DPI:g} suits print")
-    if wanted is not None and (len(paths) != 1 or not _is_pdf(paths[0])):
-        raise PromptError("pages are chosen from one PDF: give it alone")
     refs: list[PageRef] = []
     for path in paths:
-        if not _is_pdf(path):
-            refs.append(PageRef(path, 0, len(refs) + 1, False, dpi))
-            continue
-        count = len(_open_pdf(path))
+        is_pdf = _is_pdf(path)
+        count = len(_open_pdf(path)) if is_pdf else num_pages(path)
+        alone = count == 1 and not is_pdf
+        if wanted is not None and (len(paths) != 1 or alone):
+            raise PromptError("pages are chosen from one PDF or TIFF: give it alone")
         for index in range(count) if wanted is None else _chosen(wanted, count, path):
-            refs.append(PageRef(path, index, len(refs) + 1 if wanted is None else index + 1, True, dpi))
+            number = len(refs) + 1 if wanted is None else index + 1
+            refs.append(PageRef(path, index, number, is_pdf, dpi, alone))
     return refs
 
 
@@ -98,11 +99,12 @@ def _chosen(wanted: str, count: int, path: str) -> list[int]:
 def page_image(ref: PageRef) -> Image.Image:
     """The image, or the PDF page drawn at its dpi. Raises: MediaError."""
     if not ref.is_pdf:
-        return load_image(ref.path)
+        return load_image(ref.path, page=ref.index)
     import pypdfium2
 
     document = _open_pdf(ref.path)
     try:
+        document.init_forms()  # what is filled in is drawn too; before a page is opened
         page = document[ref.index]
         width, height = page.get_size()
         scale = ref.dpi / 72  # a PDF measures in points, 72 to the inch

@@ -335,6 +335,20 @@ def _open(where: bytes | Path) -> tuple[Any, IO[bytes]]:
     return container, file
 
 
+def _main_stream(container: Any) -> Any:
+    """What a player shows: no cover image, and no still that lies before the film."""
+    import av
+
+    def rank(stream: Any) -> tuple[bool, bool, bool, int]:
+        cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
+        default = bool(stream.disposition & av.stream.Disposition.default)
+        context = stream.codec_context
+        area = context.width * context.height if context is not None else 0
+        return not cover, stream.frames != 1, default, area
+
+    return max(container.streams.video, key=rank)
+
+
 def _read_index(where: bytes | Path, name: str, image_limits: ImageLimits) -> _Index:
     """Walks through the packets. Raises: MediaError if there is no video, or the file ends too early."""
     container, file = _open(where)
@@ -343,7 +357,7 @@ def _read_index(where: bytes | Path, name: str, image_limits: ImageLimits) -> _I
             raise MediaError(
                 f"{name}: holds no video, only {', '.join(s.type for s in container.streams) or 'nothing'}"
             )
-        stream = container.streams.video[0]
+        stream = _main_stream(container)
         context = stream.codec_context
         if context is None:
             raise MediaError(f"{name}: its video codec is not known to this FFmpeg")
@@ -391,7 +405,7 @@ def _decode(where: bytes | Path, wanted: Sequence[int], runs: set[int]) -> Itera
     """(pts, RGB image) of the wanted frames in order; each pts once. Decodes only the runs that are needed."""
     container, file = _open(where)
     with container, file:
-        stream = container.streams.video[0]
+        stream = _main_stream(container)
         stream.thread_type = "AUTO"
         targets = iter(sorted(set(wanted)))
         target = next(targets, None)

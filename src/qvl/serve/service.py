@@ -13,18 +13,15 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 import qvl
 from qvl.engine.engine import Event
 from qvl.engine.loop import EngineLoop, Ticket
 from qvl.errors import CapacityError, MediaError, PromptError, QvlError
 from qvl.geometry import Size
-from qvl.inputs.image import FORMATS, check_pixels
+from qvl.inputs.image import check_pixels, open_image
 from qvl.inputs.processor import MediaSettings, ModelInputs
 from qvl.serve.fields import tell
 from qvl.serve.media import MediaReader
@@ -175,10 +172,11 @@ class Service:
 
     def _picture_tokens(self, data: bytes, item: dict[str, Any], settings: MediaSettings) -> int:
         """Visual tokens by the file's header alone, so that a bomb is refused before it is unpacked."""
-        own = MediaSettings(**{k: v for k, v in item.items() if k in ("min_pixels", "max_pixels")})
+        keys = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+        own = MediaSettings(**{k: v for k, v in item.items() if k in keys})
         limits = own.over(settings)
         try:
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
+            with open_image(data) as image:
                 size = Size(image.height, image.width)
         except Exception:  # the processor says what is wrong with it
             return 0
