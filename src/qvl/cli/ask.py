@@ -32,6 +32,11 @@ class TaskOptions:
     events: bool = option(False, "Print times in the video, in seconds.", "--events")
     actions: bool = option(False, "Print the actions for this screenshot; none is executed.", "--actions")
     phone: bool = option(False, "With --actions: the screen is a phone's, not a computer's.", "--phone")
+    schema: str | None = option(
+        None,
+        "Print the fields of this JSON schema, typed and checked (default: no schema).",
+        metavar="FILE.json",
+    )
     retry: RetryOption = None
     draw: str | None = option(None, "Draw what was found onto the image, into this file.", metavar="OUT.png")
 
@@ -48,6 +53,10 @@ class TaskOptions:
         """Raises: PromptError for options that don't go together."""
         if self.draw is not None and self.task not in ("boxes", "document", "actions"):
             raise PromptError("--draw needs something with a place: --boxes, --document or --actions")
+        if self.schema is not None and (
+            self.task is not None or self.retry is not None or system is not None
+        ):
+            raise PromptError("--schema brings its own prompt: it can't go with a task, --retry or --system")
         if self.phone and self.task != "actions":
             raise PromptError("--phone goes with --actions")
         if system is not None and self.task is not None:
@@ -81,15 +90,19 @@ def run(
         statistics,
         terminal_safe,
     )
+    from qvl.tasks.fields import extract_fields, read_schema
     from qvl.tasks.retry import check_retry
     from qvl.tasks.run import run_task
 
     wanted.check(system)
     check_writable(wanted.draw, drawing=True)
     retry = None if wanted.retry is None else check_retry(wanted.retry)
-    names, question = split_words(words or [], question_needed=wanted.task != "document")
+    names, question = split_words(
+        words or [], question_needed=wanted.task != "document" and wanted.schema is None
+    )
     media = [open_media(name) for name in names]  # before torch is imported: a bad file is told at once
 
+    schema = None if wanted.schema is None else read_schema(wanted.schema)
     began = time.perf_counter()
     backend = source.open(mapped=True)
     load_s = time.perf_counter() - began
@@ -114,6 +127,15 @@ def run(
         elif text := found_text(found):
             print(text)
         print_doubts(found, () if wanted.draw is None else draw_to(found, names[0], wanted.draw))
+    elif schema is not None:
+        fields = extract_fields(backend, media, schema, question, **settings)
+        answer, status = fields.answer, 1 if fields.problems else 0
+        if as_json:
+            more = {"found": fields.to_dict()}
+        else:
+            print(json.dumps(fields.values, ensure_ascii=False, indent=1))
+        for line in fields.problems:
+            print(f"note: {terminal_safe(line)}", file=sys.stderr)
     elif retry is not None:
         answer, notes = _ask_watched(backend, media, question, system, retry, settings)
         status = 0
@@ -128,7 +150,7 @@ def run(
     peak_bytes = backend.peak_memory_bytes
     if as_json:
         print(json.dumps(answer_dict(backend.name, answer, load_s, peak_bytes) | more, ensure_ascii=False))
-    elif wanted.task is None:
+    elif wanted.task is None and schema is None:
         print_notes(answer)
     if shown and answer.reasoning:
         print(terminal_safe(answer.reasoning), file=sys.stderr)
