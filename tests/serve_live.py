@@ -20,7 +20,7 @@ from PIL import Image
 from qvl.serve.media import MediaReader
 from qvl.serve.server import Server, bind
 from qvl.serve.service import Service
-from qvl.serve.settings import ServeOptions
+from qvl.serve.settings import MediaPolicy, ServeOptions
 
 
 @dataclass
@@ -67,8 +67,11 @@ class Live:
 
 
 @contextlib.contextmanager
-def live(model: Any, media: MediaReader | None = None, **options: Any) -> Iterator[Live]:
-    service = Service(model, ServeOptions(**{"model_name": "tiny"} | options), media)
+def live(
+    model: Any, media: MediaReader | None = None, policy: MediaPolicy | None = None, **options: Any
+) -> Iterator[Live]:
+    chosen = ServeOptions(**{"model_name": "tiny", "media": policy or MediaPolicy()} | options)
+    service = Service(model, chosen, media)
     server = Server(service, log_level="error")
     bound = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -182,6 +182,8 @@ def load_image(source: Any, limits: ImageLimits = DEFAULT_LIMITS, *, page: int |
         raise MediaError(f"{name}: {_not_an_image(data)}") from e
     except Image.DecompressionBombError as e:
         raise MediaError(f"{name}: has more pixels than the limit of {limits.max_pixels:,}") from e
+    except MemoryError:  # says nothing about the file
+        raise
     except Exception as e:  # decoders of broken files raise anything: struct.error, SyntaxError, KeyError …
         raise MediaError(f"{name}: can't be opened as an image ({e})") from e
     with image:
@@ -216,10 +218,14 @@ def _not_an_image(data: bytes) -> str:
 def _decode(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
+    except MemoryError:
+        raise
     except Exception as e:  # as above: whatever the decoder raises, the file is broken
         raise MediaError(f"{name}: is truncated or damaged ({e})") from e
     try:
         image = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception:  # orientation that can't be read is no orientation
         image = image.copy()
     if image.mode in ("I", "F") or image.mode.startswith("I;"):

@@ -11,7 +11,7 @@ import binascii
 import codecs
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -265,7 +265,20 @@ class Tokenizer:
         """Ordinary tokens only: `<|im_end|>` written in the text is encoded as its letters."""
         # half a surrogate pair can't be UTF-8; it arrives from JSON escapes of strangers
         text = text.encode("utf-8", "replace").decode() if _has_surrogate(text) else text
-        return self._words.encode(text, add_special_tokens=False).ids if text else []
+        if len(text) <= _PIECE:
+            return self._words.encode(text, add_special_tokens=False).ids if text else []
+        ids: list[int] = []
+        for piece in _pieces(text) if self._cuts_words else (text,):
+            # a batch lets other threads run meanwhile, a single text doesn't
+            ids += self._words.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+        return ids
+
+    @cached_property
+    def _cuts_words(self) -> bool:
+        """Whether text is cut at least at each word's end before merging, as every published vocabulary does."""
+        first = json.loads(self._words.to_str())["pre_tokenizer"] or {}
+        steps = first.get("pretokenizers", [first])
+        return any(step["type"] == "Split" or step.get("use_regex") for step in steps if step)
 
     def encode_parts(self, parts: Iterable[tuple[str, bool]]) -> list[int]:
         """Ids of (text, trusted) parts. Special tokens are recognised only wholly inside one trusted part.
@@ -346,6 +359,21 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a JSON object (it holds a {type(raw).__name__})")
     return raw
+
+
+_PIECE = 1 << 16
+# Where every vocabulary's expression ends one word and begins another: after a line, at a space between letters.
+_SEAM = re.compile(r"\n(?=[0-9A-Za-z])|(?<=[a-z])(?= [a-z])")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces of about 64 Ki characters, whose tokens are those of the whole. A text without seams stays
+    whole."""
+    at = 0
+    while (seam := _SEAM.search(text, at + _PIECE)) is not None:
+        yield text[at : seam.end()]
+        at = seam.end()
+    yield text[at:]
 
 
 def _has_surrogate(text: str) -> bool:

@@ -169,6 +169,8 @@ def frames_at(
         # a time is rounded to milliseconds by people and models, so a frame that begins then is meant
         wanted = [index.pts[max(0, bisect_right(times, t + 1e-3) - 1)] for t in seconds]
         shown = dict(_decode(where, wanted, {run for pts in wanted for run in index.needs[pts]}))
+    except av.error.MemoryError as e:  # ENOMEM of FFmpeg: says nothing about the file
+        raise MemoryError(f"{name}: no memory to decode it") from e
     except av.error.FFmpegError as e:
         raise MediaError(f"{name}: can't be decoded as a video ({e.strerror or e})") from e
     except OSError as e:
@@ -238,6 +240,8 @@ def _open_animation(where: bytes | Path, name: str, image_limits: ImageLimits) -
         image = Image.open(where if isinstance(where, Path) else BytesIO(where), formats=FORMATS)
     except Image.DecompressionBombError as e:
         raise MediaError(f"{name}: has more pixels than the limit of {image_limits.max_pixels:,}") from e
+    except MemoryError:
+        raise
     except Exception:  # not an image, or one so broken that the video decoder may say what it is
         return None
     if image.format == "TGA":  # no signature: PIL guesses it from a few bytes that a video may have too
@@ -307,6 +311,8 @@ def _from_file(where: bytes | Path, name: str, limits: VideoLimits, image_limits
             while at < len(wanted) and wanted[at] <= pts:
                 kept.repeat(1)
                 at += 1
+    except av.error.MemoryError as e:  # ENOMEM of FFmpeg: says nothing about the file
+        raise MemoryError(f"{name}: no memory to decode it") from e
     except av.error.FFmpegError as e:
         raise MediaError(f"{name}: can't be decoded as a video ({e.strerror or e})") from e
     except OSError as e:

@@ -56,7 +56,7 @@ def create_app(service: Service) -> FastAPI:
     def refused(status: int) -> None:
         service.metrics.refused[status] += 1
 
-    app.add_middleware(Guard, options=service.options, refused=refused)
+    app.add_middleware(Guard, options=service.options, refused=refused, shape=service.shape)
     if service.options.cors_origins:  # outermost: a browser asks whether it may ask, without a key
         app.add_middleware(
             CORSMiddleware,
@@ -86,6 +86,10 @@ def _add_problems(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(QvlError)
     async def known(_: Request, error: QvlError) -> Response:
+        return problem_of(error, service.hide).response()
+
+    @app.exception_handler(MemoryError)
+    async def no_memory(_: Request, error: MemoryError) -> Response:
         return problem_of(error, service.hide).response()
 
     @app.exception_handler(Exception)
@@ -122,7 +126,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         with service.enter(1):
             tokenizer = service.processor.tokenizer
             if body.prompt is not None:
-                ids = await asyncio.to_thread(tokenizer.encode, body.prompt)
+                ids = await service.tokenized(body.prompt)
             else:
                 ids = (await service.inputs(conversation_to_count(body))).input_ids.tolist()
         counted: dict[str, Any] = {"count": len(ids), "max_model_len": service.max_model_len, "tokens": ids}
@@ -151,7 +155,7 @@ _ERRORS: dict[int | str, str] = {
     401: "The API key is missing or wrong",
     404: "No such model",
     408: "The body didn't arrive in time",
-    413: "The body is too large",
+    413: "The body is too large, or its text longer than any prompt",
     415: "The body isn't JSON",
     429: "Too much is waiting: come back after Retry-After seconds",
     500: "The device failed; other requests go on",

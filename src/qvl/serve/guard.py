@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qvl.serve.problems import Problem
+from qvl.serve.door import Shape, check_shape
+from qvl.serve.problems import Problem, overloaded
 from qvl.serve.settings import ServeOptions
 from qvl.units import format_bytes
 
@@ -28,11 +29,13 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class Guard:
-    """Plain ASGI: nothing of a body is kept that wasn't let through."""
+    """Plain ASGI: nothing of a body is kept that wasn't let through, and no route sees one that isn't whole."""
 
-    def __init__(self, app: ASGIApp, options: ServeOptions, refused: Callable[[int], None]):
-        """refused: is told the status of each answer from 400 on."""
+    def __init__(self, app: ASGIApp, options: ServeOptions, refused: Callable[[int], None], shape: Shape):
+        """refused: is told the status of each answer from 400 on. shape: what a body may hold."""
         self._app = app
+        self._shape = shape
+        self._held_bytes = 0  # of all bodies that are here
         self._options = options
         self._refused = refused
         # digests have one length, so comparing them tells nothing of the key's
@@ -70,8 +73,7 @@ class Guard:
             )
 
     async def _guarded(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        fault: Problem | None = None
-        sent = False
+        taken = 0
 
         async def answer(problem: Problem) -> None:
             self._refused(problem.status)
@@ -80,33 +82,37 @@ class Guard:
             await response(scope, receive, send)
 
         async def watched(message: Message) -> None:
-            nonlocal sent
-            if fault is not None and not sent:
-                return  # what a route makes of the half body it got
-            if message["type"] == "http.response.start":
-                sent = True
-                if message["status"] >= 400:
-                    self._refused(message["status"])
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                self._refused(message["status"])
             await send(message)
 
-        def failed(problem: Problem) -> Problem:
-            nonlocal fault
-            fault = problem
-            return problem
+        def take(count: int) -> None:
+            nonlocal taken
+            options = self._options
+            if self._held_bytes > taken and self._held_bytes + count > options.max_held_body_bytes:
+                raise overloaded(
+                    429,
+                    f"bodies of other requests take {self._held_bytes - taken:,} bytes, "
+                    f"{options.max_held_body_bytes:,} are kept at once: come back later",
+                    options.retry_after_s,
+                )
+            taken += count
+            self._held_bytes += count
 
         try:
-            if scope["path"] not in OPEN_PATHS:
-                self._check_key(headers.get(b"authorization", b""))
-            if scope["method"] == "POST":
-                self._check_head(headers)
-        except Problem as e:
-            await answer(e)
-            return
-        try:
-            await self._app(scope, self._measured(receive, failed), watched)
+            try:
+                if scope["path"] not in OPEN_PATHS:
+                    self._check_key(headers.get(b"authorization", b""))
+                replayed = receive
+                if scope["method"] == "POST":
+                    self._check_head(headers)
+                    replayed = await self._whole(receive, take)
+            except Problem as e:
+                await answer(e)
+                return
+            await self._app(scope, replayed, watched)
         finally:
-            if fault is not None and not sent:
-                await answer(fault)
+            self._held_bytes -= taken
 
     def _check_key(self, authorization: bytes) -> None:
         if self._key is None:
@@ -140,29 +146,42 @@ class Guard:
             code="body_too_large",
         )
 
-    def _measured(self, receive: Receive, failed: Callable[[Problem], Problem]) -> Receive:
-        """Counts a body whose length wasn't told, and doesn't wait for one for ever."""
-        count, whole = 0, False
-        until = time.monotonic() + self._options.body_timeout_s
+    async def _whole(self, receive: Receive, take: Callable[[int], None]) -> Receive:
+        """Waits for a body, but not for ever, counts what is in it, and gives what hands it on."""
+        options = self._options
+        pieces, count = [], 0
+        try:
+            async with asyncio.timeout(options.body_timeout_s):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] != "http.request":  # the client has gone; the route is told the same
+                        return _replay([message], receive)
+                    piece = message.get("body", b"")
+                    count += len(piece)
+                    if count > options.max_body_bytes:
+                        raise self._too_large()
+                    take(len(piece))
+                    pieces.append(piece)
+                    more = message.get("more_body", False)
+        except TimeoutError as e:
+            seconds = options.body_timeout_s
+            raise Problem(408, f"the body didn't arrive within {seconds:g} s", code="timeout") from e
+        body = b"".join(pieces)
+        pieces.clear()
+        for _ in check_shape(body, self._shape):
+            await asyncio.sleep(0)
+        return _replay([{"type": "http.request", "body": body, "more_body": False}], receive)
 
-        async def measured() -> Message:
-            nonlocal count, whole
-            if whole:
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
-            except TimeoutError as e:
-                seconds = self._options.body_timeout_s
-                late = Problem(408, f"the body didn't arrive within {seconds:g} s", code="timeout")
-                raise failed(late) from e
-            if message["type"] == "http.request":
-                count += len(message.get("body", b""))
-                whole = not message.get("more_body", False)
-                if count > self._options.max_body_bytes:
-                    raise failed(self._too_large())
-            return message
 
-        return measured
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    """What gives `messages`, each once, and then what comes."""
+    left = messages[::-1]
+
+    async def replayed() -> Message:
+        return left.pop() if left else await receive()
+
+    return replayed
 
 
 def _digest(key: bytes) -> bytes:

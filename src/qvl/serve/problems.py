@@ -59,6 +59,8 @@ def problem_of(error: Exception, hide: Callable[[str], str]) -> Problem:
         return Problem(
             error.status, words, kind=error.kind, param=error.param, code=error.code, headers=error.headers
         )
+    if isinstance(error, MemoryError):
+        return overloaded(503, "the server has no memory left for this now: come back later", 2)
     if isinstance(error, CapacityError):
         return Problem(400, words, param="messages", code="context_length_exceeded")
     if isinstance(error, BackendError):

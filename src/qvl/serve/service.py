@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import qvl
 from qvl.engine.engine import Event
@@ -23,21 +23,27 @@ from qvl.errors import CapacityError, MediaError, PromptError, QvlError
 from qvl.geometry import Size
 from qvl.inputs.image import check_pixels, open_image
 from qvl.inputs.processor import MediaSettings, ModelInputs
+from qvl.serve.door import Shape
 from qvl.serve.fields import tell
 from qvl.serve.media import MediaReader
 from qvl.serve.metrics import Metrics
-from qvl.serve.problems import overloaded, path_hider
+from qvl.serve.problems import Problem, overloaded, path_hider
 from qvl.serve.settings import ServeOptions
 from qvl.serve.structured import Grammars
 from qvl.serve.tools import write_tools
+from qvl.units import MiB
 
 if TYPE_CHECKING:
     from qvl.backends.native import NativeModel
     from qvl.engine.sampling import Constraint
     from qvl.inputs.sampling import SamplingParams
 
+V = TypeVar("V")
+R = TypeVar("R")
+
 # OpenAI's detail "low": about a thumbnail
 LOW_DETAIL_PIXELS = 512 * 512
+VIDEO_PIXELS = 32 * 10**6
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,11 @@ class Service:
         self.processor = replace(model.processor, read_limits=limits)
         tokenizer = self.processor.tokenizer
         self._longest_token = max(len(tokenizer.token_bytes(i)) for i in range(len(tokenizer)))
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="qvl-inputs")
+        # a token is 4 bytes of English, and 6 to 12 of escaped Chinese
+        self.shape = Shape(max_text_bytes=max(MiB, 16 * self.max_model_len))
+        # lanes: what has only text never waits for what has images
+        self._text_threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qvl-text")
+        self._media_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="qvl-media")
         self._grammars: Grammars | None = None
         # a message may speak of a file of the checkpoint, of this package or of another's
         private = [Path(model.name), Path(self.processor.template.where).parent, Path.home(), Path.cwd()]
@@ -75,6 +85,7 @@ class Service:
         self._grammar_lock = threading.Lock()
         self.in_flight = 0  # answers taken on; written on the event loop alone
         self.held_bytes = 0
+        self._held_pixels = 0  # of images that are being read
 
     @property
     def max_model_len(self) -> int:
@@ -85,7 +96,8 @@ class Service:
 
     def stop(self) -> None:
         self.loop.stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._text_threads, self._media_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def drain(self) -> None:
         """From now on nothing new is taken on."""
@@ -113,21 +125,73 @@ class Service:
     async def inputs(self, conversation: Conversation) -> ModelInputs:
         """The prompt of a conversation. Raises: MediaError, PromptError, CapacityError."""
         self._check_length(conversation)
+        if not any(_media(message) for message in conversation.messages):
+            return await self._texts(self._process, conversation)
         messages = await self._read_media(conversation)
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._process, replace(conversation, messages=messages)
-        )
+        return await self._decoded(replace(conversation, messages=messages))
+
+    async def _decoded(self, conversation: Conversation) -> ModelInputs:
+        """In one of the media's lanes, whose slowness says nothing of the request: so it is 503, and not 400."""
         seconds = self.options.decode_timeout_s
-        try:
-            return await asyncio.wait_for(work, seconds)
-        except TimeoutError as e:
+        pixels = self._pixels(conversation)
+        limit, held = self.options.media.max_request_pixels, self.options.media.max_held_pixels
+        if pixels > limit:
             raise MediaError(
-                f"the request's images and videos weren't read within {seconds:g} s: send fewer or smaller ones"
+                f"the images of the request have {pixels:,} pixels together; {limit:,} are read: send fewer"
+            )
+        if self._held_pixels and self._held_pixels + pixels > held:
+            raise overloaded(
+                429,
+                f"images of {self._held_pixels:,} pixels are being read, {held:,} are at once: come back later",
+                self.options.retry_after_s,
+            )
+        self._held_pixels += pixels
+        work = asyncio.get_running_loop().run_in_executor(self._media_threads, self._process, conversation)
+
+        def done(_: asyncio.Future[ModelInputs]) -> None:  # not before the thread is: it can't be stopped
+            self._held_pixels -= pixels
+
+        work.add_done_callback(done)
+        try:
+            return await asyncio.wait_for(asyncio.shield(work), seconds)
+        except TimeoutError as e:
+            work.cancel()
+            raise overloaded(
+                503,
+                f"the request's images and videos weren't read within {seconds:g} s: come back later, or send smaller "
+                "ones",
+                self.options.retry_after_s,
             ) from e
 
+    def _pixels(self, conversation: Conversation) -> int:
+        """What the headers of the images promise. A video counts as its most frames at a screen's size."""
+        total = 0
+        for message in conversation.messages:
+            for item in _media(message):
+                size = _size_of(item["image"]) if item["type"] == "image" else None
+                total += size.height * size.width if size else 0 if item["type"] == "image" else VIDEO_PIXELS
+        return total
+
+    async def tokenized(self, text: str) -> list[int]:
+        return await self._texts(self.processor.tokenizer.encode, text)
+
+    async def _texts(self, work: Callable[[V], R], what: V) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._text_threads, work, what)
+
     def _check_length(self, conversation: Conversation) -> None:
-        """Refuses words that can't fit whatever they are, before time is spent on them."""
-        count = sum(_text_bytes(message) for message in conversation.messages)
+        """Refuses words that can't fit whatever they are, before time is spent on them.
+
+        All text counts: of every part and field of a message, of calls, tools and variables of the template.
+        """
+        count = sum(map(_text_bytes, conversation.messages)) + _all_bytes(
+            (conversation.tools, conversation.template_variables)
+        )
+        if count > self.shape.max_text_bytes:
+            raise Problem(
+                413,
+                f"the text has {count:,} bytes; {self.shape.max_text_bytes:,} are read",
+                code="text_too_long",
+            )
         fewest = count // self._longest_token
         if fewest > self.max_model_len:
             raise CapacityError(
@@ -175,10 +239,8 @@ class Service:
         keys = ("min_pixels", "max_pixels", "resized_height", "resized_width")
         own = MediaSettings(**{k: v for k, v in item.items() if k in keys})
         limits = own.over(settings)
-        try:
-            with open_image(data) as image:
-                size = Size(image.height, image.width)
-        except Exception:  # the processor says what is wrong with it
+        size = _size_of(data)
+        if size is None:  # the processor says what is wrong with it
             return 0
         check_pixels(size.width, size.height, "an image", self.processor.read_limits.max_pixels)
         return self.processor.picture_tokens(size, limits)
@@ -213,7 +275,7 @@ class Service:
         """A prompt as it stands, special tokens counting as such. Raises: PromptError."""
         if isinstance(prompt, str):
             self._check_length(Conversation([{"content": prompt}]))
-            prompt = await asyncio.to_thread(self.processor.tokenizer.encode_trusted, prompt)
+            prompt = await self._texts(self.processor.tokenizer.encode_trusted, prompt)
         return self.processor.text_inputs(prompt)
 
     async def grammars(self) -> Grammars:
@@ -358,14 +420,35 @@ class Flight:
                 service.loop.cancel(ticket)
 
 
+def _size_of(data: bytes) -> Size | None:
+    """By the file's header alone; None for what is no image."""
+    try:
+        with open_image(data) as image:
+            return Size(image.height, image.width)
+    except MemoryError:
+        raise
+    except Exception:
+        return None
+
+
 def _media(message: dict[str, Any]) -> list[dict[str, Any]]:
     content = message.get("content")
     return [item for item in content if item["type"] != "text"] if isinstance(content, list) else []
 
 
 def _text_bytes(message: dict[str, Any]) -> int:
-    """At most the UTF-8 length of a message's text, cheaply."""
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return len(content)
-    return sum(len(item["text"]) for item in content if item["type"] == "text")
+    """The length of a message's text in all its fields; an image's or video's address is none."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return _all_bytes(message)
+    parts = [{k: v for k, v in item.items() if k not in ("image", "video")} for item in content]
+    return _all_bytes({**message, "content": parts})
+
+
+def _all_bytes(value: Any) -> int:
+    """At most the UTF-8 length of every string in it, keys too, cheaply. Depth was limited at the door."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(key) + _all_bytes(inner) for key, inner in value.items())
+    return sum(map(_all_bytes, value)) if isinstance(value, list | tuple) else 0

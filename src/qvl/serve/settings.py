@@ -22,6 +22,8 @@ class MediaPolicy:
     max_bytes: int = 64 * MiB  # of one image or video
     max_items: int = 64  # images and videos of one request
     max_videos: int = 4
+    max_request_pixels: int = 512 * 10**6  # of all images of one request, by their headers
+    max_held_pixels: int = 1024 * 10**6  # of all images that are being read
     fetch_timeout_s: float = 20.0  # all redirects together
     max_redirects: int = 3
 
@@ -33,6 +35,7 @@ class ServeOptions:
     media: MediaPolicy = field(default_factory=MediaPolicy)
     max_queue: int = 64  # answers that may wait beside those that run
     max_body_bytes: int = 64 * MiB
+    max_held_body_bytes: int = 512 * MiB  # of all bodies that are being read or answered
     body_timeout_s: float = 60.0  # for a body to arrive
     decode_timeout_s: float = 60.0  # for the media of one request to be read
     # Patches of accepted requests; over it, others are asked to come back unless nothing else is held.

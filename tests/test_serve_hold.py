@@ -1,0 +1,209 @@
+"""What strangers send can't stop or fill the server: sizes and shapes at the door, memory, lanes, turns, ends."""
+
+import io
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import qvl
+from qvl.inputs import tokenizer as tokenizers
+from qvl.inputs.image import load_image
+from qvl.serve.door import Shape, check_shape
+from qvl.serve.problems import Problem
+from qvl.serve.settings import MediaPolicy
+from serve_live import asking, data_url, live, picture, png
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint):
+    model = qvl.load(tiny_checkpoint, max_num_seqs=2, max_model_len=512)
+    with live(model) as running:
+        yield running
+
+
+MIB = 1 << 20
+LONG = "a" * (MIB + 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": LONG}),
+        ("/v1/chat/completions", {"messages": asking(LONG)}),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "reasoning_content": LONG}]}),
+        (
+            "/v1/chat/completions",
+            {
+                "messages": [
+                    *asking(),
+                    {
+                        "role": "assistant",
+                        "tool_calls": [
+                            {"id": "a", "function": {"name": "f", "arguments": json.dumps({"x": LONG})}}
+                        ],
+                    },
+                ]
+            },
+        ),
+        (
+            "/v1/chat/completions",
+            {
+                "messages": asking(),
+                "tools": [{"type": "function", "function": {"name": "f", "description": LONG}}],
+            },
+        ),
+        (
+            "/v1/chat/completions",
+            {
+                "messages": asking(),
+                "tools": [
+                    {"type": "function", "function": {"name": "f", "parameters": {"url": "data:" + LONG}}}
+                ],
+            },
+        ),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": ""}] * 100_000}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "x"}] * 100_000}]}),
+    ],
+    ids=["tokenize", "text", "reasoning", "arguments", "tool", "url-in-tool", "messages", "parts"],
+)
+def test_more_text_or_values_than_any_prompt_holds_are_refused_before_they_are_read(server, path, body):
+    answer = server.post(path, **{"model": "tiny"} | body)
+    assert answer.status_code == 413, answer.text[:300]
+    server.wait_until_idle()
+
+
+def test_a_body_nested_too_deep_is_refused_and_others_are_answered(server):
+    schema: dict = {"type": "string"}
+    for _ in range(300):
+        schema = {"type": "object", "properties": {"a": schema}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = server.chat(response_format=wanted)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "body_too_deep"
+    assert server.chat().status_code == 200
+
+
+def shape_of(body: bytes, **limits) -> str | None:
+    try:
+        for _ in check_shape(body, Shape(**limits)):
+            pass
+    except Problem as e:
+        return e.code
+    return None
+
+
+def test_the_door_counts_what_json_means_and_not_what_a_string_holds():
+    text = json.dumps({"messages": asking('[[[[{{{{ "quoted" \\ \\\\" ,,,,,,', picture())}).encode()
+    assert shape_of(text, max_depth=7, max_values=40, max_text_bytes=400) is None
+    assert shape_of(b'{"url":"data:' + b"a" * 1000 + b'"}', max_text_bytes=100) is None
+    assert shape_of(b'{"url":"url","x":"' + b"a" * 1000 + b'"}', max_text_bytes=100) == "text_too_long"
+    assert shape_of(b'{"uri":"data:' + b"a" * 1000 + b'"}', max_text_bytes=100) == "text_too_long"
+    assert shape_of(b"[" * 65) == "body_too_deep"
+    assert shape_of(b"[" + b"1," * 50_001) == "body_too_large"
+    # a string without an end would be looked for again from each of its quotes
+    assert shape_of(b'"' + b'\\"' * MIB, max_text_bytes=3 * MIB) is None
+
+
+def test_bodies_are_held_up_to_a_limit_and_the_next_one_comes_back_later(tiny_checkpoint):
+    model = qvl.load(tiny_checkpoint, max_num_seqs=2)
+    with live(model, max_held_body_bytes=100_000) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(
+                b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100000\r\n\r\n" + b" " * 90_000
+            )
+            until = time.monotonic() + 10
+            while (answer := server.chat("x" * 20_000)).status_code != 429:
+                assert time.monotonic() < until
+            assert answer.headers["Retry-After"] == "2"
+        while server.post("/tokenize", prompt="hello").status_code != 200:
+            assert time.monotonic() < until
+
+
+def test_a_long_text_is_cut_into_tokens_in_pieces_that_are_those_of_the_whole(tiny_checkpoint, monkeypatch):
+    for folder in (tiny_checkpoint, Path(qvl.__file__).parent / "mini"):
+        tokenizer = tokenizers.Tokenizer.from_pretrained(folder)
+        text = (
+            "the sys in  the\n\nthen 12 3,\n the!\n \nin the Sys\r\nits'the  \n" * 40
+            + "é\u0301 the ́a \n\u0301x"
+        )
+        whole = tokenizer.encode(text)
+        monkeypatch.setattr(tokenizers, "_PIECE", 7)
+        assert len(list(tokenizers._pieces(text))) > 40
+        assert tokenizer.encode(text) == whole
+        monkeypatch.undo()
+
+
+def test_no_memory_is_503_and_no_fault_of_the_image(server, monkeypatch):
+    from PIL import ImageFile
+
+    def load(_):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(MemoryError):
+        load_image(png())
+    answer = server.chat(messages=asking("x", picture()))
+    assert answer.status_code == 503, answer.text
+    assert "memory" in answer.json()["error"]["message"]
+    assert answer.headers["Retry-After"] == "2"
+    monkeypatch.undo()
+    assert server.chat(messages=asking("x", picture())).status_code == 200
+
+
+def black(side: int) -> bytes:
+    """A page of one bit a pixel: small as a file, large when unpacked."""
+    out = io.BytesIO()
+    Image.new("1", (side, side)).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_the_pixels_of_a_request_are_counted_before_any_is_unpacked(tiny_checkpoint):
+    media = MediaPolicy(max_request_pixels=3_000_000)
+    with live(qvl.load(tiny_checkpoint), policy=media) as server:
+        pages = [picture(data_url(black(1200)), max_pixels=3136) for _ in range(3)]
+        answer = server.chat(messages=asking("x", *pages))
+        assert answer.status_code == 400
+        assert "4,320,000 pixels together; 3,000,000 are read" in answer.json()["error"]["message"]
+        assert server.chat(messages=asking("x", *pages[:2])).status_code == 200
+
+
+def test_text_is_answered_while_all_lanes_of_media_are_taken_and_more_media_come_back_later(
+    tiny_checkpoint, monkeypatch
+):
+    model = qvl.load(tiny_checkpoint, max_num_seqs=8)
+    media = MediaPolicy(max_held_pixels=4 * 84 * 112)
+    with live(model, policy=media, decode_timeout_s=20) as server:
+        opened, process = threading.Event(), server.service._process
+
+        def held(conversation):
+            if any(isinstance(m["content"], list) and len(m["content"]) > 1 for m in conversation.messages):
+                assert opened.wait(30)
+            return process(conversation)
+
+        monkeypatch.setattr(server.service, "_process", held)
+        ask = {"messages": asking("x", picture()), "max_tokens": 2}
+        got: list = []
+        threads = [threading.Thread(target=lambda: got.append(server.chat(**ask))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 20
+        while server.service._held_pixels < 4 * 84 * 112:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        began = time.monotonic()
+        assert server.chat("words", max_tokens=2).status_code == 200
+        assert server.post("/tokenize", prompt="words").status_code == 200
+        more = server.chat(**ask)
+        assert (more.status_code, more.headers["Retry-After"]) == (429, "2")
+        assert time.monotonic() - began < 10  # they would wait for 30 s otherwise
+        opened.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in got] == [200] * 4
+        assert server.service._held_pixels == 0
