@@ -39,7 +39,7 @@ COMMANDS = {
         "choose --task reasoning --gpu a100 --private --languages ko --volume 100M/month --budget 3000 --allow-stale "
         "--engine vllm@0.8.1"
     ).split(),
-    "cost": "cost --model qwen-vl-max --image 1280x720 --requests 100000 --gpu 1xh100 --allow-stale".split(),
+    "cost": "cost --model qwen3.7-plus --image 1280x720 --requests 100000 --gpu 1xh100 --allow-stale".split(),
     "launch": ["launch", "qwen2.5-vl-7b", "--engine", "vllm@0.32", "--gpu", "l40s"],
 }
 

@@ -258,7 +258,7 @@ def test_each_row_says_whether_this_machine_runs_it_in_which_precision_and_how_f
         line = line_of(out, m.name)
         best = best_run(runs_on(m, machine))
         if m.hosted:
-            assert " API" in line
+            assert (f" off {m.retired.value}" if m.retired else " API") in line
         elif best:
             assert f" {best.checkpoint.precision.replace('-int', '')} " in line
             assert " tok/s" in line
@@ -310,7 +310,8 @@ def test_a_page_says_it_in_a_sentence_and_for_each_checkpoint(qvl, on, tmp_path)
     [
         ("qwen2.5-vl-72b", "no, not on AMD EPYC, 2 cores, 16.0 GiB of 32.0 GiB free: in awq it needs "),
         ("qwen3.5-4b", "not known: its config.json was not seen"),
-        ("qwen-vl-max", "needs no machine: it runs through an API"),
+        ("qwen3.7-plus", "needs no machine: it runs through an API"),
+        ("qwen-vl-max", "Qwen-VL-Max was switched off on 2026-10-10; use qwen3.8-max"),
     ],
 )
 def test_a_page_says_why_not(qvl, on, unseen, tmp_path, name, said):

@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
 def load(source: str | Path | Backend = "mini", **options: Unpack[LoadOptions]) -> Model:
     """A model to ask, whatever is behind it.
 
-    source: a checkpoint folder, a hub id, `mini` (the embedded one), a hosted flagship such as `qwen-vl-max`, the http
+    source: a checkpoint folder, a hub id, `mini` (the embedded one), a hosted flagship such as `qwen3.7-plus`, the http
     address of a server, `fake:` with a text or a JSON file of answers, or a backend that is open already. options:
     those of `qvl.backends.native.load`, or of `qvl.backends.http.connect`.
     """

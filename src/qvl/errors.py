@@ -40,6 +40,10 @@ class CapacityError(QvlError):
     """Something that doesn't fit into memory or context; carries both numbers in its text."""
 
 
+class RetiredModelWarning(UserWarning):
+    """A hosted name that its provider has switched off. The CLI prints it as one line and goes on."""
+
+
 class SpendError(CapacityError):
     """A call that isn't made, as it could cost more than the user's limit leaves."""
 

@@ -41,7 +41,7 @@ from qvl.backends.endpoint import (
 from qvl.backends.media import SentMedia, image_limits, prepare
 from qvl.backends.settings import MEDIA_SETTINGS, Settings
 from qvl.backends.spend import Hold, Meter, call_cost, parse_amount
-from qvl.backends.studio import check_region, find_price, longest_output, region_of
+from qvl.backends.studio import check_region, find_price, longest_output, region_of, thinks
 from qvl.backends.transport import OpenReply, Transport
 from qvl.backends.wire import DataLines, Reply, assembled, read_chunk, read_reply
 from qvl.catalog.generations import Generation, by_name
@@ -236,7 +236,7 @@ class HttpModel(Backend):
         extra_body: fields that go to the server as they are.
         """
         asked = self._prepare(messages, settings)
-        if asked.body.get("enable_thinking"):  # which Model Studio takes over a stream alone
+        if self._thinks(asked):  # which Model Studio takes over a stream alone
             return self._streamed(asked).finish()
         with self._held(asked) as hold:
             began = time.perf_counter()
@@ -244,7 +244,7 @@ class HttpModel(Backend):
 
     async def achat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Answer:
         asked = await asyncio.to_thread(self._prepare, messages, settings)
-        if asked.body.get("enable_thinking"):
+        if self._thinks(asked):
             return await AsyncStream(lambda: self._astreamed(asked)).finish()
         with self._held(asked) as hold:
             began = time.perf_counter()
@@ -336,6 +336,9 @@ class HttpModel(Backend):
         return [future.result() for future in futures]
 
     # Inside
+
+    def _thinks(self, asked: _Asked) -> bool:
+        return self._studio and thinks(self.name, asked.body)
 
     def _thinking(self, given: dict[str, Any]) -> dict[str, Any]:
         """The fields for `thinking` and `thinking_budget`, which are taken out of the settings."""

@@ -1,7 +1,8 @@
 """Alibaba Cloud Model Studio: which of its addresses, which names it serves, and the most that one call can cost.
 
 Sources: regions and addresses, the provider's page on regions (13 February and 30 June 2026); thinking only over a
-stream, its page of error messages (23 June 2026); output limits, a third-party copy of its model cards (January 2026).
+stream, its page of error messages (23 June 2026); output limits, a third-party copy of its model cards (January 2026),
+of the names from 3.5 on github anomalyco/models.dev (@5066c82, @3952587; @aa75485 for the longest thought).
 """
 
 from __future__ import annotations
@@ -30,9 +31,16 @@ REGIONS = {
 }
 DEFAULT_REGION = "beijing"
 
-# tokens of one answer without the thoughts; the thoughts that go before it
-_OUTPUT_LIMITS = {"qwen-vl": 8_192, "qwen3-vl": 32_768}
-LONGEST_THOUGHT = 81_920
+LONGEST_THOUGHT = 81_920  # of a Qwen3-VL or older
+
+# start of a name → tokens of one answer without the thoughts, tokens of the thoughts that go before it; first match
+_LIMITS = {
+    "qwen3.8-max": (131_072, 262_144),
+    "qwen3.": (65_536, 262_144),
+    "qwen3": (32_768, LONGEST_THOUGHT),
+    "": (8_192, LONGEST_THOUGHT),
+}
+_THINKS_UNASKED = "qwen3."  # from 3.5 on
 
 _SNAPSHOT = re.compile(r"-(?:latest|us|\d{4}-\d{2}-\d{2}(?:-us)?)\Z")
 
@@ -56,7 +64,7 @@ def region_of(url: str) -> str | None:
 
 
 def stable_name(name: str) -> str:
-    """`qwen-vl-max-2025-08-13` and `qwen-vl-max-latest` → `qwen-vl-max`."""
+    """`qwen3-vl-plus-2025-12-19` and `qwen3-vl-plus-latest` → `qwen3-vl-plus`."""
     return _SNAPSHOT.sub("", name.strip().lower())
 
 
@@ -102,8 +110,22 @@ def find_price(book: PriceBook, model: str, region: str | None) -> ApiPrice | No
 
 def longest_output(model: str, body: Mapping[str, Any]) -> int:
     """The most tokens that a request can be billed for as output: `max_tokens` bounds the answer, not the thoughts."""
-    kind = "qwen3-vl" if model.lower().startswith("qwen3") else "qwen-vl"
-    answer = int(body.get("max_tokens") or _OUTPUT_LIMITS[kind])
-    if body.get("enable_thinking") or "thinking" in model.lower():
-        answer += int(body.get("thinking_budget") or LONGEST_THOUGHT)
+    name = model.lower()
+    answer, thought = next(limits for start, limits in _LIMITS.items() if name.startswith(start))
+    answer = int(body.get("max_tokens") or answer)
+    if thinks(model, body) or "thinking" in name:
+        answer += int(body.get("thinking_budget") or thought)
     return answer
+
+
+def thinks(model: str, body: Mapping[str, Any]) -> bool:
+    """Whether a request is answered thinking, for all that is known: the names from 3.5 on do unless told not to."""
+    return bool(body.get("enable_thinking", model.lower().startswith(_THINKS_UNASKED)))
+
+
+def retired_note(name: str) -> str | None:
+    """What to say of a name that the service no longer answers: since when, and what replaces it."""
+    try:
+        return find_model(stable_name(name)).switched_off or None
+    except CatalogError:
+        return None

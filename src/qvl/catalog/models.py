@@ -103,6 +103,14 @@ class Model:
     replacement: str = ""  # the catalogue name that its maker, or we, advise instead
 
     @property
+    def switched_off(self) -> str:
+        """Since when its name answers no more and what replaces it, in a sentence; empty while it answers."""
+        if self.retired is None:
+            return ""
+        doubt = "" if self.retired.verified else " (read at a reseller)"
+        return f"{self.name} was switched off on {self.retired.value}{doubt}; use {self.replacement}"
+
+    @property
     def generation(self) -> Generation:
         return generations.by_name(self.family)
 
@@ -177,6 +185,10 @@ def others() -> Mapping[str, Other]:
         _plain(raw["name"]): Other(**{**raw, "source": _source(raw["source"], raw["name"])})
         for raw in _raw()["others"]
     }
+
+
+def other_named(name: str) -> Other | None:
+    return others().get(_plain(name))
 
 
 def regressions_of(engine: str, family: str) -> list[Regression]:

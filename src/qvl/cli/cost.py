@@ -25,7 +25,7 @@ from qvl.plan.workload import Workload
 from qvl.records import pick
 
 if TYPE_CHECKING:
-    from qvl.catalog.prices import Price, PriceBook
+    from qvl.catalog.prices import ApiPrice, Price, PriceBook
     from qvl.plan.cost import ApiBill, Comparison
 
 OWN = "qwen2.5-vl-7b"  # the guide's balanced pick
@@ -91,7 +91,7 @@ class ServerOptions:
 
 @command
 def run(
-    model: Annotated[str, typer.Option(help="A hosted model, such as qwen-vl-max or qwen-vl-max@2025-07.")],
+    model: Annotated[str, typer.Option(help="A hosted model, such as qwen3.7-plus or qwen3-vl-plus@intl.")],
     sent: TrafficOptions,
     own: ServerOptions,
     pricing: PriceOptions,
@@ -110,6 +110,7 @@ def run(
         raise PlanError(f"--today {today!r} is no date such as 2026-11-23") from e
     book = with_rate(price_book(pricing.prices), exchange_rate, now)
     price = book.api_price(model)
+    switched_off = _switched_off(price)
     traffic = sent.traffic()
     used: list[Price] = [price]
     if price.currency != currency:
@@ -120,7 +121,7 @@ def run(
 
     if not own.gpu:
         _no_server(own)
-        warnings = require_fresh(used, now, pricing.max_age, pricing.allow_stale)
+        warnings = [*require_fresh(used, now, pricing.max_age, pricing.allow_stale), *switched_off]
         bill = api_bill(traffic, price)
         facts = {**api_dict(bill, money), "currency": currency, "warnings": list(warnings)}
         _print(facts, as_json, lambda: api_text(facts, bill))
@@ -128,13 +129,22 @@ def run(
     capacity = capacity_of(own, model, traffic)
     server, more, notes = server_of(book, own, capacity["requests_per_s"], currency)
     used += more
-    warnings = require_fresh(used, now, pricing.max_age, pricing.allow_stale)
+    warnings = [*require_fresh(used, now, pricing.max_age, pricing.allow_stale), *switched_off]
     result = compare(traffic, price, server, money, currency)
     facts = comparison_dict(
         result, capacity, [*warnings], [*result.notes, *filter(None, [capacity.get("note")]), *notes], used
     )
     _print(facts, as_json, lambda: comparison_text(facts, result))
     sys.stdout.flush()
+
+
+def _switched_off(price: ApiPrice) -> list[str]:
+    """A warning where the catalogue's price is of a name that answers no more; a user's own record is believed."""
+    try:
+        said = find_model(price.name).switched_off
+    except CatalogError:
+        return []
+    return [said] if said and price.source.key != "user" else []
 
 
 def volume(requests: str, pages: str, num_images: int) -> float:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
+from typing import Any
 
 # verb → (module with `run`, one line for the list)
 VERBS: dict[str, tuple[str, str]] = {
@@ -73,8 +75,18 @@ def run_verb(verb: str, args: list[str]) -> int:
     from typer import exceptions as usage
 
     from qvl.cli.plain_values import PlainCommand
-    from qvl.errors import QvlError, missing_extra
+    from qvl.errors import QvlError, RetiredModelWarning, missing_extra
 
+    show = warnings.showwarning
+
+    def shown(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        """Ours as a line like the errors; others as Python prints them."""
+        if issubclass(category, RetiredModelWarning):
+            print(f"qvl {verb}: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *where)
+
+    warnings.showwarning = shown  # type: ignore[assignment]
     try:
         module = importlib.import_module(VERBS[verb][0])
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -103,6 +115,8 @@ def run_verb(verb: str, args: list[str]) -> int:
     except BrokenPipeError:  # `qvl models | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        warnings.showwarning = show
 
 
 if __name__ == "__main__":

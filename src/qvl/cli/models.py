@@ -9,7 +9,7 @@ import typer
 
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.figures import Figure
-from qvl.catalog.models import Model, config_of, find_model, models
+from qvl.catalog.models import Model, config_of, find_model, models, other_named
 from qvl.catalog.scores import scores_of
 from qvl.cli.models_print import (
     prices_of,
@@ -17,6 +17,7 @@ from qvl.cli.models_print import (
     print_comparison,
     print_list,
     print_model,
+    print_other,
     print_sources,
     regressions_of,
 )
@@ -43,22 +44,30 @@ def run(
     """Models of the Qwen-VL family: shapes, licences, abilities, scores, and what this machine can run."""
     if sources and gpu:
         raise CatalogError("--sources tells where figures were read; --gpu has no part in that: drop one")
-    chosen = [find_model(name) for name in names or ()]
+    beside = [] if compare else [o for o in map(other_named, names or ()) if o]
+    chosen = [find_model(name) for name in names or () if not (beside and other_named(name))]
     if compare and len(chosen) < 2:
         raise CatalogError(f"--compare needs at least two models, {len(chosen)} given")
     if sources and not as_json and not compare:
         for model in chosen:
             print_sources(model)
-        return None if chosen else print_all_sources()
+        for other in beside:
+            print_other(other)
+        return None if names else print_all_sources()
     machine = _machine(gpu)
     if as_json:
-        found = [model_dict(m) | {"here": here_dict(m, machine)} for m in chosen or models()]
+        listed = chosen or ([] if beside else models())
+        found = [model_dict(m) | {"here": here_dict(m, machine)} for m in listed]
+        of_other = ("name", "what", "status", "licence", "source=source.title", "date=source.date")
+        found += [pick(o, *of_other) for o in beside]
         print_json(found[0] if len(found) == 1 and not compare else found)
     elif compare:
         print_comparison(chosen, machine)
-    elif chosen:
+    elif names:
         for model in chosen:
             print_model(model, machine)
+        for other in beside:
+            print_other(other)
     else:
         print_list(models(), machine)
     return None

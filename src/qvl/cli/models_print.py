@@ -18,7 +18,7 @@ from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from qvl.catalog.figures import Figure
-    from qvl.catalog.models import Model
+    from qvl.catalog.models import Model, Other
     from qvl.catalog.prices import ApiPrice
     from qvl.catalog.scores import Score
     from qvl.plan.machine import Machine, Run
@@ -84,7 +84,7 @@ def _short(name: str) -> str:
 def _here(model: Model, machine: Machine | str) -> str:
     """`bf16 2.6 tok/s`, `bf16` where no speed is known, `no, 41.2 GiB`: the least that it needs; `API`."""
     if model.hosted:
-        return "API"
+        return f"off {model.retired.value}" if model.retired else "API"
     if isinstance(machine, str):
         return "?"
     found = runs_on(model, machine)
@@ -107,7 +107,7 @@ def _short_precision(precision: str) -> str:
 def _here_sentence(model: Model, machine: Machine | str) -> str:
     """Whether the machine runs it, in which precision and how fast, in one sentence."""
     if model.hosted:
-        return "needs no machine: it runs through an API"
+        return model.switched_off or "needs no machine: it runs through an API"
     if isinstance(machine, str):
         return machine
     found = runs_on(model, machine)
@@ -254,7 +254,8 @@ def _fits(model: Model, machine: Machine | str) -> dict[str, str]:
 
 def _facts(model: Model) -> dict[str, str]:
     licence = model.licence
-    facts = {
+    facts = {"switched off": _switched_off(model)} if model.retired else {}
+    facts |= {
         "released": f"{model.released.value}{_doubt(model.released)}",
         "parameters": _parameters(model) + _parts(model),
         "context": f"{model.context.value:,} tokens{_doubt(model.context)}",
@@ -272,6 +273,25 @@ def _facts(model: Model) -> dict[str, str]:
     for i, note in enumerate(model.notes):
         facts["notes" if not i else ""] = str(note.value)
     return facts
+
+
+def _switched_off(model: Model) -> str:
+    assert model.retired
+    note = f" ({model.retired.note})" if model.retired.note else ""
+    return f"{model.retired.value}{_doubt(model.retired)}: use {model.replacement}{note}"
+
+
+def print_other(other: Other) -> None:
+    """A name of the wider family, in three lines."""
+    from rich.text import Text
+
+    out = console()
+    out.print(Text(other.name, style="bold"), Text(f"  {other.what}"))
+    rows = [("here", other.status)]
+    rows += [("licence", other.licence)] if other.licence else []
+    out.print(
+        table(("", ""), [*rows, ("read in", f"{other.source.title}, {other.source.date}")], whole=(0,)), ""
+    )
 
 
 def _parts(model: Model) -> str:

@@ -32,7 +32,7 @@ HUB_NAMES = "PATH|HUB_ID|mini|NAME|URL"
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="A checkpoint folder, a hub id, mini (the embedded model), a hosted model such as qwen-vl-max, or a "
+        help="A checkpoint folder, a hub id, mini (the embedded model), a hosted model such as qwen3.7-plus, or a "
         "server's address; with --endpoint, the served model's name (default: mini).",
         metavar=HUB_NAMES,
     ),

@@ -1,6 +1,6 @@
 """What `qvl.load` gives, whoever answers: one object to ask, and to ask for places, pages, moments and actions.
 
-model = qvl.load("mini")                                   # or a folder, a hub id, "qwen-vl-max", "http://…"
+model = qvl.load("mini")                                   # or a folder, a hub id, "qwen3.7-plus", "http://…"
 print(model.ask(["receipt.png"], "What is the total?"))
 for box in model.boxes("shapes.png", "the red circle").result: print(box.label, box.rect)
 """

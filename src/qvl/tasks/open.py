@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from qvl.backends.base import Backend
-from qvl.errors import BackendError
+from qvl.errors import BackendError, RetiredModelWarning
 from qvl.tasks.model import Model
 
 SERVER_OPTIONS = frozenset(["family", "api_key_env", "high_resolution", "max_spend", "prices"])
@@ -24,7 +25,7 @@ def open_backend(
     """A model by what a user wrote, `mini` when that is nothing.
 
     endpoint: a server, where `model` is the served name. Without one, an address for `model` is a server that serves
-    one model, the name of a hosted flagship (`qwen-vl-max`) is Alibaba Model Studio in `region`, `fake:` followed by
+    one model, the name of a hosted flagship (`qwen3.7-plus`) is Alibaba Model Studio in `region`, `fake:` followed by
     a text or a JSON file plays answers written beforehand, a `Backend` is taken as it is, and everything else is a
     folder or hub id for our own engine, for which `mapped` is (a server's weights are its own). options: those of
     `http.connect`, `native.load` or `fake.read_fake`, None left out.
@@ -63,7 +64,7 @@ def _where(
     model: str | Path | None, endpoint: str | None, region: str | None
 ) -> tuple[str, str | None] | None:
     """(address, name) of a server; None for a model of this machine."""
-    from qvl.backends.studio import DEFAULT_REGION, hosted_name, region_url
+    from qvl.backends.studio import DEFAULT_REGION, hosted_name, region_url, retired_note
 
     name = None if model is None else str(model)
     if endpoint is not None:
@@ -71,10 +72,19 @@ def _where(
     if name is not None and name.startswith(("http://", "https://")):
         return name, None
     if name is not None and region is not None:
+        _warn(retired_note(name))
         return region_url(region), name
     if region is not None:
-        raise BackendError(f"region {region!r}: say which hosted model with --model, such as qwen-vl-max")
+        raise BackendError(f"region {region!r}: say which hosted model with --model, such as qwen3.7-plus")
     if name is None or Path(name).exists():
         return None
     hosted = hosted_name(name)
-    return None if hosted is None else (region_url(DEFAULT_REGION), hosted)
+    if hosted is None:
+        return None
+    _warn(retired_note(hosted))
+    return region_url(DEFAULT_REGION), hosted
+
+
+def _warn(note: str | None) -> None:
+    if note is not None:
+        warnings.warn(note, RetiredModelWarning, stacklevel=4)
