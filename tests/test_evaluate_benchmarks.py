@@ -1,5 +1,8 @@
 """Each benchmark reads five items in its official layout, words its prompt, and scores by its rule."""
 
+import json
+import random
+
 import numpy as np
 import pytest
 
@@ -19,7 +22,7 @@ from qvl.evaluate.benchmarks.refcoco import first_generation_box
 from qvl.evaluate.benchmarks.screenspot import seeclick_point
 from qvl.evaluate.benchmarks.textvqa import vqa_accuracy
 from qvl.evaluate.benchmarks.videomme import official_letter as videomme_letter
-from qvl.evaluate.samples import Sample, SampleError
+from qvl.evaluate.samples import Sample, SampleError, check_truths
 from qvl.evaluate.scorers.base import Reply
 
 GENERATIONS = ("qwen_vl", "qwen2_5_vl", "qwen3_vl")
@@ -436,3 +439,40 @@ def test_fields_of_key_information_are_pooled_over_a_set(tmp_path):
     half = bench.scorer.grade(reply('{"total": "12.50", "items": [{"name": "coffee"}]}', sample), sample)
     assert half == (0.5, {"met": 1, "wrong": 2})
     assert bench.figures([(sample, half)])["kie"] == pytest.approx(0.5)
+
+
+def broken(value, draw: random.Random):
+    """The same JSON with one thing of another kind, or left out, somewhere inside."""
+    if isinstance(value, list) and value and draw.random() < 0.8:
+        at = draw.randrange(len(value))
+        return [*value[:at], broken(value[at], draw), *value[at + 1 :]]
+    if isinstance(value, dict) and value and draw.random() < 0.8:
+        name = draw.choice(list(value))
+        if draw.random() < 0.4:
+            return {k: v for k, v in value.items() if k != name}
+        return {**value, name: broken(value[name], draw)}
+    return draw.choice([None, 7, "text", [], {}, [[1]], -1.5])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_files_in_another_layout_are_refused_by_name_and_never_crash(name, tmp_path):
+    bench = benchmark(name)
+    make = MAKERS[name][0]
+    draw = random.Random(name)
+    for turn in range(8):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        make(folder)
+        file = draw.choice([f for f in folder.rglob("*") if f.suffix in (".json", ".jsonl", ".tsv", ".txt")])
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".json" and turn % 3:
+            file.write_text(json.dumps(broken(json.loads(text), draw)), encoding="utf-8")
+        else:
+            file.write_text(text[: draw.randrange(len(text))], encoding="utf-8")
+        try:  # what a reader lets pass, the truths' check names before anything is asked
+            samples = bench.samples(folder, generation="qwen2_5_vl")
+            check_truths(samples, bench.scorer.read_truth)
+        except QvlError:
+            continue
+        for sample in samples:
+            bench.scorer.grade(reply("B", sample), sample)

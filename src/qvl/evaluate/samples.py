@@ -137,7 +137,7 @@ def check_truths(samples: Sequence[Sample], read: Callable[[Sample], Any]) -> No
     for sample in samples:
         try:
             read(sample)
-        except (ValueError, TypeError, KeyError) as e:
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as e:
             faults.append(f"{sample.where or sample.id}: answer: {e}")
     _raise_faults(faults)
 

@@ -235,7 +235,14 @@ def common(a: str, b: str) -> int:
 
 
 def step_truth(answer: Any, sample: Sample) -> Step:
+    boxes = sample.meta["elements"]
+    if not isinstance(boxes, list) or not all(_is_box(b) for b in boxes):
+        raise ValueError("ui_positions holds what is no [y, x, height, width]")
     return gold_step(answer)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value)
 
 
 GOLD = ("result_action_type", "result_action_text", "result_touch_yx", "result_lift_yx")

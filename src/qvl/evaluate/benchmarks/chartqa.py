@@ -88,7 +88,7 @@ CHARTQA = Benchmark(
         licence="GPL-3.0",
         layout="test_human.json and test_augmented.json: [{imgname, query, label}], png/ beside them; TSV: index, "
         "image (base64), question, answer, split",
-        seen="vis-nlp/ChartQA: ChartQA Dataset/test/test_human.json",
+        seen="vis-nlp/ChartQA @3dab8e83b6ac559b847b7c6e2f24d1faa95a4507: ChartQA Dataset/test/test_human.json",
         items={"human": 1250, "augmented": 1250},
     ),
     read=read,

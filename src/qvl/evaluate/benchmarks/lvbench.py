@@ -100,7 +100,7 @@ LVBENCH = Benchmark(
         layout="one JSON line a video: {key, type, qa: [{uid, question with (A) to (D) lines, answer, question_type "
         "list, time_reference}]}, videos/KEY.mp4",
         seen="qa, uid, question_type, answer: THUDM/LVBench @f998d95541cd5f0953c52449b185c6467b9b099d: "
-        "lvbench/metrics/compute_accuracy.py; key and the form of the options unverified",
+        "lvbench/metrics/compute_accuracy.py; key: scripts/save_video_txt.py; the form of the options unverified",
         items={"test": 1549},
     ),
     read=read,

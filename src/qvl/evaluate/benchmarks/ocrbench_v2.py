@@ -267,8 +267,12 @@ def answers(answer: Any, sample: Sample) -> Any:
         raise ValueError(f"type {kind!r} is unknown")
     if not answer and kind != "text spotting en":
         raise ValueError("no answer")
-    if kind.startswith("key information"):
-        rules.field_choices(answer[0])
+    if kind.startswith("key information") and not rules.field_choices(answer[0]):
+        raise ValueError("no field has a value")
+    try:  # a truth that the rule can't be run on can't be read
+        KINDS[kind]("[0, 0, 1, 1, 0]", sample, False)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as e:
+        raise ValueError(f"the rule for {kind} can't read it ({e})") from e
     return answer
 
 

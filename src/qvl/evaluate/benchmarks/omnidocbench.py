@@ -226,7 +226,7 @@ OMNIDOCBENCH = Benchmark(
         layout="OmniDocBench.json: [{layout_dets: [{category_type, text or latex or html, order, anno_id}], page_info: "
         "{image_path, page_attribute: {language}}, extra: {relation}}], images/ beside it",
         seen="layout_dets, extra: EvolvingLMMs-Lab/lmms-eval @75571cf: lmms_eval/tasks/omnidocbench/utils.py; "
-        "page_info unverified",
+        "page_info: likewise, and tasks/mdpbench/utils.py",
     ),
     read=read,
     prompt=prompt,

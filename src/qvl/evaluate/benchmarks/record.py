@@ -119,11 +119,22 @@ class Benchmark:
             raise SampleError(
                 f"{self.name} has no split {split!r}; {nearest(split, [s for s in self.splits if s])}"
             )
-        found = self.read(path, split or self.splits[0])
+        try:
+            found = self.read(path, split or self.splits[0])
+        except SampleError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError, StopIteration, OSError) as e:
+            raise SampleError(
+                f"{path}: not in the layout of {self.name} ({type(e).__name__}: {e}). `qvl eval {self.name} --how` "
+                "says what it is"
+            ) from e
         if not found:
             raise SampleError(
                 f"{path}: nothing of {self.name} in it. `qvl eval {self.name} --how` says what is needed"
             )
+        for sample in found:
+            if not isinstance(sample.question, str) or not isinstance(sample.stratum, str):
+                raise SampleError(f"{sample.where}: its question or its kind is no text")
         _refuse_repeated(found)
         system = self.system or (lambda sample, _: sample.system)
         return [replace(s, question=self.prompt(s, generation), system=system(s, generation)) for s in found]
