@@ -520,7 +520,10 @@ class HttpStream(Stream):
 
     def _take(self, chunk: bytes | None) -> None:
         """One event of those that are there; without a chunk the reply has ended."""
-        self._lines += self._data.end() if chunk is None else self._data.feed(chunk)
+        try:
+            self._lines += self._data.end() if chunk is None else self._data.feed(chunk)
+        except BackendError as e:
+            raise BackendError(self._broken(str(e))) from None
         if self._lines:
             line = self._lines.popleft()
             if line != "[DONE]":

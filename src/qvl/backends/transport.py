@@ -11,7 +11,16 @@ from typing import Any
 
 import httpx
 
-from qvl.backends.wire import error_text, read_json, retry_after_s
+from qvl.backends.wire import (
+    LARGEST_ERROR,
+    LARGEST_LIST,
+    LARGEST_REPLY,
+    Budget,
+    check_encoding,
+    error_text,
+    read_json,
+    retry_after_s,
+)
 from qvl.errors import BackendError
 
 RETRIED = frozenset([408, 429, 500, 502, 503, 504])
@@ -42,7 +51,7 @@ class Transport:
 
     def models(self) -> list[Mapping[str, Any]]:
         """What the server lists, each with its `id`."""
-        with self.open("GET", "/models", whole=True) as reply:
+        with self.open("GET", "/models", whole=LARGEST_LIST) as reply:
             listed = self._json(reply).get("data")
         if not isinstance(listed, list):
             raise BackendError(f"{self.url}/models lists no models; say which with --model", status=200)
@@ -50,11 +59,11 @@ class Transport:
 
     def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON reply to one body, read whole. A connection that breaks meanwhile is tried again."""
-        with self.open("POST", "/chat/completions", body, whole=True) as reply:
+        with self.open("POST", "/chat/completions", body, whole=LARGEST_REPLY) as reply:
             return self._json(reply)
 
     async def apost(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        reply = await self.aopen("POST", "/chat/completions", body, whole=True)
+        reply = await self.aopen("POST", "/chat/completions", body, whole=LARGEST_REPLY)
         try:
             return self._json(reply)
         finally:
@@ -62,14 +71,16 @@ class Transport:
 
     def _json(self, reply: OpenReply) -> dict[str, Any]:
         try:
-            return read_json(reply.response.content, self.url)
+            return read_json(reply.content, self.url)
         except BackendError as e:
             raise BackendError(self.hidden(str(e)), status=200) from None
 
     def open(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, whole: bool = False
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, whole: int = 0
     ) -> OpenReply:
-        """A reply of status 200, its body not read yet unless `whole`. Close it: it holds one of the slots.
+        """A reply of status 200. Close it: it holds one of the slots.
+
+        whole: read its body, of so many bytes at most.
 
         Raises: BackendError with the server's message.
         """
@@ -86,20 +97,26 @@ class Transport:
                         continue
                     try:
                         result = self.client.send(step, stream=True)
-                        if whole or result.status_code != 200:
-                            result.read()
-                    except httpx.HTTPError as e:
+                        body_of = _Body(result, whole, self._timeout_s)
+                        try:
+                            check_encoding(result.headers)
+                            for chunk in result.iter_bytes() if body_of.wanted else ():
+                                body_of.take(chunk)
+                        except BaseException:
+                            result.close()
+                            raise
+                    except (httpx.HTTPError, BackendError) as e:
                         step = trying.throw(e)
                     else:
-                        step = trying.send(result)
+                        step = trying.send(body_of)
             except StopIteration as end:
-                return OpenReply(end.value, self._slots)
+                return OpenReply(end.value.response, self._slots, content=bytes(end.value.content))
         except BaseException:
             self._slots.release()
             raise
 
     async def aopen(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, whole: bool = False
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, whole: int = 0
     ) -> OpenReply:
         """As `open`, for callers in an event loop; it has its own connections, as many."""
         loop = asyncio.get_running_loop()
@@ -119,14 +136,21 @@ class Transport:
                         continue
                     try:
                         result = await client.send(step, stream=True)
-                        if whole or result.status_code != 200:
-                            await result.aread()
-                    except httpx.HTTPError as e:
+                        body_of = _Body(result, whole, self._timeout_s)
+                        try:
+                            check_encoding(result.headers)
+                            if body_of.wanted:
+                                async for chunk in result.aiter_bytes():
+                                    body_of.take(chunk)
+                        except BaseException:
+                            await result.aclose()
+                            raise
+                    except (httpx.HTTPError, BackendError) as e:
                         step = trying.throw(e)
                     else:
-                        step = trying.send(result)
+                        step = trying.send(body_of)
             except StopIteration as end:
-                return OpenReply(end.value, slots, loop)
+                return OpenReply(end.value.response, slots, loop, content=bytes(end.value.content))
         except BaseException:
             slots.release()
             raise
@@ -154,17 +178,21 @@ class Transport:
 
     def _trying(
         self, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> Generator[httpx.Request | float, httpx.Response, httpx.Response]:
+    ) -> Generator[httpx.Request | float, _Body, _Body]:
         """What has to be done, one after the other, for whoever does it: send a request, or wait so many seconds."""
-        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        headers = {"Accept-Encoding": "identity"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key}"
         for attempt in range(self._max_retries + 1):
             error, wait_s = BackendError(""), None
             try:
                 request = self.client.build_request(method, self.url + path, json=body, headers=headers)
-                response = yield request
-                if response.status_code == 200:
-                    return response
-                error, wait_s = self._refusal(response)
+                body_of = yield request
+                if body_of.response.status_code == 200:
+                    return body_of
+                error, wait_s = self._refusal(body_of.response, bytes(body_of.content))
+            except BackendError as e:
+                error, wait_s = BackendError(f"{self.url}: {e}"), None
             except httpx.HTTPError as e:
                 error, wait_s = self._breakdown(e)
             if wait_s is None or attempt == self._max_retries:
@@ -187,10 +215,10 @@ class Transport:
             return BackendError(f"{self.url}: {what} ({self.hidden(str(e)) or type(e).__name__})"), 0.0
         return BackendError(f"{self.url}: sent a reply that can't be unpacked ({e})"), None
 
-    def _refusal(self, response: httpx.Response) -> tuple[BackendError, float | None]:
+    def _refusal(self, response: httpx.Response, content: bytes) -> tuple[BackendError, float | None]:
         """As `_breakdown`, of a reply that isn't 200."""
         status = response.status_code
-        said, code = error_text(response.content, response.headers)
+        said, code = error_text(content, response.headers)
         error = BackendError(
             self.hidden(f"{self.url} answered {status}: {said}{_hint(status)}"), status=status
         )
@@ -225,6 +253,25 @@ def _hint(status: int) -> str:
     }.get(status, "")
 
 
+class _Body:
+    """What is read of a reply before it is handed on."""
+
+    def __init__(self, response: httpx.Response, most: int, timeout_s: float):
+        """most: bytes of a body that is wanted whole; 0 for one that is streamed, and read here when it isn't 200."""
+        self.response = response
+        self.content = bytearray()
+        self.wanted = bool(most) or response.status_code != 200
+        self._budget = Budget(most if response.status_code == 200 else LARGEST_ERROR, "the reply")
+        self._until = time.monotonic() + timeout_s
+
+    def take(self, chunk: bytes) -> None:
+        """Raises: BackendError for one that is too large, or takes too long."""
+        self._budget.take(len(chunk))
+        if time.monotonic() > self._until:
+            raise BackendError("the reply doesn't end in time; raise timeout_s, or ask for fewer tokens")
+        self.content += chunk
+
+
 class OpenReply:
     """An open reply and the slot it holds. loop: of the coroutine that opened it, which closes it with `aclose`."""
 
@@ -233,8 +280,10 @@ class OpenReply:
         response: httpx.Response,
         slots: threading.BoundedSemaphore | asyncio.Semaphore,
         loop: asyncio.AbstractEventLoop | None = None,
+        content: bytes = b"",
     ):
         self.response = response
+        self.content = content  # of one that was wanted whole
         self._slots: threading.BoundedSemaphore | asyncio.Semaphore | None = slots
         self._loop = loop
 

@@ -11,6 +11,16 @@ from typing import Any
 
 from qvl.errors import BackendError
 from qvl.outputs.thinking import CLOSE, OPEN, split_thinking
+from qvl.records import parse_json
+from qvl.units import MiB, format_bytes
+
+# The longest answers of published models are 0.5 MB; log probabilities of 20 tokens at each place make 40 MB of one.
+LARGEST_REPLY = 64 * MiB
+LARGEST_LIST = 8 * MiB  # of /models
+LARGEST_ERROR = 1 * MiB
+LONGEST_EVENT = 16 * MiB
+LARGEST_STREAM = 512 * MiB
+MOST_EVENTS = 2_000_000
 
 
 @dataclass
@@ -44,7 +54,7 @@ def assembled(reply: Reply, thinks: bool = False) -> tuple[str, str]:
         thought, text = split_thinking(text, unopened and (closed or (thinks and cut)))
     for call in reply.calls.values():
         try:
-            arguments = json.dumps(json.loads(call["arguments"] or "{}"), ensure_ascii=False)
+            arguments = json.dumps(parse_json(call["arguments"] or "{}"), ensure_ascii=False)
         except ValueError:
             arguments = call["arguments"]
         name = json.dumps(call["name"], ensure_ascii=False)
@@ -55,8 +65,8 @@ def assembled(reply: Reply, thinks: bool = False) -> tuple[str, str]:
 def read_json(data: bytes, url: str) -> dict[str, Any]:
     """Raises: BackendError that shows how the reply begins."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as e:
+        value = parse_json(data)
+    except ValueError as e:
         raise BackendError(f"{url}: answered with something that isn't JSON: {_shown(data)}") from e
     if not isinstance(value, dict):
         raise BackendError(f"{url}: answered with a {type(value).__name__}, not an object: {_shown(data)}")
@@ -155,38 +165,89 @@ def _count(value: Any) -> int:
 # ---------------------------------------------------------------------------------------------------- streams
 
 
-class DataLines:
-    """The data of each server-sent event, from bytes as they come.
-
-    Lines end at \\n, \\r or \\r\\n only: a JSON text may hold U+2028 and its like, where Python's splitlines tears it.
+class Budget:
+    """How much of a reply is read, counted after it was unpacked: a server may send without end, or pack gigabytes
+    into kilobytes.
     """
 
-    def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[str] = []
+    def __init__(self, most: int, what: str):
+        self.most = most
+        self.what = what
+        self.taken = 0
 
-    def feed(self, chunk: bytes) -> list[str]:
+    def take(self, count: int) -> None:
+        """Raises: BackendError beyond it."""
+        self.taken += count
+        if self.taken > self.most:
+            raise BackendError(f"{self.what} is larger than {format_bytes(self.most)}: no more of it is read")
+
+
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Raises: BackendError for a packing whose unpacked size has no bound: those of gzip are 1000 : 1 at most."""
+    packed = headers.get("content-encoding", "identity").strip().lower()
+    if packed not in ("", "identity", "gzip", "deflate"):
+        raise BackendError(f"the reply is packed as {packed[:40]!r}, which wasn't asked for")
+
+
+class Lines:
+    r"""Lines from bytes as they come, each of bounded length.
+
+    They end at \\n, \\r or \\r\\n only: a JSON text may hold U+2028 and its like, where Python's splitlines tears it.
+    """
+
+    def __init__(self, longest: int = LONGEST_EVENT):
+        self._longest = longest
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
         # a lone \r at the end may be the first half of \r\n
         text = self._rest + chunk
         held = b"\r" if text.endswith(b"\r") else b""
         text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *whole, rest = text.split(b"\n")
         self._rest = rest + held
-        return [data for line in whole for data in self._line(line)]
+        Budget(self._longest, "a line of the stream").take(len(rest))
+        return whole
+
+    def end(self) -> list[bytes]:
+        rest, self._rest = self._rest.strip(b"\r"), b""
+        return [rest] if rest else []
+
+
+class DataLines:
+    """The data of each server-sent event, from bytes as they come. Raises: BackendError past the bounds."""
+
+    def __init__(self) -> None:
+        self._lines = Lines()
+        self._total = Budget(LARGEST_STREAM, "the stream")
+        self._data: list[str] = []
+        self._size = Budget(LONGEST_EVENT, "an event of the stream")
+        self._count = 0
+
+    def feed(self, chunk: bytes) -> list[str]:
+        self._total.take(len(chunk))
+        return [data for line in self._lines.feed(chunk) for data in self._line(line)]
 
     def end(self) -> list[str]:
-        rest, self._rest = self._rest.strip(b"\r"), b""
-        return [*(self._line(rest) if rest else []), *self._line(b"")]
+        return [data for line in (*self._lines.end(), b"") for data in self._line(line)]
 
     def _line(self, line: bytes) -> list[str]:
         if not line:
             data, self._data = self._data, []
-            return ["\n".join(data)] if data else []
+            self._size.taken = 0
+            return self._event("\n".join(data)) if data else []
         if line.startswith(b"data:"):
+            self._size.take(len(line))
             self._data.append(line[5:].removeprefix(b" ").decode("utf-8", "replace"))
         elif line.startswith(b"{"):  # an error in the middle of a stream, without its frame
-            return [line.decode("utf-8", "replace")]
+            return self._event(line.decode("utf-8", "replace"))
         return []
+
+    def _event(self, data: str) -> list[str]:
+        self._count += 1
+        if self._count > MOST_EVENTS:
+            raise BackendError(f"the stream has more than {MOST_EVENTS:,} events: no more of it is read")
+        return [data]
 
 
 def data_lines(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -204,8 +265,8 @@ def error_text(data: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
     if headers.get("location"):
         return f"go to {headers['location'][:200]}", ""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = parse_json(data)
+    except ValueError:
         return _shown(data), ""
     if not isinstance(value, dict):
         return _shown(data), ""
@@ -244,6 +305,6 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(said).timestamp() - now
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return 0.0
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0

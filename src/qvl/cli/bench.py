@@ -14,12 +14,14 @@ import httpx
 import typer
 
 from qvl.backends.endpoint import base_url, is_model_studio, read_key
+from qvl.backends.wire import LARGEST_LIST
 from qvl.cli.options import JsonOption, KeyOption, command, option
 from qvl.cli.tables import console, print_json, table
-from qvl.errors import nearest
+from qvl.errors import BackendError, nearest
 from qvl.evaluate.load_plot import check_plot, save_plot
 from qvl.evaluate.load_requests import LoadError, Workload, parse_size, request_bodies
-from qvl.evaluate.load_test import Arrivals, LoadResult, Outcome, put_under_load, summary
+from qvl.evaluate.load_test import Arrivals, LoadResult, Outcome, put_under_load, read_body, summary
+from qvl.records import parse_json
 
 KINDS = ("serve",)
 
@@ -104,7 +106,9 @@ async def _measure(
 ) -> LoadResult:
     base = base_url(url)
     key = read_key(api_key_env, is_model_studio(base))
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    headers = {"Accept-Encoding": "identity"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(headers=headers, timeout=timeout_s, limits=limits) as client:
         name = model or await _only_model(client, base)
@@ -143,14 +147,16 @@ async def _measure(
 
 async def _only_model(client: httpx.AsyncClient, base: str) -> str:
     try:
-        reply = await client.get(f"{base}/models")
-        names = [str(entry["id"]) for entry in reply.json()["data"]]
+        async with client.stream("GET", f"{base}/models") as reply:
+            status = reply.status_code
+            content = await read_body(reply, LARGEST_LIST)
+        names = [str(entry["id"]) for entry in parse_json(content)["data"]]
+    except BackendError as e:
+        raise LoadError(f"{base}/models: {e}") from e
     except httpx.HTTPError as e:
         raise LoadError(f"{base}: can't be reached ({e or type(e).__name__}); is the server up?") from e
     except (ValueError, TypeError, KeyError) as e:
-        raise LoadError(
-            f"{base}/models answered {reply.status_code} and lists no models: give --model"
-        ) from e
+        raise LoadError(f"{base}/models answered {status} and lists no models: give --model") from e
     if len(names) != 1:
         raise LoadError(f"{base} serves {len(names)} models: say which with --model ({', '.join(names[:8])})")
     return names[0]

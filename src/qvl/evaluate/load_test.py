@@ -7,7 +7,6 @@ an interrupted test reports those that have ended.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections import Counter
@@ -17,8 +16,10 @@ from typing import Any
 
 import httpx
 
+from qvl.backends.wire import LARGEST_ERROR, LARGEST_STREAM, Budget, Lines, check_encoding
+from qvl.errors import BackendError
 from qvl.evaluate.load_requests import LoadError
-from qvl.records import pick
+from qvl.records import parse_json, pick
 
 PERCENTILES = (50, 90, 99)
 LONGEST_MESSAGE = 160
@@ -242,8 +243,9 @@ async def watch(client: httpx.AsyncClient, path: str, body: bytes, timeout_s: fl
         async with asyncio.timeout(timeout_s):
             headers = {"Content-Type": "application/json"}
             async with client.stream("POST", path, content=body, headers=headers) as reply:
+                check_encoding(reply.headers)
                 if reply.status_code != 200:
-                    text = (await reply.aread()).decode("utf-8", "replace")
+                    text = (await read_body(reply, LARGEST_ERROR)).decode("utf-8", "replace")
                     reading.fail(f"status {reply.status_code}", _said(text))
                 else:
                     await reading.read(_events(reply), now)
@@ -253,6 +255,8 @@ async def watch(client: httpx.AsyncClient, path: str, body: bytes, timeout_s: fl
         reading.fail("can't connect", str(e))
     except httpx.HTTPError as e:
         reading.fail("connection broke", f"{type(e).__name__} {e}")
+    except BackendError as e:
+        reading.fail("too large", str(e))
     except httpx.InvalidURL as e:
         raise LoadError(f"{path}: is no address ({e})") from e
     return Outcome(
@@ -285,7 +289,7 @@ class _Reading:
                 finished = True
                 break
             try:
-                event = json.loads(data)
+                event = parse_json(data)
                 choices = event.get("choices") or []
                 delta = choices[0].get("delta") or {} if choices else {}
                 usage = event.get("usage") or {}
@@ -307,17 +311,35 @@ class _Reading:
 
 async def _events(reply: httpx.Response) -> AsyncIterator[str]:
     """The data of server-sent events. What is no event is handed on as it is, to be named."""
-    async for line in reply.aiter_lines():
-        if line.startswith("data:"):
-            yield line[5:].strip()
-        elif line.strip() and not line.startswith((":", "event:", "id:", "retry:")):
-            yield line
+    lines, total = Lines(), Budget(LARGEST_STREAM, "the stream")
+    ended = False
+    chunks = reply.aiter_bytes()
+    while not ended:
+        chunk = await anext(chunks, None)
+        ended = chunk is None
+        total.take(len(chunk or b""))
+        for line in lines.end() if chunk is None else lines.feed(chunk):
+            text = line.decode("utf-8", "replace")
+            if text.startswith("data:"):
+                yield text[5:].strip()
+            elif text.strip() and not text.startswith((":", "event:", "id:", "retry:")):
+                yield text
+
+
+async def read_body(reply: httpx.Response, most: int) -> bytes:
+    """Raises: BackendError for a larger one."""
+    check_encoding(reply.headers)
+    content, budget = bytearray(), Budget(most, "the reply")
+    async for chunk in reply.aiter_bytes():
+        budget.take(len(chunk))
+        content += chunk
+    return bytes(content)
 
 
 def _said(text: str) -> str:
     """The message in an error's body, or the body."""
     try:
-        error = json.loads(text)["error"]
+        error = parse_json(text)["error"]
         return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, TypeError, KeyError):
         return text
