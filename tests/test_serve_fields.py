@@ -217,7 +217,7 @@ def test_a_bias_decides_tokens(server):
         ({"json": '{"type": "boolean"}'}, lambda text: type(json.loads(text)) is bool),
         ({"json_object": True}, lambda text: text.startswith("{")),
     ],
-    ids=str,
+    ids=["choice", "regex", "grammar", "json", "json text", "json_object"],
 )
 def test_structured_outputs_keep_to_their_form(server, wanted, fits):
     for seed in range(3):
