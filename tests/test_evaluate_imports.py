@@ -47,6 +47,20 @@ def test_the_log_as_it_is_written_has_a_list_as_text_and_no_doc(tmp_path):
     assert (line["truth"], line["score"], line["prompt"]) == (["12.50", "12.5"], 1, "Total?")
 
 
+def test_numbers_of_a_log_become_our_ids(tmp_path):
+    items = [Sample(id=f"r{i}", question="Q", answer=str(i)) for i in range(3)]
+    rows = [{"doc_id": i, "target": "x", "filtered_resps": [str(i)]} for i in range(3)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    result = import_run(tmp_path / "s.jsonl", None, items=items)
+    assert [(r["id"], r["truth"], r["score"]) for r in result.lines] == [
+        ("r0", "0", 1),
+        ("r1", "1", 1),
+        ("r2", "2", 1),
+    ]
+    with pytest.raises(SampleError, match="no number of the 2 items"):
+        import_run(tmp_path / "s.jsonl", None, items=items[:2])
+
+
 def test_a_vlmevalkit_tsv_with_choices_and_lists(tmp_path):
     path = tmp_path / "m.tsv"
     path.write_text(

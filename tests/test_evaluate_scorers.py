@@ -134,6 +134,21 @@ def test_fields_have_the_type_of_their_truth():
     assert score("fields", {"a": True}, '{"a": 1}') == 0
 
 
+def test_each_field_is_counted_by_itself():
+    from qvl.evaluate.scorers.structure import field_scores
+
+    truth = {"total": 5, "items": [{"a": "x"}], "none": None}
+    pairs = [
+        (truth, {"total": "5", "items": [{"a": "x"}]}),
+        (truth, {"total": 6, "none": "y"}),
+        (truth, None),
+    ]
+    found = field_scores(pairs)
+    assert {k: v["right"] for k, v in found.items()} == pytest.approx(
+        {"total": 1 / 3, "items": 1 / 3, "none": 2 / 3}
+    )
+
+
 def test_teds_of_tables_in_three_syntaxes():
     rows = [["a", "b"], ["c", "d"]]
     html = "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></table>"

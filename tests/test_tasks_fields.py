@@ -133,3 +133,8 @@ def test_ask_and_read_take_a_schema(page, tmp_path, monkeypatch, capsys):
     assert "pages 1 to 2" in model.calls[-1].question
     assert model.calls[-1].question.startswith("These are one invoice.")
     assert main(["ask", page, "--schema", str(tmp_path / "s.json"), "--boxes"]) == 2
+    out = tmp_path / "out.json"
+    assert main(["read", page, page, "--schema", str(tmp_path / "s.json"), "-o", str(out)]) == 0
+    assert json.loads(out.read_text())["values"]["items"] == [{"name": "Tea"}]
+    assert len(model.calls[-1].media) == 2
+    assert main(["read", page, "--schema", str(tmp_path / "s.json"), "--to", "md"]) == 2

@@ -30,6 +30,7 @@ from qvl.evaluate.runner import Progress, Result, read_result, rescore
 from qvl.evaluate.runner import run as run_items
 from qvl.evaluate.samples import choose
 from qvl.evaluate.scorers.judge import agreement, order_consistency, read_labelled
+from qvl.evaluate.scorers.structure import field_scores
 from qvl.evaluate.weights_digest import source_digest
 from qvl.units import format_seconds
 
@@ -120,11 +121,20 @@ def run(
     if folder.report is not None:
         write_page(run_page(result), folder.report)
     figures = items.figures(result)
+    by_field = fields_of(result)
     if as_json:
-        more = {"figures": figures, "judge_agreement": judged, "judge_order": order_consistency(result.lines)}
+        more = {
+            "fields": by_field,
+            "figures": figures,
+            "judge_agreement": judged,
+            "judge_order": order_consistency(result.lines),
+        }
         print_json(result_dict(result) | {k: v for k, v in more.items() if v})
     else:
         print_result(result)
+        if by_field:
+            rows = [(name, str(f["num"]), f"{f['right']:.1%}") for name, f in by_field.items()]
+            console().print(table(("field", "items", "right"), rows, right=(1, 2)))
         for name, value in figures.items():
             print(f"{name}: {value:.4g}")
         if (steady := order_consistency(result.lines)) is not None:
@@ -198,6 +208,14 @@ def result_dict(result: Result) -> dict[str, Any]:
     """run.json with the score beside it, numbers unrounded."""
     folder = None if result.folder is None else str(result.folder)
     return dict(result.about) | {"summary": dict(result.summary), "folder": folder}
+
+
+def fields_of(result: Result) -> dict[str, Any]:
+    """How often each field was right, where fields were scored."""
+    scorer = result.about.get("scorer", {})
+    if scorer.get("name") != "fields":
+        return {}
+    return field_scores(((r.get("truth"), r.get("parsed")) for r in result.lines), **scorer["options"])
 
 
 def print_agreement(found: dict[str, Any]) -> None:

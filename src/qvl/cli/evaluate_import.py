@@ -11,6 +11,7 @@ from qvl.cli.evaluate import RUNS, print_result, result_dict
 from qvl.cli.options import JsonOption, command, option
 from qvl.cli.tables import print_json
 from qvl.evaluate.imports import import_run
+from qvl.evaluate.samples import read_samples
 from qvl.evaluate.scorers import SCORERS, find_scorer
 
 
@@ -21,6 +22,11 @@ def run(
         typer.Argument(help="A samples_*.jsonl of lmms-eval, or a VLMEvalKit .tsv with a column prediction."),
     ],
     out: Path | None = option(None, "The run's folder (default: runs/, named after the log).", "-o", "--out"),
+    data: str | None = option(
+        None,
+        "The items that the log's numbers stand for, in their order (default: the numbers are the ids).",
+        metavar="DATA",
+    ),
     scorer: str | None = option(
         None, "The scoring rule (default: one that fits the truth).", metavar="|".join(SCORERS)
     ),
@@ -29,7 +35,8 @@ def run(
 ) -> int:
     """Another harness's answers as a run of qvl: scored by our rules, compared item by item."""
     rule = None if scorer is None else find_scorer(scorer)
-    result = import_run(log, out or RUNS / Path(log).stem, rule, fresh=fresh)
+    items = None if data is None else read_samples(data)
+    result = import_run(log, out or RUNS / Path(log).stem, rule, items=items, fresh=fresh)
     if as_json:
         print_json(result_dict(result))
     else:

@@ -19,6 +19,7 @@ from qvl.errors import OutputError, PromptError, QvlError
 from qvl.inputs.pages import list_pages, page_image
 from qvl.outputs import export
 from qvl.outputs.draw import draw_regions, save
+from qvl.tasks.fields import extract_fields, read_schema
 from qvl.tasks.journal import Journal, fingerprint
 from qvl.tasks.pages import read_pages
 from qvl.tasks.retry import check_retry
@@ -53,6 +54,11 @@ def run(
     draw: str | None = option(
         None, "Draw the pages with their blocks marked; several get numbers.", metavar="OUT.png"
     ),
+    schema: str | None = option(
+        None,
+        "Write the fields of this JSON schema, read from all pages together (default: the whole text).",
+        metavar="FILE.json",
+    ),
     retry: RetryOption = None,
     max_new_tokens: int | None = option(
         None, "The longest text of one page in tokens (default: 4096, or half the context)."
@@ -66,6 +72,11 @@ def run(
     refs = list_pages(files, dpi, pages)
     check_writable(out)
     check_writable(draw, drawing=True)
+    if schema is not None:
+        if to is not None or draw is not None or retry is not None:
+            raise PromptError("--schema writes JSON of its own: it can't go with --to, --draw or --retry")
+        limits = {"max_new_tokens": max_new_tokens, "max_pixels": max_pixels}
+        return _read_fields(source, refs, read_schema(schema), out, limits)
     backend = source.open()
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens or _page_tokens(backend)}
     if max_pixels is not None:
@@ -117,6 +128,27 @@ def run(
     if not written:
         print("nothing found: no table in these pages", file=sys.stderr)
     return 0 if written and any(page.blocks for page in done) else 1
+
+
+def _read_fields(
+    source: SourceOptions,
+    refs: Sequence[PageRef],
+    schema: dict[str, Any],
+    out: str | None,
+    limits: dict[str, Any],
+) -> int:
+    """One question about all pages: values, evidence (page and box in its pixels) and problems, as JSON."""
+    with source.open() as backend:
+        settings = {name: value for name, value in limits.items() if value is not None}
+        found = extract_fields(backend, [page_image(ref) for ref in refs], schema, **settings)
+    for line in found.problems:
+        print(f"note: {terminal_safe(line)}", file=sys.stderr)
+    text = json.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        Path(out).write_text(text, encoding="utf-8")
+    return 1 if found.problems else 0
 
 
 def _page_tokens(backend: Model) -> int:

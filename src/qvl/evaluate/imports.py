@@ -30,9 +30,15 @@ _LETTERS = [chr(ord("A") + i) for i in range(26)]
 
 
 def import_run(
-    log: str | Path, out: str | Path | None, scorer: Scorer | None = None, *, fresh: bool = False
+    log: str | Path,
+    out: str | Path | None,
+    scorer: Scorer | None = None,
+    *,
+    items: Sequence[Sample] | None = None,
+    fresh: bool = False,
 ) -> Result:
-    """A folder of ours from a log. scorer: left out, one that fits the first truth.
+    """A folder of ours from a log. scorer: left out, one that fits the first truth. items: what the log's numbers from
+    0 stand for, so that its run is compared with ours by our ids.
 
     Raises: SampleError with file and line for what can't be read, a repeated id, or a truth that the scorer can't read.
     """
@@ -42,6 +48,8 @@ def import_run(
     rows = _tsv(path) if path.suffix.lower() == ".tsv" else _jsonl(path)
     if not rows:
         raise SampleError(f"{path}: nothing in it")
+    if items is not None:
+        rows = [(_item(sample, items), answer) for sample, answer in rows]
     seen: dict[str, str] = {}
     for sample, _ in rows:
         if sample.id in seen:
@@ -69,12 +77,19 @@ def import_run(
         return Result(journal.about, lines, journal.folder)
 
 
+def _item(sample: Sample, items: Sequence[Sample]) -> Sample:
+    if not sample.id.isdigit() or int(sample.id) >= len(items):
+        raise SampleError(f"{sample.where}: {sample.id!r} is no number of the {len(items)} items, from 0")
+    return items[int(sample.id)]
+
+
 def _line(sample: Sample, answer: str, scorer: Scorer) -> dict[str, Any]:
     grade = scorer.grade(Reply(text=answer), sample)
     return {
         "id": sample.id, "score": float(grade.score), "answer": answer, "parsed": grade.parsed, "error": None,
         "truth": sample.answer, "stratum": sample.strata, "cluster": sample.cluster or sample.id,
-        "prompt": prompt_text(sample, scorer), "choices": list(sample.choices), "files": [],
+        "prompt": prompt_text(sample, scorer), "choices": list(sample.choices),
+        "files": [m for m in sample.media if isinstance(m, str)],
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from qvl.evaluate.samples import Sample
@@ -92,6 +92,22 @@ def same_value(truth: Any, said: Any, tolerance: float = 0.0, case: bool = False
             and abs(value - truth) <= (tolerance + 1e-9) * abs(truth)
         )
     return said is not None and plain(str(truth), case) == plain(str(said), case)
+
+
+def field_scores(pairs: Iterable[tuple[Any, Any]], **options: Any) -> dict[str, dict[str, float]]:
+    """Of (truth, what was read) of each answer: how often each top field was right, of how many that have it."""
+    found: dict[str, list[float]] = {}
+    for truth, said in pairs:
+        if not isinstance(truth, dict):
+            continue
+        for name, value in truth.items():
+            inner = said.get(name) if isinstance(said, dict) else None
+            right, wanted, given = _matched(
+                value, inner, options.get("tolerance", 0.0), options.get("case", False)
+            )
+            whole = _empty(inner) if not wanted else right == wanted == given
+            found.setdefault(name, []).append(float(whole))
+    return {name: {"right": sum(v) / len(v), "num": len(v)} for name, v in found.items()}
 
 
 def find_table(text: str) -> Table | None:
