@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -207,3 +208,39 @@ def test_text_is_answered_while_all_lanes_of_media_are_taken_and_more_media_come
             thread.join()
         assert [answer.status_code for answer in got] == [200] * 4
         assert server.service._held_pixels == 0
+
+
+ENDLESS = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "multipleOf": 99_999_999}},
+    "required": ["a"],
+}
+
+
+def as_format(schema: dict) -> dict:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def resident(pid: int | str = "self") -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read and limited as Linux does")
+def test_a_schema_that_takes_all_memory_to_compile_is_refused_and_others_are_answered(server):
+    pytest.importorskip("llguidance")
+    fine = as_format({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]})
+    assert server.chat(response_format=fine, max_tokens=40).status_code == 200
+    before = resident()
+    with pytest.raises(httpx.ReadTimeout):  # the client that is gone
+        server.client.post(
+            server.url + "/v1/chat/completions",
+            json={"model": "tiny", "messages": asking(), "response_format": as_format(ENDLESS)},
+            timeout=0.3,
+        )
+    assert server.chat(messages=asking("x", picture()), max_tokens=2).status_code == 200
+    answer = server.chat(response_format=as_format(ENDLESS))
+    assert answer.status_code == 400, answer.text
+    assert "takes more to compile" in answer.json()["error"]["message"]
+    assert resident() - before < 150 * MIB
+    assert server.chat(response_format=fine, max_tokens=40, n=2).status_code == 200
+    assert server.service._num_grammars == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -116,28 +115,22 @@ async def constraints_of(request: ChatRequest, service: Service) -> list[Constra
     wanted = request.structured_outputs
     if not (request.constrained or request.forced or wanted):
         return [None] * count
-    grammars = await service.grammars()
     if wanted is not None:
-        return [await _threaded(structured, grammars, wanted) for _ in range(count)]
+        return await service.compiled(count, lambda grammars: structured(grammars, wanted))
     body: dict[str, Any] | None = None
     if request.constrained:
         assert request.response_format is not None
         schema = request.response_format.json_schema
         body = {"type": "object"} if schema is None else schema.schema_
     if not request.calls_tools:
-        return [await _threaded(grammars.json, body) for _ in range(count)]
+        return await service.compiled(count, lambda grammars: grammars.json(body))
     special = frozenset(service.processor.tokenizer.special)
     tools = _tools(request)
     if isinstance(request.tool_choice, NamedTool):
         tools = [t for t in tools if t["function"]["name"] == request.tool_choice.function.name]
     # a forced call is all there is; otherwise the answer is a call, or what the format says
     grammar = call_grammar(tools, special, None if request.forced else body)
-    return [await _threaded(grammars.lark, grammar) for _ in range(count)]
-
-
-async def _threaded(make: Any, *arguments: Any) -> Any:
-    """A grammar may take a second to build, during which others want answers."""
-    return await asyncio.to_thread(make, *arguments)
+    return await service.compiled(count, lambda grammars: grammars.lark(grammar))
 
 
 # ------------------------------------------------------------------------------------------------- the answer

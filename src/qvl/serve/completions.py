@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qvl.errors import QvlError
@@ -24,11 +25,11 @@ async def launched_text(body: CompletionRequest, service: Service, flight: Fligh
     """Raises: PromptError, CapacityError, Problem."""
     params = params_of(body)
     inputs = [await service.text_inputs(prompt) for prompt in body.prompts]
+    wanted = body.structured_outputs
     for one in inputs:
         constraints: list[Constraint | None] = [None for _ in params]
-        if body.structured_outputs is not None:
-            grammars = await service.grammars()
-            constraints = [structured(grammars, body.structured_outputs) for _ in params]
+        if wanted is not None:
+            constraints = await service.compiled(len(params), partial(structured, wanted=wanted))
         await flight.launch(one, params, constraints)
     return TextCompletion(body, service, flight)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from qvl.serve.media import MediaReader
 from qvl.serve.metrics import Metrics
 from qvl.serve.problems import Problem, overloaded, path_hider
 from qvl.serve.settings import ServeOptions
-from qvl.serve.structured import Grammars
+from qvl.serve.structured import GrammarConstraint, Grammars
 from qvl.serve.tools import write_tools
 from qvl.units import MiB
 
@@ -78,11 +77,12 @@ class Service:
         # lanes: what has only text never waits for what has images
         self._text_threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qvl-text")
         self._media_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="qvl-media")
+        self._grammar_threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qvl-grammar")
         self._grammars: Grammars | None = None
         # a message may speak of a file of the checkpoint, of this package or of another's
         private = [Path(model.name), Path(self.processor.template.where).parent, Path.home(), Path.cwd()]
         self.hide = path_hider([*private, Path(qvl.__file__).parent, Path(sys.prefix)])
-        self._grammar_lock = threading.Lock()
+        self._num_grammars = 0  # that are compiled or wait for it
         self.in_flight = 0  # answers taken on; written on the event loop alone
         self.held_bytes = 0
         self._held_pixels = 0  # of images that are being read
@@ -96,8 +96,10 @@ class Service:
 
     def stop(self) -> None:
         self.loop.stop()
-        for threads in (self._text_threads, self._media_threads):
+        for threads in (self._text_threads, self._media_threads, self._grammar_threads):
             threads.shutdown(wait=False, cancel_futures=True)
+        if self._grammars is not None:
+            self._grammars.close()
 
     def drain(self) -> None:
         """From now on nothing new is taken on."""
@@ -278,16 +280,34 @@ class Service:
             prompt = await self._texts(self.processor.tokenizer.encode_trusted, prompt)
         return self.processor.text_inputs(prompt)
 
-    async def grammars(self) -> Grammars:
-        """Raises: Problem without the library."""
-        return await asyncio.to_thread(self._make_grammars)
+    async def compiled(
+        self, count: int, make: Callable[[Grammars], GrammarConstraint]
+    ) -> list[Constraint | None]:
+        """A grammar, once for each of `count` answers. Raises: Problem without the library, or for the grammar."""
+        limit = self.options.max_grammars_waiting
+        if self._num_grammars > limit:
+            raise overloaded(
+                429,
+                f"{limit} grammars wait to be compiled already: come back later",
+                self.options.retry_after_s,
+            )
+        self._num_grammars += 1
+        work = asyncio.get_running_loop().run_in_executor(
+            self._grammar_threads, lambda: make(self._make_grammars())
+        )
+
+        def done(_: object) -> None:  # not when the client leaves: the thread goes on
+            self._num_grammars -= 1
+
+        work.add_done_callback(done)
+        first = await asyncio.shield(work)
+        return [first, *(first.copy() for _ in range(count - 1))]
 
     def _make_grammars(self) -> Grammars:
-        with self._grammar_lock:
-            if self._grammars is None:
-                ids = self.model.defaults.eos_token_ids or self.model.model.config.eos_token_ids
-                self._grammars = Grammars(self.processor.tokenizer, ids[0])
-            return self._grammars
+        if self._grammars is None:
+            ids = self.model.defaults.eos_token_ids or self.model.model.config.eos_token_ids
+            self._grammars = Grammars(self.processor.tokenizer, ids[0])
+        return self._grammars
 
     # ----------------------------------------------------------------------------------------- what it does
 

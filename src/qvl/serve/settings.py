@@ -40,6 +40,7 @@ class ServeOptions:
     decode_timeout_s: float = 60.0  # for the media of one request to be read
     # Patches of accepted requests; over it, others are asked to come back unless nothing else is held.
     max_held_bytes: int = 2 * GiB
+    max_grammars_waiting: int = 8  # beside the one that is compiled
     grace_s: float = 30.0  # for running answers to end after SIGTERM
     retry_after_s: int = 2
     cors_origins: tuple[str, ...] = ()  # web pages that may ask; * for all

@@ -5,6 +5,7 @@ It computes, token by token, which tokens may come next; the sampler draws among
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import Mapping
@@ -12,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qvl.serve.compiler import Compiler
 from qvl.serve.problems import Problem
 from qvl.serve.tools import JSON_STYLE, without_guidance
+from qvl.units import KiB
 
 if TYPE_CHECKING:
     from qvl.inputs.tokenizer import Tokenizer
     from qvl.serve.schema import StructuredOutputs
 
 log = logging.getLogger(__name__)
+
+MAX_SOURCE = 256 * KiB
 
 
 class _Vocabulary:
@@ -51,34 +56,52 @@ class Grammars:
                 code="unsupported_parameter",
             ) from e
         self._library = llguidance
-        self._vocabulary = llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(_Vocabulary(tokenizer, eos_token_id))
+        # of 1 to 2 kB each, made as an answer goes on
+        self._limits = llguidance.LLParserLimits(max_lexer_states=50_000)
+        vocabulary = _Vocabulary(tokenizer, eos_token_id)
+        self._vocabulary = llguidance.LLTokenizer(llguidance.TokenizerWrapper(vocabulary))
+        self._compiler = Compiler(
+            {
+                "tokens": [base64.b64encode(token).decode() for token in vocabulary.tokens],
+                "special_token_ids": vocabulary.special_token_ids,
+                "eos_token_id": eos_token_id,
+            }
         )
         self._eos = eos_token_id
         self._size = len(tokenizer)
 
     def json(self, schema: Mapping[str, Any] | None, param: str = "response_format") -> GrammarConstraint:
         """Any JSON object, or what the schema describes. Raises: Problem naming what of it is not supported."""
-        try:
-            grammar = self._library.LLMatcher.grammar_from_json_schema(
-                json.dumps(without_guidance(schema) if schema is not None else {"type": "object"}),
-                overrides=JSON_STYLE,  # type: ignore[arg-type]
-            )
-        except (ValueError, TypeError) as e:
-            raise _refused(param, str(e)) from e
+        source = json.dumps(without_guidance(schema) if schema is not None else {"type": "object"})
+        self._check(param, "json", source, style=JSON_STYLE)
+        grammar = self._library.LLMatcher.grammar_from_json_schema(
+            source,
+            overrides=JSON_STYLE,  # type: ignore[arg-type]
+        )
         return self._start(grammar, param)
 
     def lark(self, grammar: str, param: str = "tools") -> GrammarConstraint:
+        self._check(param, "lark", grammar)
         return self._start(self._library.LLMatcher.grammar_from_lark(grammar), param)
 
     def regex(self, expression: str) -> GrammarConstraint:
+        self._check("structured_outputs", "regex", expression)
         return self._start(self._library.LLMatcher.grammar_from_regex(expression), "structured_outputs")
 
-    def _start(self, grammar: str, param: str) -> GrammarConstraint:
-        fault = self._library.LLMatcher.validate_grammar(grammar, self._vocabulary)
-        if fault and not fault.startswith("WARNING"):
+    def close(self) -> None:
+        """Ends the compiling process, in the middle of a grammar too."""
+        self._compiler.close()
+
+    def _check(self, param: str, kind: str, source: str, **beside: Any) -> None:
+        """Raises: Problem for what can't be compiled, or takes more than a grammar may."""
+        if len(source) > MAX_SOURCE:
+            raise _refused(param, f"it has {len(source):,} characters, {MAX_SOURCE:,} are read")
+        fault = self._compiler.fault(kind, source, **beside)
+        if fault:
             raise _refused(param, fault)
-        matcher = self._library.LLMatcher(self._vocabulary, grammar, log_level=0)
+
+    def _start(self, grammar: str, param: str) -> GrammarConstraint:
+        matcher = self._library.LLMatcher(self._vocabulary, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise _refused(param, matcher.get_error())
         return GrammarConstraint(matcher, self._size, self._eos)
@@ -119,6 +142,9 @@ class GrammarConstraint:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._eos = eos_token_id
+
+    def copy(self) -> GrammarConstraint:
+        return GrammarConstraint(self._matcher.deep_copy(), self._vocab_size, self._eos)
 
     def allowed(self) -> np.ndarray:
         """bool (vocab_size,). At the end of the grammar, and when the library gives up, only the end is left."""
