@@ -2,11 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmark_files import MAKERS, base64_image, put_tsv
+from qvl.backends.settings import Settings
 from qvl.errors import QvlError
 from qvl.evaluate.benchmarks import BENCHMARKS, benchmark, readers
 from qvl.evaluate.benchmarks import page_rules as rules
@@ -24,6 +26,7 @@ from qvl.evaluate.benchmarks.textvqa import vqa_accuracy
 from qvl.evaluate.benchmarks.videomme import official_letter as videomme_letter
 from qvl.evaluate.samples import Sample, SampleError, check_truths
 from qvl.evaluate.scorers.base import Reply
+from qvl.geometry import default_video_limits, sampled_fps, sampled_frame_count, seconds_per_grid
 
 GENERATIONS = ("qwen_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -106,10 +109,26 @@ def test_a_tsv_reads_its_images_late_and_shares_them_between_rows(tmp_path):
     assert [row["question"] for _, row, _ in found] == ['a "quoted"\tand\nbroken cell', "plain"]
     assert found[1][0].endswith(":4")
     assert all("image" not in row for _, row, _ in found)
-    assert [load().size for _, _, load in found] == [(200, 100)] * 2
+    assert [load().size for _, _, loads in found for load in loads] == [(200, 100)] * 2
     put_tsv(tmp_path / "b.tsv", header, [["8", "7", "plain", "z"]])
     with pytest.raises(SampleError, match="row '7'"):
         list(readers.read_tsv(tmp_path / "b.tsv"))
+
+
+def test_all_images_of_a_tsv_row_are_read(tmp_path):
+    both = str([base64_image(), base64_image()])
+    header = ["index", "image", "question", "answer"]
+    file = put_tsv(
+        tmp_path / "a.tsv",
+        header,
+        [["1", both, "which?", "x"], ["2", "1", "and?", "y"], ["3", "", "none?", "z"]],
+    )
+    found = list(readers.read_tsv(file))
+    assert [[load().size for load in loads] for _, _, loads in found] == [
+        [(200, 100)] * 2,
+        [(200, 100)] * 2,
+        [],
+    ]
 
 
 def test_parquet_needs_its_extra(tmp_path, monkeypatch):
@@ -369,6 +388,22 @@ def test_settings_are_those_of_the_generation():
     qwen3 = benchmark("mmmu").settings_for("qwen3_vl")
     assert (qwen3.temperature, qwen3.top_p, qwen3.top_k, qwen3.presence_penalty) == (0.7, 0.8, 20, 1.5)
     assert benchmark("lvbench").settings_for("qwen3_vl").total_pixels == 224 * 1024 * 32 * 32
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_settings_are_those_that_a_backend_takes(name):
+    for settings in benchmark(name).settings.values():
+        assert {k.replace("max_tokens", "max_new_tokens") for k in settings.to_dict()} <= set(
+            Settings.__annotations__
+        )
+
+
+def test_the_real_sampled_fps_is_what_the_model_is_told():
+    """Charades: 16 of 30 seconds' frames are 3.75 seconds a step; a harness that says 2 fps tells 1.0."""
+    assert seconds_per_grid(sampled_fps(900, 30.0, 16)) == 3.75
+    asked = benchmark("charades_sta").settings_for("qwen2_5_vl")
+    limits = replace(default_video_limits(), fps=asked.fps, max_frames=asked.max_frames)
+    assert seconds_per_grid(sampled_fps(900, 30.0, sampled_frame_count(900, 30.0, limits))) == 1.0
 
 
 def test_options_are_written_as_the_models_know_them(tmp_path):

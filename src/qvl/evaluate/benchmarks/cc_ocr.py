@@ -173,7 +173,7 @@ def read(path: Path, split: str) -> list[Sample]:
     if path.is_dir() and list(path.rglob("*.parquet")):
         rows = [(w, r, _base64(r.pop("image"))) for w, r, _ in readers.read_parquet(path, None)]
     elif path.suffix == ".tsv" or (path.is_dir() and list(path.glob("*.tsv"))):
-        rows = [(w, r, i) for f in _files(path, "*.tsv") for w, r, i in readers.read_tsv(f)]
+        rows = [(w, r, i) for f in _files(path, "*.tsv") for w, r, (i, *_) in readers.read_tsv(f)]
     else:
         lines = [line for f in _files(path, "*.jsonl") for line in readers.read_jsonl(f)]
         rows = [(w, r, _base64(readers.field(r, "image", w))) for w, r in lines]

@@ -72,11 +72,11 @@ def _read_json(file: Path) -> list[Sample]:
 def read_vqa_tsv(file: Path) -> list[Sample]:
     """VLMEvalKit's TSV of questions with answers: one text, or a Python list of them as text."""
     samples = []
-    for where, row, image in readers.read_tsv(file):
+    for where, row, images in readers.read_tsv(file):
         answer = readers.literal_list(readers.field(row, "answer", where))
         samples.append(
             Sample(
-                id=row["index"], media=(image,) if image else (), question=row["question"], answer=answer,
+                id=row["index"], media=images, question=row["question"], answer=answer,
                 stratum=row.get("split", "") or row.get("category", ""), where=where,
                 cluster=row.get("image_path", "") or row["index"],
             )

@@ -166,13 +166,13 @@ def read(path: Path, split: str) -> list[Sample]:
 
 def _read_tsv(path: Path, split: str) -> list[Sample]:
     samples = []
-    for where, row, image in readers.read_tsv(path):
+    for where, row, images in readers.read_tsv(path):
         if row.get("split", split) != split:
             continue
         choices = tuple(row[c] for c in "ABCDEFGHI" if row.get(c))
         samples.append(
             Sample(
-                id=row.get("id") or row["index"], media=(image,) if image else (), question=row["question"],
+                id=row.get("id") or row["index"], media=images, question=row["question"],
                 answer=readers.field(row, "answer", where), choices=choices,
                 stratum=row.get("category", ""), where=where,
             )

@@ -46,12 +46,12 @@ def read(path: Path, split: str) -> list[Sample]:
     if file.suffix == ".tsv":
         return [
             Sample(
-                id=row["index"], media=(image,) if image else (), question=row["question"],
+                id=row["index"], media=images, question=row["question"],
                 answer=readers.literal_list(readers.field(row, "answer", where)), stratum=row.get("category", ""),
                 meta={"dataset": FORMULAS if row.get("category", "").startswith("Handwritten Math") else ""},
                 where=where,
             )
-            for where, row, image in readers.read_tsv(file)
+            for where, row, images in readers.read_tsv(file)
         ]  # fmt: skip
     bases = (file.parent / "OCRBench_Images", file.parent.parent / "OCRBench_Images", file.parent)
     base = next((b for b in bases if b.is_dir()), file.parent)

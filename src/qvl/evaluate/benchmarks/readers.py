@@ -95,14 +95,14 @@ def literal_list(value: str) -> list[str]:
 
 def read_tsv(
     path: Path, images: str = "image"
-) -> Iterator[tuple[str, dict[str, str], Callable[[], Any] | None]]:
-    """(file and line, cells without the image, its loader) of a VLMEvalKit TSV.
+) -> Iterator[tuple[str, dict[str, str], tuple[Callable[[], Any], ...]]]:
+    """(file and line, cells without the image, loaders of its images) of a VLMEvalKit TSV.
 
-    A short image cell is another row's `index`: several questions share the image. Source of the layout:
-    open-compass/VLMEvalKit vlmeval/dataset/image_base.py.
+    An image cell holds one image or a Python list of them. A short one is another row's `index`: several questions
+    share the image. Source of the layout: open-compass/VLMEvalKit @e8e78f0 vlmeval/dataset/image_base.py.
     """
     csv.field_size_limit(MOST_CELL)
-    starts: dict[str, int] = {}
+    places: dict[str, tuple[int, int]] = {}  # where its row starts, how many images it has
     with path.open("rb") as file:
         cells = _cells(file)
         header = next(cells, (0, 1, []))[2]
@@ -114,15 +114,15 @@ def read_tsv(
                 raise SampleError(f"{where}: {len(row)} cells, the header has {len(header)}")
             cell = dict(zip(header, row))
             image = cell.pop(images, "")
-            starts[cell["index"]] = start
-            at = start
+            count = len(ast.literal_eval(image)) if image.startswith("[") else int(bool(image))
+            places[cell["index"]] = at = (start, count)
             if image and len(image) <= 64:
-                if image not in starts:
+                if image not in places:
                     raise SampleError(
                         f"{where}: its image is that of row {image!r}, which doesn't stand before it"
                     )
-                at = starts[image]
-            yield where, cell, _tsv_image(path, at, header.index(images)) if image else None
+                places[cell["index"]] = at = places[image]
+            yield where, cell, tuple(_tsv_image(path, at[0], header.index(images), i) for i in range(at[1]))
 
 
 def _cells(file: Any, start: int = 0, number: int = 0) -> Iterator[tuple[int, int, list[str]]]:
@@ -145,14 +145,14 @@ def _cells(file: Any, start: int = 0, number: int = 0) -> Iterator[tuple[int, in
         begin, first = end, line + 1
 
 
-def _tsv_image(path: Path, start: int, column: int) -> Callable[[], Any]:
+def _tsv_image(path: Path, start: int, column: int, number: int) -> Callable[[], Any]:
     def load() -> Any:
         csv.field_size_limit(MOST_CELL)
         with path.open("rb") as file:
             row = next(_cells(file, start, 1))[2]
         data = row[column]
-        if data.startswith("["):  # several images in one cell
-            data = json.loads(data.replace("'", '"'))[0]
+        if data.startswith("["):
+            data = ast.literal_eval(data)[number]
         return decode_image(base64.b64decode(data))
 
     return load
