@@ -195,7 +195,7 @@ def test_a_server_that_shrinks_pictures_is_noticed(server):
         server.play(says("x", counts=honest))
         assert model.ask([picture(280, 280)], "What?").notes == ()
     server.play(says("x", counts={}))
-    assert "counts no tokens" in model.ask([picture()], "What?").notes[0]
+    assert "returns no token counts" in model.ask([picture()], "What?").notes[0]
 
 
 def test_without_a_family_pictures_are_sent_and_no_size_is_claimed(server):
@@ -473,7 +473,7 @@ def test_a_named_variable_must_be_set(server, monkeypatch):
     with pytest.raises(BackendError, match="OTHER_KEY"):
         open_model(server, api_key_env="OTHER_KEY")
     monkeypatch.setenv("MY_KEY", "sk line\nbreak")
-    with pytest.raises(BackendError, match="MY_KEY holds characters") as caught:
+    with pytest.raises(BackendError, match="MY_KEY has characters") as caught:
         open_model(server, api_key_env="MY_KEY")
     assert "sk line" not in str(caught.value)
     open_model(server).ask([], "?")

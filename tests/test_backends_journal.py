@@ -91,7 +91,7 @@ def test_a_journal_with_the_older_settings_line_is_read_anew_with_a_note(
     journal_of(partial, *records, made=made)
     code, err, model = read(capsys, monkeypatch, pictures, out, PAGE)
     assert (code, len(model.calls)) == (0, 2)
-    assert "reading anew" in err
+    assert "starting from scratch" in err
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,9 @@ def test_a_journal_with_the_older_settings_line_is_read_anew_with_a_note(
 )
 def test_a_line_that_is_no_page_is_refused_with_its_number(tmp_path, record):
     path = journal_of(tmp_path / "j", {"page": "b.png", "parts": [PART]}, record)
-    with pytest.raises(MediaError, match=r"j: line 3 is no page .* delete the file, and its 2 pages"):
+    with pytest.raises(
+        MediaError, match=r"j: line 3 is not a page .* delete the file to read its 2 pages again"
+    ):
         Journal(path, MADE)
 
 

@@ -224,7 +224,7 @@ def test_an_engine_whose_books_are_wrong_after_a_fault_takes_nothing_new(tiny_ch
     monkeypatch.setattr(model.engine._scheduler, "schedule", fault)
     with pytest.raises(BackendError, match="the engine failed: AssertionError: impossible"):
         model.ask([], "What?")
-    with pytest.raises(BackendError, match="the engine doesn't run: AssertionError: impossible"):
+    with pytest.raises(BackendError, match="the engine is not running: AssertionError: impossible"):
         model.ask([], "What?")
 
 

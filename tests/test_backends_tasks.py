@@ -254,7 +254,7 @@ def test_a_task_needs_one_picture_or_one_clip_and_a_question():
             run_task(model, task, media, "What?")
     with pytest.raises(PromptError, match="no question"):
         run_task(model, "boxes", [picture], "  ")
-    with pytest.raises(PromptError, match="Qwen-VL was not taught"):
+    with pytest.raises(PromptError, match="Qwen-VL was not trained for"):
         run_task(FakeModel("x", family="qwen_vl"), "actions", [picture], "Press OK")
     assert model.calls == []
 

@@ -178,7 +178,7 @@ def test_a_missing_file_and_a_date_that_is_none_are_errors(mine, tmp_path):
     with pytest.raises(ConfigError, match="can't be read"):
         price_book(tmp_path / "none.toml")
     book = price_book(mine(MINE.replace('"2026-11"', '"soon"')))
-    with pytest.raises(ConfigError, match="'soon' is no date"):
+    with pytest.raises(ConfigError, match="'soon' is not a date"):
         book.rent_price("h100").age_days(TODAY)
 
 

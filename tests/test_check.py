@@ -750,7 +750,7 @@ class Strange:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"x": Strange()}, r"__builtin__\.print, which no weights need"),
+        ({"x": Strange()}, r"__builtin__\.print, which weights never need"),
         ({"x": 1}, "int among its tensors"),
         ([torch.ones(1)], "a list, not a dict"),
     ],

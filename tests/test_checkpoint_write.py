@@ -149,14 +149,14 @@ def test_writing_over_the_folder_that_is_read_keeps_its_other_files(
 def test_a_target_with_something_in_it_is_left_alone_unless_that_is_meant(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
     for target in (tmp_path, tmp_path / "mine"):
-        with pytest.raises(CheckpointError, match="is there already"):
+        with pytest.raises(CheckpointError, match="exists already"):
             write_checkpoint(target, [], {})
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
     raw = Raw("I8", (1,), b"a")
-    with pytest.raises(CheckpointError, match="x comes twice"):
+    with pytest.raises(CheckpointError, match="x appears twice"):
         write_checkpoint(tmp_path / "new", [("x", raw), ("x", raw)], {})
     assert list(tmp_path.iterdir()) == []
 

@@ -91,7 +91,7 @@ def test_another_benchmark_and_no_server_are_told(capsys):
         assert "lists no models: give --model" in capsys.readouterr().err
         server.play(reply(200, {"data": [{"id": "a"}, {"id": "b"}]}))
         assert main(["bench", "serve", server.url]) == 2
-        assert "serves 2 models: say which with --model (a, b)" in capsys.readouterr().err
+        assert "serves 2 models: choose one with --model (a, b)" in capsys.readouterr().err
 
 
 def test_errors_are_shown_by_kind_and_none_answered_is_1(capsys):

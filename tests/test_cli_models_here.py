@@ -371,7 +371,7 @@ def test_json_of_hosted_and_unseen_models_claims_nothing(qvl, on, unseen, tmp_pa
 
 
 def test_a_machine_that_tells_nothing_does_not_spoil_the_list(qvl, on):
-    on(PlanError("this system doesn't tell how much memory it has; name hardware with --gpu"))
+    on(PlanError("the memory size of this system is unknown; name hardware with --gpu"))
     code, out, _ = qvl()
     assert code == 0
     assert " ? " in line_of(out, "Qwen2.5-VL-7B-Instruct")

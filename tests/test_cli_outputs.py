@@ -155,11 +155,11 @@ def test_an_answer_cannot_steer_the_terminal(capsys, fake, picture):
         (["--draw", "o.png", "PICTURE", "x"], "--draw needs"),
         (["--events", "--draw", "o.png", "PICTURE", "x"], "--draw needs"),
         (["--phone", "PICTURE", "x"], "--phone goes with --actions"),
-        (["--boxes", "--system", "s", "PICTURE", "x"], "--system can't go with --boxes"),
+        (["--boxes", "--system", "s", "PICTURE", "x"], "--system can't be combined with --boxes"),
         (["--boxes", "PICTURE", "PICTURE", "x"], "exactly one image"),
         (["--boxes", "PICTURE"], "no question"),
         (["--boxes", "--draw", "nowhere/o.png", "PICTURE", "x"], "there is no folder nowhere"),
-        (["--boxes", "--draw", "o.txt", "PICTURE", "x"], "a drawing ends in .png"),
+        (["--boxes", "--draw", "o.txt", "PICTURE", "x"], "the name of a drawing must end in .png"),
         (["--events", "PICTURE", "x"], "exactly one video"),
     ],
 )
@@ -299,7 +299,7 @@ def test_another_files_journal_is_not_gone_on_with(capsys, fake, pdf, tmp_path):
     model = fake(PAGE)
     code, _, err = qvl(capsys, "read", pdf, "-o", out_path, "--dpi", 100)
     assert code == 0
-    assert "reading anew" in err
+    assert "starting from scratch" in err
     assert len(model.calls) == 3
 
 
@@ -359,8 +359,8 @@ def test_pages_without_content_are_exit_1(capsys, fake, picture):
         (["PDF", "--dpi", "5"], "from 18 to 1200"),
         (["PICTURE", "--to", "docx"], "known: md, html, json, csv, layout"),
         (["PICTURE", "-o", "no/such/folder.md"], "no folder"),
-        (["PICTURE", "-o", "page.docx"], "say it with --to"),
-        (["PICTURE", "--draw", "page.docx"], "a drawing ends in .png"),
+        (["PICTURE", "-o", "page.docx"], "give one with --to"),
+        (["PICTURE", "--draw", "page.docx"], "the name of a drawing must end in .png"),
         (["BROKEN"], "can't be opened as a PDF"),
     ],
 )
@@ -419,7 +419,7 @@ def test_mistakes_in_finding_are_one_line(capsys, fake, clip, picture, tmp_path)
     model = fake("00:01")
     for words, part in (
         (["nowhere.mp4", "x"], "no such file"),
-        ([picture, "x"], "is no video"),
+        ([picture, "x"], "does not have the name of a video"),
         ([clip, "x", "--frames", tmp_path / "none"], "no such folder"),
     ):
         code, out, err = qvl(capsys, "find-moment", *words)

@@ -148,7 +148,7 @@ def test_a_target_that_is_there_is_left_alone(shards: Path, tmp_path: Path) -> N
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine").write_text("x")
     for target in (tmp_path / "there", shards, shards / "config.json"):
-        with pytest.raises(CheckpointError, match="is there already"):
+        with pytest.raises(CheckpointError, match="exists already"):
             convert(shards, target, "new")
     assert [p.name for p in (tmp_path / "there").iterdir()] == ["mine"]
 

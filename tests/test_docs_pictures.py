@@ -184,7 +184,9 @@ def test_clicks_of_the_dry_run_land_in_the_elements_that_they_mean(script, monke
 def test_where_a_font_is_missing_the_older_picture_stays_and_the_words_say_so(script, tmp_path, monkeypatch):
     from qvl.outputs.draw import Drawing
 
-    blank = Drawing(Image.new("RGB", (4, 4)), ("#1 stands for '원': no font here has all its characters",))
+    blank = Drawing(
+        Image.new("RGB", (4, 4)), ("#1 stands for '원': no installed font has all its characters",)
+    )
     monkeypatch.setattr(script, "KNOWN", {"labels.png": (lambda: blank, "Labels")})
     (tmp_path / "labels.png").write_bytes(b"older")
     (found,) = script.known(tmp_path)

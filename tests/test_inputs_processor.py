@@ -421,7 +421,7 @@ def test_a_video_takes_as_many_tokens_under_a_processor_that_was_saved_again(tmp
 
 def test_a_token_id_that_is_a_word_is_refused(folder):
     wrong = dataclasses.replace(config(folder), image_token_id=5)
-    with pytest.raises(ConfigError, match="image_token_id is 5, which is no special token"):
+    with pytest.raises(ConfigError, match="image_token_id is 5, which is not a special token"):
         Processor.from_pretrained(folder, wrong)
 
 

@@ -233,7 +233,7 @@ def test_a_weight_file_cut_short_is_refused_by_path(folder: Path, keep: int) -> 
 def test_a_broken_index_is_refused_by_path(folder: Path, content: str) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"index\.json: is no weight index"):
+    with pytest.raises(CheckpointError, match=r"index\.json: is not a weight index"):
         load_model(folder)
 
 

@@ -372,7 +372,7 @@ def test_a_cache_that_others_may_write_into_is_not_used(monkeypatch, tmp_path):
     folder = tmp_path / "qvl" / "kernels"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    with pytest.raises(build.Unavailable, match="may be written by others"):
+    with pytest.raises(build.Unavailable, match="is writable by others"):
         build.compiled()
 
 

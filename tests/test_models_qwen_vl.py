@@ -413,7 +413,7 @@ def test_a_bin_that_is_no_dict_of_tensors_is_refused(content: Any, tmp_path: Pat
     for file in tmp_path.glob("pytorch_model*"):
         file.unlink()
     torch.save(content, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="is no dict of named tensors"):
+    with pytest.raises(CheckpointError, match="is not a dict of named tensors"):
         load_model(tmp_path)
 
 

@@ -177,7 +177,7 @@ def test_expert_parallelism_makes_the_forced_cut_legal():
 
 
 def test_gpus_that_do_not_divide_into_copies_are_refused():
-    with pytest.raises(PlanError, match="6 GPUs do not divide into copies of 4: use 1, 2, 3, 6"):
+    with pytest.raises(PlanError, match="6 GPUs do not divide into replicas of 4: use 1, 2, 3, 6"):
         launch("qwen2.5-vl-7b", "6xl40s", tensor_parallel_size=4)
 
 

@@ -413,7 +413,7 @@ def test_stopping_the_loop_ends_everybody_once_and_takes_nothing_new(model, inpu
         assert ended.is_set()
         assert [e.finish_reason for e in events if e.finish_reason] == ["cancelled"]
     assert not model.engine.has_work
-    with pytest.raises(BackendError, match="doesn't run"):
+    with pytest.raises(BackendError, match="is not running"):
         submitted(loop, inputs)
 
 

@@ -50,7 +50,7 @@ def test_a_clip_is_written_as_a_video_with_its_own_frame_times(tmp_path):
     ("args", "words"),
     [
         (["--kind", "nothing", "-o", "x"], "'nothing'"),
-        (["-o", "x"], "which --kind?"),
+        (["-o", "x"], "no --kind"),
         (["--kind", "read"], "add -o FOLDER"),
         (["--kind", "read", "-n", "0", "-o", "x"], "needs at least 1"),
         (["--kind", "read", "--difficulty", "9", "-o", "x"], "9 is outside 0..3"),

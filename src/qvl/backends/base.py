@@ -240,7 +240,7 @@ class Backend(ABC):
 
     def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A raw request to chat/completions and its raw reply, where `can.raw`. Raises: BackendError."""
-        raise BackendError(f"{self.name}: is no server, and takes no raw requests")
+        raise BackendError(f"{self.name}: not a server, so it takes no raw requests")
 
     def close(self) -> None:
         """Gives back connections; nothing where there are none."""

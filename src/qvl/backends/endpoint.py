@@ -30,15 +30,15 @@ def base_url(endpoint: str) -> str:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as e:
-        raise BackendError(f"endpoint {endpoint!r}: is no address ({e})") from e
+        raise BackendError(f"endpoint {endpoint!r}: is not an address ({e})") from e
     if url.userinfo:
         raise BackendError(
-            f"endpoint at {url.host}: holds a user or password; keys belong into the environment, see --api-key-env"
+            f"endpoint at {url.host}: holds a user or password; put keys into the environment, see --api-key-env"
         )
     if url.scheme not in ("http", "https") or not url.host:
-        raise BackendError(f"endpoint {endpoint!r}: is no http address, such as http://localhost:8000/v1")
+        raise BackendError(f"endpoint {endpoint!r}: is not an http address such as http://localhost:8000/v1")
     if url.query or url.fragment:
-        raise BackendError(f"endpoint at {url.host}: its address goes on after a ? or #; leave that out")
+        raise BackendError(f"endpoint at {url.host}: an address must not have a query or fragment (? or #)")
     path = url.path.rstrip("/").removesuffix("/chat/completions").rstrip("/") or "/v1"
     return str(url.copy_with(path=path))
 
@@ -55,7 +55,7 @@ def read_key(variable: str | None, studio: bool) -> str | None:
     if not key and (variable or studio):
         raise BackendError(f"no key: set the environment variable {name}")
     if not key.isascii() or any(c.isspace() for c in key):
-        raise BackendError(f"the key in {name} holds characters that no key has; set it again")
+        raise BackendError(f"the key in {name} has characters that keys can't have; set it again")
     return key or None
 
 
@@ -97,7 +97,7 @@ def only_model(wire: Transport) -> Mapping[str, Any]:
     entries = wire.models()
     if len(entries) != 1:
         names = ", ".join(str(entry["id"]) for entry in entries[:8]) or "none"
-        raise BackendError(f"{wire.url} serves {len(entries)} models: {names}; say which with --model")
+        raise BackendError(f"{wire.url} serves {len(entries)} models: {names}; choose one with --model")
     return entries[0]
 
 

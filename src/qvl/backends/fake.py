@@ -86,7 +86,7 @@ class FakeModel(Backend):
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> FakeStream:
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         for name in sorted(set(given) - self.can.settings):
-            raise PromptError(f"{name} is no setting; {nearest(name, sorted(self.can.settings))}")
+            raise PromptError(f"{name} is not a setting; {nearest(name, sorted(self.can.settings))}")
         pixels = {name: value for name, value in given.items() if name in MediaSettings.__dataclass_fields__}
         clean, items = read_messages(messages)
         sent = [prepare(item, self.generation, self.limits, MediaSettings(**pixels)) for item in items]
@@ -131,7 +131,7 @@ def read_fake(said: str, family: str | None = None, name: str = "fake") -> FakeM
             raise BackendError(f"fake:{said}: can't be read as JSON ({e})") from e
     texts = answers.values() if isinstance(answers, dict) else answers
     if not isinstance(answers, str | list | dict) or not all(isinstance(text, str) for text in texts):
-        raise BackendError(f"fake:{said}: holds neither a text, a list of texts, nor an object of texts")
+        raise BackendError(f"fake:{said}: must hold a string, a list of strings or an object of strings")
     return FakeModel(answers, family=family or DEFAULT_FAMILY, name=name)
 
 

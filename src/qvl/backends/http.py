@@ -165,7 +165,9 @@ def _meter(
         return None if price is None else Meter(price)
     if price is None:
         where = f"{name} in {region}" if region else f"{name}, which isn't at Alibaba Model Studio"
-        raise PlanError(f"max-spend can't be kept: no price is known for {where}; give it with --prices FILE")
+        raise PlanError(
+            f"max-spend can't be enforced: no price is known for {where}; give it with --prices FILE"
+        )
     return Meter(price, parse_amount(str(max_spend), price.currency, book))
 
 
@@ -362,7 +364,7 @@ class HttpModel(Backend):
         for name, value in given.items():
             if name not in FIELDS:
                 raise PromptError(
-                    f"{name} is no setting of a served model; {nearest(name, [*FIELDS, *MEDIA_SETTINGS])} "
+                    f"{name} is not a setting of a served model; {nearest(name, [*FIELDS, *MEDIA_SETTINGS])} "
                     "(extra_body passes a server's own)"
                 )
             body[FIELDS[name]] = list(value) if isinstance(value, tuple) else value
@@ -372,7 +374,7 @@ class HttpModel(Backend):
             body["vl_high_resolution_images"] = True
         taken = sorted(_OWN_FIELDS & set(extra))
         if taken:
-            raise PromptError(f"extra_body can't set {', '.join(taken)}: that is made here")
+            raise PromptError(f"extra_body can't set {', '.join(taken)}: qvl sets it")
         body |= extra
 
         clean, items = read_messages(messages)
@@ -609,7 +611,7 @@ def _doubts(reply: Reply, asked: _Asked, expected: int) -> tuple[str, ...]:
 
 def _size_doubts(reply: Reply, asked: _Asked, expected: int) -> tuple[str, ...]:
     if not reply.prompt_tokens:
-        return ("the server counts no tokens, so whether it shrank the image can't be told",)
+        return ("the server returns no token counts, so it is unknown whether it shrank the image",)
     if not asked.media or not asked.only_images:  # servers sample videos by rates of their own
         return ()
     advice = "boxes may be off: set max_pixels to what the server allows, and the image is scaled here"

@@ -93,7 +93,7 @@ def _prepare_image(
                 if generation
                 else "the model's family isn't known"
             )
-            raise PromptError(f"pixel limits can't be kept: {why}")
+            raise PromptError(f"pixel limits can't be applied: {why}")
         return SentMedia(_part("image", _image_url(source, image)), None)
     size = image_size(settings.shape(original), generation, settings.image_limits(limits) if limits else None)
     size = replace(size, original=original)

@@ -172,7 +172,7 @@ def available_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     memory = host_memory()
     if memory is None:
-        raise ConfigError("this system doesn't tell how much memory it has")
+        raise ConfigError("the memory size of this system is unknown")
     return memory[0]
 
 

@@ -54,7 +54,7 @@ class Transport:
         with self.open("GET", "/models", whole=LARGEST_LIST) as reply:
             listed = self._json(reply).get("data")
         if not isinstance(listed, list):
-            raise BackendError(f"{self.url}/models lists no models; say which with --model", status=200)
+            raise BackendError(f"{self.url}/models lists no models; choose one with --model", status=200)
         return [entry for entry in listed if isinstance(entry, Mapping) and "id" in entry]
 
     def post(self, body: Mapping[str, Any]) -> dict[str, Any]:

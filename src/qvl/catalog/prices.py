@@ -49,7 +49,9 @@ class Price(ABC):
         try:
             read = Day.fromisoformat("-".join([*parts, "01", "01"][:3]) if len(parts) < 3 else self.date)
         except ValueError as e:
-            raise ConfigError(f"{self.label}: {self.date!r} is no date; write 2026-11 or 2026-11-23") from e
+            raise ConfigError(
+                f"{self.label}: {self.date!r} is not a date; write 2026-11 or 2026-11-23"
+            ) from e
         if read > today:
             raise PlanError(f"{self.label} is dated {self.date}, after today ({today.isoformat()})")
         return (today - read).days

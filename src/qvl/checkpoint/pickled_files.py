@@ -73,7 +73,7 @@ class _Reader(pickle.Unpickler):
             return lambda tensor, *others: tensor
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        raise _Forbidden(f"it asks for {module}.{name}, which no weights need")
+        raise _Forbidden(f"it refers to {module}.{name}, which weights never need")
 
     def persistent_load(self, given: Any) -> _Storage:
         kind, dtype, key, _place, count = given[:5]  # old files add what part of a storage is meant
@@ -130,7 +130,7 @@ def _named(path: Path, found: Any) -> dict[str, _Tensor]:
         odd = f"something of the kind {type(others[0]).__name__} among its tensors"
     if odd:
         raise CheckpointError(
-            f"{path}: is no dict of named tensors, but a training state or a whole module (it holds {odd})"
+            f"{path}: is not a dict of named tensors but a training state or a whole module (it holds {odd})"
         )
     return dict(found)
 
@@ -152,7 +152,7 @@ def _read_old(file: Any) -> tuple[Any, dict[str, int]]:
     storages), then each storage behind its number of items.
     """
     if _Reader(file).load() != _OLD_MAGIC:
-        raise ValueError("it doesn't begin as torch's files do")
+        raise ValueError("it doesn't begin like a torch file")
     for _ in ("version", "machine"):
         _Reader(file).load()
     reader = _Reader(file)

@@ -82,10 +82,10 @@ def read_weight_file(path: Path) -> WeightFile:
                 raise ValueError(f"a header of {length} bytes can't be in a file of {size}")
             raw = parse_json(f.read(length))
         if not isinstance(raw, dict):
-            raise ValueError("its header is no JSON object")
+            raise ValueError("its header is not a JSON object")
         metadata = raw.pop("__metadata__", None) or {}
         if not all(isinstance(text, str) for text in metadata.values()):
-            raise ValueError("its metadata are no texts")
+            raise ValueError("its metadata values are not strings")
         tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in raw.items()}
         end = 8 + length
         for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
@@ -133,4 +133,4 @@ def read_index(folder: Path, name: str = INDEX) -> dict[str, str] | None:
                 raise ValueError(f"it names {shown(file)}, which is outside its folder")
         return {str(name): str(file) for name, file in found.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
-        raise CheckpointError(f"{path}: is no weight index ({type(e).__name__}: {e})") from e
+        raise CheckpointError(f"{path}: is not a weight index ({type(e).__name__}: {e})") from e

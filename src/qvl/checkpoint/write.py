@@ -78,7 +78,7 @@ def write_checkpoint(
                 shutil.copyfile(path, working / path.name)
         for name, tensor in tensors:
             if name in seen:
-                raise CheckpointError(f"{target}: {name} comes twice")
+                raise CheckpointError(f"{target}: {name} appears twice")
             seen.add(name)
             num_bytes = _num_bytes(tensor)
             if shard and size + num_bytes > shard_bytes:
@@ -153,7 +153,7 @@ def whole_folder(target: Path, over: bool = False) -> Iterator[Path]:
     target = target.absolute()
     there = target.is_dir() and any(target.iterdir())
     if (there and not over) or (target.exists() and not target.is_dir()):
-        raise CheckpointError(f"{target}: is there already; name a folder that isn't, or an empty one")
+        raise CheckpointError(f"{target}: exists already; give a new or an empty folder")
     beside = target if there else target.parent
     _sweep(beside, target.name)
     working = beside / f".{target.name}.{os.getpid()}"

@@ -52,15 +52,17 @@ class TaskOptions:
     def check(self, system: str | None) -> None:
         """Raises: PromptError for options that don't go together."""
         if self.draw is not None and self.task not in ("boxes", "document", "actions"):
-            raise PromptError("--draw needs something with a place: --boxes, --document or --actions")
+            raise PromptError("--draw needs --boxes, --document or --actions")
         if self.schema is not None and (
             self.task is not None or self.retry is not None or system is not None
         ):
-            raise PromptError("--schema brings its own prompt: it can't go with a task, --retry or --system")
+            raise PromptError(
+                "--schema has its own prompt: it can't be combined with a task, --retry or --system"
+            )
         if self.phone and self.task != "actions":
             raise PromptError("--phone goes with --actions")
         if system is not None and self.task is not None:
-            raise PromptError(f"--system can't go with --{self.task}, which brings the prompt it needs")
+            raise PromptError(f"--system can't be combined with --{self.task}, which has its own prompt")
 
 
 @command

@@ -158,7 +158,9 @@ async def _only_model(client: httpx.AsyncClient, base: str) -> str:
     except (ValueError, TypeError, KeyError) as e:
         raise LoadError(f"{base}/models answered {status} and lists no models: give --model") from e
     if len(names) != 1:
-        raise LoadError(f"{base} serves {len(names)} models: say which with --model ({', '.join(names[:8])})")
+        raise LoadError(
+            f"{base} serves {len(names)} models: choose one with --model ({', '.join(names[:8])})"
+        )
     return names[0]
 
 

@@ -107,7 +107,7 @@ def run(
     try:
         now = date.fromisoformat(today) if today else date.today()
     except ValueError as e:
-        raise PlanError(f"--today {today!r} is no date such as 2026-11-23") from e
+        raise PlanError(f"--today {today!r} is not a date such as 2026-11-23") from e
     book = with_rate(price_book(pricing.prices), exchange_rate, now)
     price = book.api_price(model)
     switched_off = _switched_off(price)
@@ -163,7 +163,7 @@ def volume(requests: str, pages: str, num_images: int) -> float:
     try:
         number = float(text.rstrip("kmb")) * factor
     except ValueError as e:
-        raise PlanError(f"{requests or pages!r} is no number such as 50000, 200k or 2M") from e
+        raise PlanError(f"{requests or pages!r} is not a number such as 50000, 200k or 2M") from e
     if pages:
         if not num_images:
             raise PlanError("--pages needs the size of a page: --image 1240x1754")

@@ -128,7 +128,7 @@ def _check(baseline: str | None, name: str | None, reference: str | None, seed: 
     if baseline not in (None, "save", "compare"):
         raise PromptError(f"--baseline {baseline!r}: known: save, compare")
     if name is not None and baseline is None:
-        raise PromptError(f"{name!r} names a baseline: say --baseline save or --baseline compare")
+        raise PromptError(f"{name!r} is the name of a baseline: add --baseline save or --baseline compare")
     if baseline is not None and reference is not None:
         raise PromptError(
             "--reference and --baseline exclude each other: answers are compared with one of them"
@@ -152,7 +152,7 @@ def _limits(backend: Backend, max_pixels: int | None) -> PixelLimits | None:
     if max_pixels is None:
         return None
     if backend.limits is None:
-        raise PromptError("--max-pixels: the model's family isn't known; say it with --family")
+        raise PromptError("--max-pixels: the model's family is unknown; give it with --family")
     low = min(backend.limits.min_pixels, max_pixels)
     return replace(backend.limits, min_pixels=low, max_pixels=max_pixels)
 
@@ -163,7 +163,7 @@ def _belongs(kept: Baseline, backend: Backend) -> None:
         raise BaselineError(f"the baseline is of a {kept.family}, the model is a {backend.family}")
     if kept.weights is not None and kept.weights != embedded_weights():
         raise BaselineError(
-            f"the baseline of {kept.made} is of other weights than the embedded model has now: make it again with "
+            f"the baseline of {kept.made} was made with other weights of the embedded model: make it again with "
             "qvl doctor --baseline save"
         )
 

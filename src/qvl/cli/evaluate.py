@@ -95,7 +95,7 @@ def run(
         return 0
     check_writable(folder.report)
     if folder.fresh and (folder.resume or folder.rescore):
-        raise PromptError("--fresh starts anew: it can't go with --resume or --rescore")
+        raise PromptError("--fresh starts from scratch: it can't be combined with --resume or --rescore")
     items = (
         own_items(data, scoring) if bench is None else None
     )  # a fault in them is told before a model is opened

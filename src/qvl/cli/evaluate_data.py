@@ -112,7 +112,7 @@ def benchmark_items(
 ) -> Items:
     """A benchmark worded and set for a generation. Raises: SampleError, QvlError."""
     if scoring.question is not None:
-        raise PromptError("--question is for items of your own: a benchmark brings its questions")
+        raise PromptError("--question is for items of your own: a benchmark has its own questions")
     assert options.data_path is not None
     samples = bench.samples(options.data_path, split=options.split, generation=family or "")
     scorer = bench.scorer if scoring.scorer is None else named_scorer(scoring, samples[0])

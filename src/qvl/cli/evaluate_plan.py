@@ -26,7 +26,7 @@ def run(
     """How many items a paired comparison needs, or what a number of items can show."""
     changed, level = parse_share(discordant, "discordant"), parse_share(score, "score")
     if detect is None and num is None:
-        raise PlanError("say what to find (--detect 1pt), how many items there are (-n 500), or both")
+        raise PlanError("give the difference to detect (--detect 1pt), the number of items (-n 500), or both")
     found = {"discordant": changed, "power": power, "alpha": alpha, "num": num}
     lines = []
     if detect is not None:

@@ -34,7 +34,9 @@ def run(
 ) -> int:
     """Find the moment of a video where something happens."""
     if media_item(clip)["type"] != "video":
-        raise PromptError(f"{clip}: is no video by its name; known are .mp4, .mov, .mkv, .webm and others")
+        raise PromptError(
+            f"{clip}: does not have the name of a video; known: .mp4, .mov, .mkv, .webm and others"
+        )
     open_media(clip)
     if frames is not None and not Path(frames).is_dir():
         raise PromptError(f"{frames}: no such folder; make it first")

@@ -51,6 +51,6 @@ def check_writable(path: str | None, *, drawing: bool = False) -> None:
     if Path(path).is_dir():
         raise PromptError(f"{path}: is a folder, a file is needed")
     if not os.access(folder, os.W_OK):
-        raise PromptError(f"{path}: nothing may be written in the folder {folder}")
+        raise PromptError(f"{path}: no permission to write in the folder {folder}")
     if drawing and Path(path).suffix.lower() not in ENDINGS:
-        raise PromptError(f"{path}: a drawing ends in {', '.join(ENDINGS)}")
+        raise PromptError(f"{path}: the name of a drawing must end in {', '.join(ENDINGS)}")

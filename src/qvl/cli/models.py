@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Models of the Qwen-VL family: shapes, licences, abilities, scores, and what this machine can run."""
     if sources and gpu:
-        raise CatalogError("--sources tells where figures were read; --gpu has no part in that: drop one")
+        raise CatalogError("--sources and --gpu can't be combined: drop one")
     beside = [] if compare else [o for o in map(other_named, names or ()) if o]
     chosen = [find_model(name) for name in names or () if not (beside and other_named(name))]
     if compare and len(chosen) < 2:

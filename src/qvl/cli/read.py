@@ -92,7 +92,9 @@ def run(
         }  # fmt: skip
         journal = Journal(f"{out}.partial", made_with)
         if journal.outdated:
-            print(f"note: {journal.path} was of other files or settings; reading anew", file=sys.stderr)
+            print(
+                f"note: {journal.path} was of other files or settings; starting from scratch", file=sys.stderr
+            )
         elif len(journal):
             print(f"going on after {len(journal)} of {len(refs)} pages", file=sys.stderr)
 
@@ -165,7 +167,7 @@ def _format(to: str | None, out: str | None) -> str:
     suffix = Path(out or "").suffix.lower()
     if suffix not in _BY_SUFFIX:
         raise PromptError(
-            f"{out}: no format by that ending; say it with --to ({', '.join(FORMATS)}), or end the name in "
+            f"{out}: no format has that ending; give one with --to ({', '.join(FORMATS)}), or end the name in "
             f"{', '.join(filter(None, _BY_SUFFIX))}"
         )
     return _BY_SUFFIX[suffix]

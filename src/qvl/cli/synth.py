@@ -57,11 +57,11 @@ def run(
     if source.model:
         return _score(source, kind or list(KINDS), count, difficulty, seed0, as_json)
     if source != ScoredOptions():
-        raise SynthError("an option for the model to score, and no --score")
+        raise SynthError("options of the model need --score")
     if not kind:
-        raise SynthError(f"which --kind? known: {', '.join(KINDS)}, receipt, form")
+        raise SynthError(f"no --kind; known: {', '.join(KINDS)}, receipt, form")
     if out is None:
-        raise SynthError("where to? add -o FOLDER (or --score MODEL to score a model)")
+        raise SynthError("no output folder: add -o FOLDER (or --score MODEL to score a model)")
     return _draw(kind, seed, count, difficulty, script, out)
 
 

@@ -82,7 +82,7 @@ def scores(endpoint: EndpointUnderTest, name: str) -> list[tuple[float, float | 
 def _skill(*names: str) -> Run:
     def run(endpoint: EndpointUnderTest) -> Finding:
         if "boxes" in names and endpoint.family is None:
-            return not_supported("the family isn't known: say it with --family.")
+            return not_supported("the family is unknown: give it with --family.")
         rows = [row for name in names for row in scores(endpoint, name)]
         pairs = [(own, other) for own, other in rows if other is not None]
         mean = sum(own for own, _ in rows) / len(rows)

@@ -71,7 +71,7 @@ class Baseline:
             raise BaselineError(f"{path}: can't be read as a baseline ({e})") from e
         if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
             raise BaselineError(
-                f"{path}: is no baseline of format {FORMAT}; make it again with --baseline save"
+                f"{path}: is not a baseline of format {FORMAT}; make it again with --baseline save"
             )
         try:
             replies = {str(name): Reply.of_dict(value) for name, value in raw.pop("replies").items()}

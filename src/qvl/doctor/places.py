@@ -24,7 +24,7 @@ CLEAR_P = 0.01
 def _space(endpoint: EndpointUnderTest) -> Finding:
     """Mean IoU of the same numbers read in each space that makes a difference here."""
     if endpoint.family is None:
-        return not_supported("the family isn't known: say it with --family.")
+        return not_supported("the family is unknown: give it with --family.")
     own = endpoint.generation.coordinates
     scores: dict[str, list[float]] = {}
     images: list[EvidenceImage] = []
@@ -54,7 +54,10 @@ def _space(endpoint: EndpointUnderTest) -> Finding:
     if means[own.name] >= KNOWN_IOU:
         return Finding("passed", f"{text}; the family writes {own.name}.", numbers_out, tuple(images))
     return Finding(
-        "not supported", f"{text}: too few boxes land for the space to be told.", numbers_out, tuple(images)
+        "not supported",
+        f"{text}: too few boxes hit their object to decide on the coordinate space.",
+        numbers_out,
+        tuple(images),
     )
 
 

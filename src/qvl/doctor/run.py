@@ -40,7 +40,7 @@ def chosen(only: Collection[str] = (), skip: Collection[str] = ()) -> tuple[Prob
 
     left = tuple(p for p in PROBES if (not only or named(p, only)) and not named(p, skip))
     if not left:
-        raise PromptError("no probe is left: --skip takes away all that --only names")
+        raise PromptError("no probe is left: --skip excludes everything that --only selects")
     return left
 
 

@@ -34,7 +34,7 @@ def _check(endpoint: EndpointUnderTest, sizes: dict[str, tuple[int, int]], **pix
     for name, (height, width) in sizes.items():
         seen = endpoint.seen((height, width), **pixels)
         if seen is None:
-            return not_supported("the family isn't known: say it with --family.")
+            return not_supported("the family is unknown: give it with --family.")
         if seen.visual_tokens + 64 > endpoint.room:
             continue
         image = blocks(rng, height, width, endpoint.unit)
@@ -124,7 +124,7 @@ def _several(endpoint: EndpointUnderTest) -> Finding:
     sizes = [(10 * unit, 10 * unit), (8 * unit, 16 * unit), (12 * unit, 11 * unit)]
     seen = [endpoint.seen(size) for size in sizes]
     if any(s is None for s in seen):
-        return not_supported("the family isn't known: say it with --family.")
+        return not_supported("the family is unknown: give it with --family.")
     counted = _counted(endpoint, [blocks(rng, *size, unit) for size in sizes])
     if not counted:
         return not_supported("the endpoint counts no prompt tokens.")

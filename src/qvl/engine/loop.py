@@ -59,7 +59,7 @@ class Driver:
     def admit(self, ticket: Ticket) -> None:
         """Tells the ticket that it was taken on, or why it wasn't."""
         if self.failure is not None:
-            self._tell(ticket, BackendError(f"the engine doesn't run: {self.failure}"))
+            self._tell(ticket, BackendError(f"the engine is not running: {self.failure}"))
             return
         try:
             ticket.request_id = self.engine.submit(ticket.inputs, ticket.params, ticket.constraint)
@@ -183,7 +183,7 @@ class EngineLoop:
         ticket = Ticket(inputs, params, deliver, constraint)
         with self._wake:
             if self._stopping or not self.alive:
-                raise BackendError(f"the engine doesn't run: {self.failure or 'it was stopped'}")
+                raise BackendError(f"the engine is not running: {self.failure or 'it was stopped'}")
             self._incoming.append(ticket)
             self._wake.notify()
         return ticket

@@ -113,7 +113,7 @@ def plan_memory(
                 advice += " or use kv_dtype fp8"
             raise CapacityError(
                 f"one sequence of {max_model_len} tokens needs {format_bytes(wanted * per_block)} of KV, "
-                f"{format_bytes(kv_bytes)} can be had beside weights of {format_bytes(weights)}: {advice}"
+                f"{format_bytes(kv_bytes)} is available beside weights of {format_bytes(weights)}: {advice}"
             )
     elif affordable:
         max_model_len = min(limit, DEFAULT_MAX_MODEL_LEN, affordable * block_size)

@@ -258,7 +258,7 @@ async def watch(client: httpx.AsyncClient, path: str, body: bytes, timeout_s: fl
     except BackendError as e:
         reading.fail("too large", str(e))
     except httpx.InvalidURL as e:
-        raise LoadError(f"{path}: is no address ({e})") from e
+        raise LoadError(f"{path}: is not an address ({e})") from e
     return Outcome(
         0.0,
         now(),

@@ -188,7 +188,7 @@ def _limit_cost(model: Backend, journal: Journal, limit: float | None) -> None:
         return
     if model.meter is None:
         raise PlanError(
-            f"limit-cost can't be kept: no price is known for {model.name}; give it with --prices FILE"
+            f"limit-cost can't be enforced: no price is known for {model.name}; give it with --prices FILE"
         )
     spent = sum(r["cost"]["amount"] for r in journal.done.values() if r.get("cost"))
     model.meter.limit = max(0.0, limit - spent) + model.meter.spent.amount

@@ -66,9 +66,7 @@ def _open_pdf(path: str) -> Any:
     try:
         import pypdfium2
     except ImportError as e:
-        raise MediaError(
-            f"{path}: PDFs are drawn by pypdfium2, which isn't here: pip install 'qvl[pdf]'"
-        ) from e
+        raise MediaError(f"{path}: PDFs need pypdfium2: pip install 'qvl[pdf]'") from e
     where, name = read_source(path, "image", DEFAULT_LIMITS.max_bytes)
     size = Path(str(where)).stat().st_size
     if size > MAX_PDF_BYTES:

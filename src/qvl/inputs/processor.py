@@ -222,7 +222,7 @@ class Processor:
             if name == "video_token_id" and not self.generation.takes_video:
                 continue
             if self.tokenizer.special_text(token_id) is None:
-                raise ConfigError(f"{name} is {token_id}, which is no special token of this tokenizer")
+                raise ConfigError(f"{name} is {token_id}, which is not a special token of this tokenizer")
 
     @classmethod
     def from_pretrained(
@@ -409,8 +409,7 @@ class Processor:
         if not low <= side * side <= high:
             raise MediaError(
                 f"{self.generation.title} sees every image at {side}x{side} = {side * side:,} pixels, which "
-                f"min_pixels {low:,} and max_pixels {high:,} leave out: leave the limits away, or take Qwen2-VL "
-                "or later"
+                f"min_pixels {low:,} and max_pixels {high:,} exclude: drop the limits, or take Qwen2-VL or later"
             )
         return Size(side, side)
 
@@ -551,9 +550,7 @@ def read_preprocessor(
         high = min(high, video.max_pixels)
         low = min(max(low, video.min_pixels), high)
     if (video_mean or mean, video_std or std) != (mean, std):
-        raise ConfigError(
-            f"{video_where}: mean and std differ from those of images, which no published model has"
-        )
+        raise ConfigError(f"{video_where}: mean and std differ from those of images, which is not supported")
     return image, replace(video, min_pixels=low, max_pixels=high, **frames), mean, std
 
 
@@ -613,7 +610,7 @@ def _read_file(
     unknown = sorted(k for k in set(raw) - known if not k.startswith("_") and raw[k] is not None)
     unread += [f"{Path(where).name}: {key}" for key in unknown]
     if odd_size := sorted(set(size) - {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"}):
-        raise ConfigError(f"{where}: size.{', size.'.join(odd_size)} is not what these models do")
+        raise ConfigError(f"{where}: size.{', size.'.join(odd_size)} is not supported")
     for name, expected in cut.items():
         if raw.get(name) not in (None, expected):
             raise ConfigError(f"{where}: {name} {raw[name]} contradicts config.json's {expected}")
@@ -644,9 +641,7 @@ def _read_file(
     if not isinstance(factor, (int, float)) or not abs(factor - 1 / 255) <= 1e-9:
         odd.append("rescale_factor")
     if odd:
-        raise ConfigError(
-            f"{where}: {', '.join(f'{k} {shown(raw[k])}' for k in odd)} is not what these models do"
-        )
+        raise ConfigError(f"{where}: {', '.join(f'{k} {shown(raw[k])}' for k in odd)} is not supported")
     low = raw.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge")
     high = raw.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge") or defaults[1]
     low = low or min(defaults[0], high)  # a small maximum alone is meant

@@ -108,9 +108,9 @@ def _compared(checkpoint: Checkpoint) -> Comparison:
             listed(comparison.skipped),
         )
     if passed_over := checkpoint.stored.passed_over:
-        warn_once(log, f"{checkpoint.folder}: beside the model, and not read: {passed_over}")
+        warn_once(log, f"{checkpoint.folder}: next to the model and not read: {passed_over}")
     if checkpoint.stored.adapters:
-        log.warning("%s: the adapter beside the model isn't applied; merge it first", checkpoint.folder)
+        log.warning("%s: the adapter next to the model isn't applied; merge it first", checkpoint.folder)
     return comparison
 
 

@@ -171,7 +171,7 @@ class _Canvas:
             font = font_for(text, self.size, self.files)
             if font is None:
                 self.notes.append(
-                    f"#{number} stands for {text!r}: no font here has all its characters "
+                    f"#{number} stands for {text!r}: no installed font has all its characters "
                     "(Debian: apt install fonts-noto-cjk)"
                 )
                 text = f"#{number} (no font)"

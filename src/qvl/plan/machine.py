@@ -126,7 +126,7 @@ def this_machine(
         return _machine(f"{name}{of}", device, free, total, known.title if known else "")
     memory = host_memory(proc, group)
     if memory is None:
-        raise PlanError("this system doesn't tell how much memory it has; name hardware with --gpu")
+        raise PlanError("the memory size of this system is unknown; name hardware with --gpu")
     name, flags, count = _processor(proc)
     known = _known(name)
     if "hypervisor" in flags:

@@ -133,7 +133,7 @@ class MediaReader:
             return await asyncio.to_thread(self._file, url, what)
         if scheme not in _DEFAULT_PORTS:
             raise MediaError(
-                f"{_short(url)}: {A[what]} is given as a data: URL, or as http(s):// or file:// where that is allowed"
+                f"{_short(url)}: {A[what]} must be a data: URL, or http(s):// or file:// where that is allowed"
             )
         try:
             async with asyncio.timeout(self.policy.fetch_timeout_s):
@@ -215,7 +215,7 @@ class MediaReader:
         if response.status_code != 200:
             raise MediaError(f"{_short(url)}: its host answers {response.status_code}")
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise MediaError(f"{_short(url)}: its host sends it compressed, which wasn't asked for")
+            raise MediaError(f"{_short(url)}: its host sent it compressed, which was not requested")
         length = response.headers.get("content-length", "")
         self._check_size(int(length) if length.isdecimal() else 0, url)
         data = bytearray()
@@ -247,9 +247,7 @@ class MediaReader:
         except OSError as e:
             raise MediaError(f"{host}: can't be resolved ({e.strerror or e})") from e
         if not addresses or not (written_out or _all_public(addresses)):
-            raise MediaError(
-                f"{host}: resolves to an address that is private or no host's; nothing is fetched"
-            )
+            raise MediaError(f"{host}: resolves to an address that is private or special; nothing is fetched")
         path = urllib.parse.quote(split.path or "/", safe="/%:@!$&'()*+,;=~-._")
         if split.query:
             path += "?" + urllib.parse.quote(split.query, safe="/?%:@!$&'()*+,;=~-._")

@@ -113,7 +113,7 @@ class Service:
         if self.draining:
             raise overloaded(503, "the server is shutting down and takes nothing new", options.retry_after_s)
         if not self.loop.alive:
-            raise overloaded(503, f"the engine doesn't run: {self.loop.failure}", options.retry_after_s)
+            raise overloaded(503, f"the engine is not running: {self.loop.failure}", options.retry_after_s)
         room = self.model.engine.options.max_num_seqs + options.max_queue
         if self.in_flight + count > room:
             raise overloaded(

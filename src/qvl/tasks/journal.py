@@ -41,7 +41,7 @@ class Journal:
             lines = []
         except (OSError, UnicodeDecodeError) as e:
             raise MediaError(
-                f"{self.path}: can't be read to go on with ({e}); remove it to start anew"
+                f"{self.path}: can't be read to resume ({e}); remove it to start from scratch"
             ) from e
         records = []
         for line in lines:
@@ -53,8 +53,8 @@ class Journal:
             for number, record in enumerate(records[1:], 2):
                 if not _is_kept_page(record):
                     raise MediaError(
-                        f"{self.path}: line {number} is no page as this version of qvl keeps it; delete the file, "
-                        f"and its {len(records) - 1} pages are read anew"
+                        f"{self.path}: line {number} is not a page of this version of qvl; "
+                        f"delete the file to read its {len(records) - 1} pages again"
                     )
             self._done = {record["page"]: record for record in records[1:]}
         else:

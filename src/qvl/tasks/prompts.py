@@ -55,10 +55,10 @@ def task_prompt(
     """
     question = question.strip()
     if not question and task != "document":
-        raise PromptError(f"no question: {task} needs to be told what to look for")
+        raise PromptError(f"no question: {task} needs a question that says what to look for")
     generation = by_name(family)
     if not generation.takes_video and task in ("events", "moment", "actions"):
-        raise PromptError(f"{generation.title} was not taught {task}: take Qwen2.5-VL or later")
+        raise PromptError(f"{generation.title} was not trained for {task}: take Qwen2.5-VL or later")
     if is_plain(model):
         return _plain_prompt(task, question)
     if task == "boxes":

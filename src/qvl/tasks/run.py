@@ -101,8 +101,8 @@ def generation_of(backend: Backend) -> Generation:
     generation = backend.generation
     if generation is None:
         raise OutputError(
-            f"the family of {backend.name!r} isn't known, so what its numbers mean can't be told: say it with --family "
-            f"({', '.join(names())})"
+            f"the family of {backend.name!r} is unknown, so its coordinates can't be interpreted: "
+            f"give it with --family ({', '.join(names())})"
         )
     return generation
 

@@ -31,7 +31,7 @@ def file_findings(stored: StoredWeights) -> Iterator[Finding]:
         yield Finding(
             "note",
             "passed-over",
-            f"beside the model, and not read: {stored.passed_over}",
+            f"next to the model and not read: {stored.passed_over}",
             "nothing, if a trainer left them; otherwise two checkpoints lie in one folder: delete one",
         )
     if stored.index is None:

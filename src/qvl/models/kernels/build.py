@@ -158,7 +158,7 @@ def _cache_folder() -> Path:
     except (OSError, RuntimeError) as e:
         raise Unavailable(f"{folder}: {e}") from e
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise Unavailable(f"{folder} may be written by others: chmod 700 it, or set XDG_CACHE_HOME")
+        raise Unavailable(f"{folder} is writable by others: chmod 700 it, or set XDG_CACHE_HOME")
     return folder
 
 

@@ -244,7 +244,7 @@ def _warnings(req: Requirement, c: Candidate) -> Iterator[str]:
     if c.where == "api" and req.latency_s is not None:
         yield "no provider promises the latency of an API: measure it"
     if c.where == "api" and c.model.hosted:
-        yield "the name stands for changing snapshots; published scores are of old ones"
+        yield "the name refers to changing snapshots; published scores are of old ones"
     if c.plan:
         yield from c.plan.setup.notes
 

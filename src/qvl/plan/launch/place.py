@@ -75,7 +75,7 @@ def place(request: LaunchRequest, engine: Engine, version: str, precision: str) 
             raise PlanError(_illegal(request, legal_as, forced))
         if count % forced:
             sizes = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
-            raise PlanError(f"{count} GPUs do not divide into copies of {forced}: use {sizes}")
+            raise PlanError(f"{count} GPUs do not divide into replicas of {forced}: use {sizes}")
         return accept(planned(shards, forced, count // forced)), count // forced
     last: FitRequest | None = None
     candidates: list[tuple[Capacity, FitRequest]] = []

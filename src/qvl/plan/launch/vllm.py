@@ -50,13 +50,14 @@ class VllmFlags(FlagWriter):
         if shards.expert_parallel or mixed:
             if mixed and config.text.num_experts % total:
                 raise PlanError(
-                    f"{config.text.num_experts} experts do not divide by {total} GPUs, over which vLLM deals them "
-                    f"when it runs {self.replicas} copies: give --gpu for one copy and start the servers apart"
+                    f"{config.text.num_experts} experts do not divide by {total} GPUs, over which vLLM "
+                    f"distributes them when it runs {self.replicas} replicas: give --gpu for one replica and start the "
+                    "servers separately"
                 )
             if not self.has("--enable-expert-parallel"):
                 since = self.engine.features["--enable-expert-parallel"].version
                 raise PlanError(
-                    f"this cut deals experts whole, vLLM {self.version} can't: use {since} or later"
+                    f"this split needs expert parallelism, which vLLM {self.version} doesn't have: use {since} or later"
                 )
             why = "their width can't be cut this often"
             only = mixed and not shards.expert_parallel
