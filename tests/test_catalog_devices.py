@@ -105,3 +105,33 @@ def test_no_name_leads_to_two_devices():
     for d in devices():
         for name in (d.name, d.title, *d.aliases):
             assert find_device(name) is d, name
+
+
+def test_a_machine_that_shares_its_memory_is_named_with_its_size():
+    found = parse_hardware("m4-max@64GB")
+    assert (found.name, found.memory_bytes) == ("m4-max@64gb", 64 * 2**30)
+    assert parse_hardware(found.name).device.usable_bytes == found.device.usable_bytes == 48 * 2**30
+    assert parse_hardware("cpu-2core@32").memory_bytes == 32 * 2**30
+    with pytest.raises(PlanError, match="16 GiB of its own"):
+        parse_hardware("t4@64GB")
+    for size in ("0GB", "64TB", "much"):
+        with pytest.raises(PlanError, match="64GB"):
+            parse_hardware(f"m4-max@{size}")
+
+
+def test_a_device_by_file_has_its_own_figures(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(
+        '{"kind": "gpu", "memory_gib": 48, "gb_per_s": 900, "tops": {"bf16": 100}, "title": "My card"}'
+    )
+    found = parse_hardware(f"2x{path}")
+    assert (found.device.title, found.count, found.memory_bytes) == ("My card", 2, 96 * 2**30)
+    assert found.device.flops("bf16") == 100e12
+    assert parse_hardware(found.name) == found
+    for text in ("{}", "[", '{"kind": "tpu", "memory_gib": 1, "gb_per_s": 1, "tops": {}}',
+                 '{"kind": "gpu", "memory_gib": -1, "gb_per_s": 1, "tops": {}}',
+                 '{"kind": "gpu", "memory_gib": 1, "gb_per_s": 1, "tops": {"fp3": 1}}',
+                 '{"kind": "gpu", "memory_gib": 1, "gb_per_s": 1, "tops": {}, "system_share": 1}'):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(CatalogError, match=r"mine\.json"):
+            parse_hardware(str(path))

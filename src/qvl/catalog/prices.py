@@ -194,6 +194,7 @@ class PriceBook:
     purchase: tuple[PurchasePrice, ...]
     exchange: Mapping[str, ExchangeRate]
     assumptions: Mapping[str, Assumption]
+    too_old: tuple[ApiPrice, ...] = ()  # left out for their age; so that a reason can say it
 
     def api_price(self, name: str) -> ApiPrice:
         """By name or `name@variant`; case doesn't matter.

@@ -26,8 +26,10 @@ from qvl.plan.choose.relax import with_ways_out
 from qvl.plan.choose.report import choice_dict, html_report
 from qvl.plan.choose.requirement import (
     AIMS,
+    ROOM_FOR_IMAGES,
     THINKING_FACTOR,
     Requirement,
+    parse_context,
     parse_languages,
     parse_latency,
     parse_tasks,
@@ -64,6 +66,13 @@ class RequirementOptions:
     languages: str = option("", "The languages it must know, two letters each, such as ko,en (default: any).")
     quality: str = option(
         "", "How quality is weighed against cost: high, balanced or economy (default: balanced)."
+    )
+    memory: str = option(
+        "",
+        "The memory of that machine, such as 64GB, where device and machine share it (default: as listed).",
+    )
+    context: str = option(
+        "", "The longest request in tokens, answer included, such as 200k (default: as needed)."
     )
     min_quality: float | None = option(None, "The least expected quality, from 0 to 100 (default: any).")
     latency: str = option("", "The longest wait for a whole answer, such as 2s or 800ms (default: any).")
@@ -116,6 +125,8 @@ def run(
     book, stale = _usable_prices(requirement, pricing)
     planner = CachedPlanner()
     choice = choose(requirement, planner, book, detailed=top if as_json else 1)
+    if stale and not pricing.allow_stale and not choice.ranked:
+        stale += _with_old_prices(requirement, planner, pricing)
     choice = with_ways_out(choice, planner, book)
     nothing = ("there is nothing to plot: no image is written",) if plot and not choice.ranked else ()
     choice = replace(choice, warnings=(*choice.warnings, *stale, *nothing))
@@ -129,6 +140,11 @@ def run(
 
 def _requirement(wanted: RequirementOptions, work: WorkOptions) -> Requirement:
     tasks = parse_tasks(wanted.task or "general")
+    if wanted.memory and not wanted.gpu:
+        raise PlanError(f"--memory {wanted.memory} needs --gpu: of which machine?")
+    context = parse_context(wanted.context) if wanted.context else None
+    if context is not None and work.prompt_tokens is not None:
+        raise PlanError("--context and --prompt-tokens contradict each other: give one")
     workload, assumed = usual_workload(
         tasks,
         tuple(work.image or ()),
@@ -140,17 +156,22 @@ def _requirement(wanted: RequirementOptions, work: WorkOptions) -> Requirement:
         work.max_pixels,
     )
     factor = wanted.thinking_factor
+    if context is not None:
+        text = max(workload.prompt_tokens, context - ROOM_FOR_IMAGES - workload.answer_tokens)
+        workload = replace(workload, prompt_tokens=text)
+    gpu = f"{wanted.gpu}@{wanted.memory}" if wanted.memory else wanted.gpu
     return Requirement(
         tasks=tasks,
         workload=workload,
         assumed=assumed if wanted.task else ("general use, for want of a --task", *assumed),
-        hardware=parse_hardware(wanted.gpu) if wanted.gpu else None,
+        hardware=parse_hardware(gpu) if gpu else None,
         where=_places(wanted.where, bool(wanted.gpu)),
         private=wanted.private,
         commercial=wanted.commercial,
         needs=_parts(wanted.needs),
         languages=parse_languages(wanted.languages),
         aim=wanted.quality or "balanced",  # type: ignore[arg-type]
+        context=context,
         min_quality=wanted.min_quality,
         latency_s=parse_latency(wanted.latency) if wanted.latency else None,
         requests_per_month=parse_volume(wanted.volume) if wanted.volume else None,
@@ -195,6 +216,7 @@ def _usable_prices(req: Requirement, pricing: PriceOptions) -> tuple[PriceBook |
         api={k: p for k, p in book.api.items() if fresh(p)},
         rent=tuple(r for r in rent if fresh(r)),
         exchange={k: e for k, e in book.exchange.items() if fresh(e)},
+        too_old=tuple(p for p in book.api.values() if not fresh(p)),
     )
     left_out = len(_in_use(book)) - len(_in_use(kept))
     if left_out and req.budget_per_month is not None:
@@ -202,10 +224,22 @@ def _usable_prices(req: Requirement, pricing: PriceOptions) -> tuple[PriceBook |
             f"no verdict on a budget: {left_out} prices are older than {max_age} days. "
             "Give current ones with --prices FILE, or accept these with --allow-stale"
         )
+    said = (
+        f"{left_out} of {len(_in_use(book))} prices are older than {max_age} days and left out "
+        "(--allow-stale takes them)"
+    )
     if not kept.api and not kept.rent:
-        return None, ()
-    said = f"{left_out} prices older than {max_age} days are left out (--allow-stale takes them)"
+        return None, (said,)
     return kept, (said,) if left_out else ()
+
+
+def _with_old_prices(req: Requirement, planner: CachedPlanner, pricing: PriceOptions) -> tuple[str, ...]:
+    """What would win if their age were accepted, where nothing can be ranked without."""
+    best = choose(req, planner, price_book(pricing.prices), detailed=0).best
+    if best is None:
+        return ()
+    bill = f", ${best.cost_per_1000:,.2f} per 1,000 requests" if best.cost_per_1000 else ""
+    return (f"with --allow-stale {best.model.name} would win: {best.place}{bill}",)
 
 
 def _in_use(book: PriceBook) -> list[Price]:

@@ -31,7 +31,8 @@ def print_choice(choice: Choice, top: int, everything: bool) -> None:
             lines = textwrap.wrap(command, out.width - 6, break_on_hyphens=False)
             out.print(Text(f"\nplan its start{several}:\n  " + " \\\n    ".join(lines)))
     else:
-        out.print(Text("Nothing meets every requirement.", style="bold"))
+        said = "Nothing that can be ranked." if choice.unranked else "Nothing meets every requirement."
+        out.print(Text(said, style="bold"))
     if choice.decisive():
         out.print(Text(f"\n{choice.decisive()}"))
     if choice.ways_out:

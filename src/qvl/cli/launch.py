@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qvl.catalog.devices import parse_hardware
@@ -12,7 +12,6 @@ from qvl.catalog.models import config_of, resolve
 from qvl.catalog.precisions import by_loss
 from qvl.cli.options import JsonOption, command, option
 from qvl.cli.workload import (
-    AnswerTokensOption,
     ConfigOption,
     EagerOption,
     ExpertParallelOption,
@@ -23,7 +22,7 @@ from qvl.cli.workload import (
     check_named,
 )
 from qvl.errors import PlanError
-from qvl.plan.launch import WRITERS, LaunchRequest, plan_launch
+from qvl.plan.launch import ROOM_FOR_THOUGHTS, WRITERS, LaunchRequest, plan_launch, thinks
 from qvl.plan.launch.formats import FORMATS, format_launch
 from qvl.plan.workload import Image
 from qvl.records import pick
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LaunchWorkload(WorkloadOptions):
-    answer_tokens: AnswerTokensOption = 1024
+    answer_tokens: int = option(
+        0, "Tokens of its answer, thoughts included (default: 1024, of a model that thinks 8192)."
+    )
     concurrency: int = option(8, "Requests at once, over all replicas.")
 
 
@@ -109,6 +110,9 @@ def run(
         if found.hosted:
             raise PlanError(f"{found.name} is hosted: there are no weights to start; see `qvl cost`")
         known = {"config": config_of(found), "model": found, "checkpoint": checkpoint, "source": source}
+    if work.answer_tokens == 0:
+        room = ROOM_FOR_THOUGHTS if thinks(known["config"], known.get("model")) else 1024
+        work = replace(work, answer_tokens=room)
     launch = plan_launch(
         LaunchRequest(
             **known,

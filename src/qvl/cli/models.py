@@ -9,7 +9,7 @@ import typer
 
 from qvl.catalog.devices import parse_hardware
 from qvl.catalog.figures import Figure
-from qvl.catalog.models import Model, config_of, find_model, models, other_named
+from qvl.catalog.models import Model, Other, config_of, find_model, models, other_named
 from qvl.catalog.scores import scores_of
 from qvl.cli.models_print import (
     prices_of,
@@ -17,12 +17,11 @@ from qvl.cli.models_print import (
     print_comparison,
     print_list,
     print_model,
-    print_other,
     print_sources,
     regressions_of,
 )
 from qvl.cli.options import JsonOption, command, option
-from qvl.cli.tables import print_json
+from qvl.cli.tables import console, print_json, table
 from qvl.errors import CatalogError, PlanError
 from qvl.plan import machine as machines
 from qvl.plan.machine import Machine, best_run, machine_of, runs_on
@@ -81,6 +80,15 @@ def _machine(gpu: str) -> Machine | str:
         return machines.this_machine()
     except PlanError as e:
         return str(e)
+
+
+def print_other(other: Other) -> None:
+    """A name of the wider family: what it is for, and whether qvl runs it."""
+    out = console()
+    out.print(f"{other.name}  {other.what}", markup=False)
+    rows = [("here", other.status), ("read in", f"{other.source.title}, {other.source.date}")]
+    rows[1:1] = [("licence", other.licence)] if other.licence else []
+    out.print(table(("", ""), rows, whole=(0,)), "")
 
 
 def figure_dict(f: Figure) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from qvl.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from qvl.catalog.figures import Figure
-    from qvl.catalog.models import Model, Other
+    from qvl.catalog.models import Model
     from qvl.catalog.prices import ApiPrice
     from qvl.catalog.scores import Score
     from qvl.plan.machine import Machine, Run
@@ -254,7 +254,8 @@ def _fits(model: Model, machine: Machine | str) -> dict[str, str]:
 
 def _facts(model: Model) -> dict[str, str]:
     licence = model.licence
-    facts = {"switched off": _switched_off(model)} if model.retired else {}
+    off = model.retired
+    facts = {"switched off": f"{off.value}{_doubt(off)}: use {model.replacement}"} if off else {}
     facts |= {
         "released": f"{model.released.value}{_doubt(model.released)}",
         "parameters": _parameters(model) + _parts(model),
@@ -273,25 +274,6 @@ def _facts(model: Model) -> dict[str, str]:
     for i, note in enumerate(model.notes):
         facts["notes" if not i else ""] = str(note.value)
     return facts
-
-
-def _switched_off(model: Model) -> str:
-    assert model.retired
-    note = f" ({model.retired.note})" if model.retired.note else ""
-    return f"{model.retired.value}{_doubt(model.retired)}: use {model.replacement}{note}"
-
-
-def print_other(other: Other) -> None:
-    """A name of the wider family, in three lines."""
-    from rich.text import Text
-
-    out = console()
-    out.print(Text(other.name, style="bold"), Text(f"  {other.what}"))
-    rows = [("here", other.status)]
-    rows += [("licence", other.licence)] if other.licence else []
-    out.print(
-        table(("", ""), [*rows, ("read in", f"{other.source.title}, {other.source.date}")], whole=(0,)), ""
-    )
 
 
 def _parts(model: Model) -> str:

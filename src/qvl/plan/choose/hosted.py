@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,14 @@ def through_api(
     req: Requirement, model: Model, quality: tuple[Quality, ...], work: Workload, book: PriceBook | None
 ) -> Outcome:
     """Planned by price alone; its speed and memory are the provider's."""
-    price = _api_price(model, book)
+    price = _api_price(model, book.api.values() if book else ())
     if price is None and not model.hosted:
+        old = _api_price(model, book.too_old if book else ())
+        if old is not None:
+            return Failure(
+                "place",
+                f"the price of the API that sells it is of {old.date}, too old (--allow-stale takes it)",
+            )
         return Failure(
             "place", "its weights are open, but no API that sells it is among the prices used here"
         )
@@ -63,8 +70,8 @@ def through_api(
     )
 
 
-def _api_price(model: Model, book: PriceBook | None) -> ApiPrice | None:
-    for price in book.api.values() if book else ():
+def _api_price(model: Model, prices: Iterable[ApiPrice]) -> ApiPrice | None:
+    for price in prices:
         if not price.variant:
             try:
                 if find_model(price.name) is model:

@@ -54,6 +54,8 @@ class Choice:
             return _stands_in_the_way(self.ways_out)
         floor = (best.expected or 0.0) if best else 0.0
         better = [r for r in self.ruled_out if r.expected is not None and r.expected > floor]
+        if not best and self.unranked:
+            return self._unscored()
         if not better:
             return "" if best else "nothing meets every requirement"
         counts: dict[str, list[RuledOut]] = {}
@@ -67,6 +69,16 @@ class Choice:
             f"{name} decides: it keeps out {models_word} {would}, the best of them "
             f"{top.model.name} ({top.expected:.1f}): {top.reason}"
         )
+
+    def _unscored(self) -> str:
+        """Where only models without a score are left, the cheapest is the answer to begin with."""
+        what = "1 model meets" if len(self.unranked) == 1 else f"{len(self.unranked)} models meet"
+        text = f"{what} every requirement, but no score is published for this, so they can't be ranked"
+        priced = [c for c in self.unranked if c.cost_per_1000]
+        if priced:
+            least = min(priced, key=lambda c: c.cost_per_1000 or 0.0)
+            text += f"; the cheapest is {least.model.name}, ${least.cost_per_1000:,.2f} per 1,000 requests"
+        return f"{text}. Measure them on your own files: qvl eval"
 
 
 def choose(
@@ -142,6 +154,8 @@ def _fails_hard(req: Requirement, model: Model) -> Failure | None:
             words = {"no": "does not do", "weak": "is weak at", "unknown": "is not confirmed to do"}
             note = f" ({f.note})" if f.note else ""
             return Failure("abilities", f"{words[str(f.value)]} {need}{note}")
+    if req.context is not None and model.context.value < req.context:
+        return Failure("context", f"its context is {model.context.value:,} tokens, {req.context:,} asked")
     known = model.languages.value
     missing = [code for code in req.languages if code not in known]
     if missing and "*" not in known:
@@ -233,6 +247,13 @@ def _warnings(req: Requirement, c: Candidate) -> Iterator[str]:
         yield f"its licence, {c.model.licence.title}, is unverified: read the LICENSE file"
     if req.commercial and c.model.licence.commercial == "with limits":
         yield "commercial use is limited by the number of users"
+    chinese = any(b.name == "CC-OCR" or b.variant == "Chinese" for t in req.tasks for b in t.benchmarks)
+    silent = [code for code in req.languages if code != "en" and not (chinese and code == "zh")]
+    if silent and c.quality:
+        yield (
+            f"{', '.join(silent)}: no score that ranks here is of that language alone; published elsewhere are "
+            "MTVQA and CC-OCR's multilingual part, which mix several. Measure on your own files: qvl eval"
+        )
     unlisted = [code for code in req.languages if code not in c.model.languages.value]
     if unlisted:
         yield f"{', '.join(unlisted)}: not in the list we read, which says there are more"

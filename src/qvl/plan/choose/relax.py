@@ -109,6 +109,8 @@ def _droppable(req: Requirement) -> Iterator[_Change]:
         yield drop(f"--volume {volume}/month", bulk, requests_per_month=None)
     if req.budget_per_month is not None:
         yield drop(f"--budget {req.budget_per_month:g}", frozenset(("budget",)), budget_per_month=None)
+    if req.context is not None:
+        yield drop(f"--context {req.context}", ON_HARDWARE | {"context"}, context=None)
     if req.min_quality is not None:
         yield drop(f"--min-quality {req.min_quality:g}", frozenset(("quality",)), min_quality=None)
     for need in req.needs:

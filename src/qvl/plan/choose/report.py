@@ -21,7 +21,7 @@ def requirement_dict(req: Requirement) -> dict[str, Any]:
     return pick(
         req,
         "where", "private", "commercial", "needs=all_needs", "languages", "quality=aim", "min_quality", "latency_s",
-        "requests_per_month", "budget_usd_per_month=budget_per_month", "precisions", "assumed",
+        "requests_per_month", "budget_usd_per_month=budget_per_month", "context", "precisions", "assumed",
         tasks=[t.name for t in req.tasks],
         gpu=req.hardware.name if req.hardware else None,
         engine=req.engine or None,
@@ -125,6 +125,9 @@ def launch_command(req: Requirement, c: Candidate) -> str:
     work = workload_of(req, c.model)
     words = ["qvl launch", c.model.name.lower(), "--engine", c.engine, "--precision", c.precision]
     words += ["--gpu", c.hardware.name]
+    if c.hardware.count > 1 and parse_engine(c.engine)[0].tensor_parallel:
+        # launch alone might start several copies; this is the cut whose times were ranked
+        words += ["--tensor-parallel-size", str(c.hardware.count)]
     for i in work.images:
         words += ["--image", f"{i.width}x{i.height}" + f"x{i.count}" * (i.count > 1)]
     for v in work.videos:
@@ -200,6 +203,8 @@ def requirement_words(req: Requirement) -> list[str]:
     if req.languages:
         words.append(f"languages: {', '.join(req.languages)}")
     words.append(f"quality: {req.aim}" + (f", at least {req.min_quality:g}" if req.min_quality else ""))
+    if req.context is not None:
+        words.append(f"a context of {req.context:,} tokens")
     if req.latency_s is not None:
         words.append(f"an answer within {format_seconds(req.latency_s)}")
     if req.requests_per_month is not None:

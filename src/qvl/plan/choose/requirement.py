@@ -62,6 +62,7 @@ class Requirement:
     languages: tuple[str, ...] = ()
     aim: Aim = "balanced"
     min_quality: float | None = None
+    context: int | None = None  # tokens of the longest request, answer included
     latency_s: float | None = None
     requests_per_month: float | None = None
     budget_per_month: float | None = None
@@ -93,6 +94,7 @@ class Requirement:
     def _check_numbers(self) -> None:
         bounds = (
             ("quality", self.min_quality, 0.0, 100.0, ""),
+            ("context", self.context, 1024, 1e7, " tokens"),
             ("latency", self.latency_s, 1e-3, 86400.0, " s"),
             ("volume", self.requests_per_month, 1.0, 1e12, " requests a month"),
             ("budget", self.budget_per_month, 0.0, 1e9, " dollars a month"),
@@ -183,6 +185,17 @@ def parse_languages(text: str) -> tuple[str, ...]:
                 f"no language {name!r} in ISO 639-1: the code of a language, not of a country, such as ja or zh"
             )
     return names
+
+
+ROOM_FOR_IMAGES = 4096  # of a context that is asked for; the rest of the prompt is planned as text
+
+
+def parse_context(text: str) -> int:
+    """`200k`, `262144` → tokens. Raises: PlanError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([km]?)\s*", text.lower().replace(",", "").replace("_", ""))
+    if match is None:
+        raise PlanError(f"context {text!r} is no number of tokens, such as 200k")
+    return round(float(match[1]) * _SCALE[match[2]])
 
 
 def parse_volume(text: str) -> float:

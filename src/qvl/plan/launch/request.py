@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qvl.catalog.devices import Hardware
 from qvl.catalog.engines import Engine
@@ -11,6 +12,9 @@ from qvl.catalog.models import Checkpoint
 from qvl.errors import PlanError
 from qvl.plan.request import FitRequest
 from qvl.plan.workload import Workload
+
+if TYPE_CHECKING:
+    from qvl.plan.evaluate import FitResult
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ class LaunchRequest(FitRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A checked command. One copy of the model takes `gpus_per_replica` GPUs, there are `replicas` of them."""
+    """A checked command, with the plan of one copy.
+
+    A copy of the model takes `gpus_per_replica` GPUs, there are `replicas` of them.
+    """
 
     engine: Engine
     version: str  # "" where the engine has none that matters
@@ -96,6 +103,7 @@ class Launch:
     weight_bytes: int  # of the whole model, as downloaded
     hardware: Hardware
     workload: Workload
+    plan: FitResult  # of one copy
     host: str
     port: int
     media_path: str
