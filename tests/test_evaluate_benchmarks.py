@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmark_files import MAKERS, base64_image, put_tsv
+from benchmark_files import MAKERS, base64_image, image_bytes, put_tsv
 from qvl.backends.settings import Settings
 from qvl.errors import QvlError
 from qvl.evaluate.benchmarks import BENCHMARKS, benchmark, readers
@@ -129,6 +129,23 @@ def test_all_images_of_a_tsv_row_are_read(tmp_path):
         [(200, 100)] * 2,
         [],
     ]
+
+
+def test_parquet_rows_with_several_images_are_read_late(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    image = {"bytes": image_bytes(), "path": "1.png"}
+    rows = [
+        {"id": f"validation_Art_{i}", "question": "<image 1>?", "options": "['a', 'b']", "answer": "B",
+         "image_1": image, "image_2": image if i % 2 else None}
+        for i in range(5)
+    ]  # fmt: skip
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "validation-0.parquet", row_group_size=2)
+    samples = benchmark("mmmu").samples(tmp_path)
+    assert [len(s.media) for s in samples] == [1, 2, 1, 2, 1]
+    assert [i.size for i in samples[3].loaded()] == [(200, 100)] * 2
+    assert samples[3].choices == ("a", "b")
+    assert samples[3].stratum == "Art"
 
 
 def test_parquet_needs_its_extra(tmp_path, monkeypatch):

@@ -171,7 +171,7 @@ def read(path: Path, split: str) -> list[Sample]:
     """The hub's parquet files, VLMEvalKit's TSV, or JSONL with base64 images; fields split and l2-category."""
     rows: list[tuple[str, dict[str, Any], Callable[[], Any] | None]]
     if path.is_dir() and list(path.rglob("*.parquet")):
-        rows = [(w, r, _base64(r.pop("image"))) for w, r, _ in readers.read_parquet(path, None)]
+        rows = [(w, r, i) for w, r, (i,) in readers.read_parquet(path)]
     elif path.suffix == ".tsv" or (path.is_dir() and list(path.glob("*.tsv"))):
         rows = [(w, r, i) for f in _files(path, "*.tsv") for w, r, (i, *_) in readers.read_tsv(f)]
     else:

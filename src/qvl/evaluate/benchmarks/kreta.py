@@ -44,7 +44,7 @@ def read(path: Path, split: str) -> list[Sample]:
     """JSONL with the image as base64 or as a file beside it, or the hub's parquet."""
     jsonl = path.suffix == ".jsonl" or (path.is_dir() and bool(list(path.glob("*.jsonl"))))
     if not jsonl:
-        return [_sample(row, where, load) for where, row, load in readers.read_parquet(path)]
+        return [_sample(row, where, image) for where, row, (image,) in readers.read_parquet(path)]
     file = readers.the_file(path, "*.jsonl")
     return [_sample(row, where, _image(row, file.parent, where)) for where, row in readers.read_jsonl(file)]
 

@@ -161,7 +161,7 @@ def read(path: Path, split: str) -> list[Sample]:
     """VLMEvalKit's MMMU_DEV_VAL.tsv, or the hub's parquet files with image_1 to image_7."""
     if path.suffix == ".tsv" or (path.is_dir() and list(path.glob("MMMU*.tsv"))):
         return _read_tsv(readers.the_file(path, "MMMU_DEV_VAL.tsv", "MMMU*.tsv"), split)
-    return [_hub_sample(*row[:2], row[2]) for row in readers.read_parquet(path, None)]
+    return [_hub_sample(*row) for row in readers.read_parquet(path, IMAGES)]
 
 
 def _read_tsv(path: Path, split: str) -> list[Sample]:
@@ -180,15 +180,17 @@ def _read_tsv(path: Path, split: str) -> list[Sample]:
     return samples
 
 
-def _hub_sample(where: str, row: dict[str, Any], load: Any) -> Sample:
+IMAGES = tuple(f"image_{i}" for i in range(1, 8))
+
+
+def _hub_sample(where: str, row: dict[str, Any], images: tuple[Any, ...]) -> Sample:
     options = read_options(row.get("options"))
-    images = [row[f"image_{i}"] for i in range(1, 8) if row.get(f"image_{i}")]
     answer = row["answer"]
     if not options and isinstance(answer, str) and answer.startswith("["):
         answer = ast.literal_eval(answer)
     return Sample(
         id=row["id"],
-        media=tuple(readers.decode_image(i["bytes"]) for i in images),
+        media=images,
         question=row["question"],
         answer=answer,
         choices=options,
@@ -201,7 +203,7 @@ def read_pro(path: Path, split: str) -> list[Sample]:
     """The hub's parquet files, or JSONL with the images as files beside it (field `image`)."""
     jsonl = path.suffix == ".jsonl" or (path.is_dir() and bool(list(path.glob("*.jsonl"))))
     if not jsonl:
-        rows = [_hub_sample(w, r, i) for w, r, i in readers.read_parquet(path, None)]
+        rows = [_hub_sample(*row) for row in readers.read_parquet(path, ("image", *IMAGES))]
         return [replace(s, meta={"pro": True}) for s in rows]
     file = readers.the_file(path, "*.jsonl")
     samples = []

@@ -10,7 +10,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,9 @@ def _tsv_image(path: Path, start: int, column: int, number: int) -> Callable[[],
 
 
 def read_parquet(
-    path: Path, images: str | None = "image"
-) -> Iterator[tuple[str, dict[str, Any], Callable[[], Any]]]:
-    """(file and row, columns without the image, its loader) of a hub data set's parquet files."""
+    path: Path, images: Sequence[str] = ("image",)
+) -> Iterator[tuple[str, dict[str, Any], tuple[Callable[[], Any], ...]]]:
+    """(file and row, columns without images, loaders of its images) of a hub data set's parquet files."""
     try:
         from pyarrow import parquet
     except ImportError as e:
@@ -169,25 +169,28 @@ def read_parquet(
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     for file in files:
         table = parquet.ParquetFile(file)
-        columns = [c for c in table.schema_arrow.names if c != images]
+        names = table.schema_arrow.names
+        plain, held = [n for n in names if n not in images], [n for n in images if n in names]
         for group in range(table.num_row_groups):
-            for i, row in enumerate(table.read_row_group(group, columns=columns).to_pylist()):
-                yield (
-                    f"{file}: row group {group}, row {i}",
-                    row,
-                    _parquet_image(file, group, i, images or "image"),
-                )
+            rows = table.read_row_group(group, columns=plain).to_pylist()
+            there = {
+                n: table.read_row_group(group, columns=[n]).column(n).is_valid().to_pylist() for n in held
+            }
+            for i, row in enumerate(rows):
+                loaders = tuple(_parquet_image(file, group, i, n) for n in held if there[n][i])
+                yield f"{file}: row group {group}, row {i}", row, loaders
 
 
 def _parquet_image(file: Path, group: int, row: int, column: str) -> Callable[[], Any]:
     def load() -> Any:
         value = _parquet_column(file, group, column)[row].as_py()
-        return decode_image(value["bytes"] if isinstance(value, dict) else value)
+        value = value["bytes"] if isinstance(value, dict) else value
+        return decode_image(base64.b64decode(value) if isinstance(value, str) else value)
 
     return load
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)  # an item of MMMU has up to seven images, each a column of its own
 def _parquet_column(file: Path, group: int, column: str) -> Any:
     from pyarrow import parquet
 

@@ -83,7 +83,7 @@ def read(path: Path, split: str) -> list[Sample]:
     """The hub's test parquet, or the template's nested JSON, beside data/ID.mp4 and subtitle/ID.srt."""
     parquet = path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
     if parquet:
-        rows = [(where, row) for where, row, _ in readers.read_parquet(path, None)]
+        rows = [(where, row) for where, row, _ in readers.read_parquet(path, ())]
         base = path if path.is_dir() else path.parent
     else:
         file = readers.the_file(path, "test.json", "output_test_template.json", "*.json")
