@@ -9,6 +9,7 @@ import pytest
 
 from benchmark_files import MAKERS, base64_image, image_bytes, put_tsv
 from qvl.backends.settings import Settings
+from qvl.cli.main import main
 from qvl.errors import QvlError
 from qvl.evaluate.benchmarks import BENCHMARKS, benchmark, readers
 from qvl.evaluate.benchmarks import page_rules as rules
@@ -528,3 +529,14 @@ def test_files_in_another_layout_are_refused_by_name_and_never_crash(name, tmp_p
             continue
         for sample in samples:
             bench.scorer.grade(reply("B", sample), sample)
+
+
+def test_another_harness_answers_are_scored_by_a_benchmarks_rule(tmp_path, capsys):
+    rows = [{"doc_id": 0, "target": "['12%']", "filtered_resps": ["12.4%"], "input": "?"}]
+    log = tmp_path / "samples_chartqa.jsonl"
+    log.write_text(json.dumps(rows[0]) + "\n")
+    words = ["eval", "import", str(log), "-o", str(tmp_path / "run"), "--scorer"]
+    assert main([*words, "chartqa", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["score"] == 1
+    assert main([*words, "mathvista", "--fresh"]) == 2  # its rule needs what a log doesn't hold
+    assert "question_type" in capsys.readouterr().err

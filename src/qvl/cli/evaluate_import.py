@@ -10,6 +10,7 @@ import typer
 from qvl.cli.evaluate import RUNS, print_result, result_dict
 from qvl.cli.options import JsonOption, command, option
 from qvl.cli.tables import print_json
+from qvl.evaluate.benchmarks import BENCHMARKS, benchmark
 from qvl.evaluate.imports import import_run
 from qvl.evaluate.samples import read_samples
 from qvl.evaluate.scorers import SCORERS, find_scorer
@@ -28,13 +29,16 @@ def run(
         metavar="DATA",
     ),
     scorer: str | None = option(
-        None, "The scoring rule (default: one that fits the truth).", metavar="|".join(SCORERS)
+        None,
+        "The scoring rule, or a benchmark's (default: one that fits the truth).",
+        metavar=f"{'|'.join(SCORERS)}|BENCHMARK",
     ),
     fresh: bool = option(False, "Replace the run that the folder holds.", "--fresh"),
     as_json: JsonOption = False,
 ) -> int:
     """Another harness's answers as a run of qvl: scored by our rules, compared item by item."""
-    rule = None if scorer is None else find_scorer(scorer)
+    known = scorer is not None and scorer in BENCHMARKS
+    rule = benchmark(scorer or "").scorer if known else find_scorer(scorer) if scorer else None
     items = None if data is None else read_samples(data)
     result = import_run(log, out or RUNS / Path(log).stem, rule, items=items, fresh=fresh)
     if as_json:
