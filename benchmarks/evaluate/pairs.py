@@ -448,7 +448,7 @@ def boxes(folder: Path, count: int) -> None:
     dataset = take(folder / "VLMEvalKit/vlmeval/dataset/refcoco.py", "RefCOCODataset", ImageBaseDataset=object,
                    pd=types.SimpleNamespace(Series=object, DataFrame=object))  # fmt: skip
     rng, cases, seen = random.Random(7), [], []
-    while len(cases) < count:
+    while len(seen) < count:
         a = [rng.uniform(0, 300) for _ in range(2)]
         b = [rng.uniform(0, 300) for _ in range(2)]
         first = (a[0], a[1], a[0] + rng.uniform(1, 300), a[1] + rng.uniform(1, 180))
