@@ -238,6 +238,27 @@ def test_the_cost_limit_counts_earlier_sessions(tmp_path):
     assert last.summary["cost"] == {"amount": pytest.approx(10), "currency": price.currency}
 
 
+def test_calls_that_hold_the_whole_limit_make_others_wait_and_stop_nothing(tmp_path):
+    from qvl.backends.spend import Cost
+    from qvl.catalog.prices import price_book
+
+    price = next(iter(price_book(None).api.values()))
+    worst = Meter(price).hold(1000, 1000)._amount
+
+    class Wide(FakeModel):
+        max_concurrency = 4
+        meter = Meter(price)
+
+        def stream_chat(self, messages, **settings):
+            hold = self.meter.hold(1000, 1000)
+            time.sleep(0.01)
+            hold.end(Cost(worst / 1000, price.currency, ""))
+            return super().stream_chat(messages, **settings)
+
+    result = run(Wide(right_for()), items(12), EXACT, tmp_path, limit_cost=worst * 1.5)
+    assert (result.status, result.score) == ("complete", 1)
+
+
 def test_as_many_are_asked_at_once_as_the_backend_takes(tmp_path):
     import threading
 

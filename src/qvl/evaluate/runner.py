@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qvl.backends.base import Backend
 
 TEMPLATE = "{question}{choices}{suffix}"
+SPEND_WAIT_S = 0.05
 MOST_ERRORS = 20  # in a row: the backend is gone, not the item
 
 Prompt = str | Callable[[Sample], str]  # a template with {question}, {choices} and {suffix}, or a function
@@ -213,6 +214,7 @@ class _Session:
         self.num_new = self.errors_in_a_row = self.num_errors = 0
         self.total = sum(float(r["score"]) for r in journal.done.values())
         self.stopped: str | None = None
+        self.under_way = 0  # calls, each of which holds back the most that it can cost
 
     async def ask_all(self, todo: Sequence[Sample], workers: int) -> str | None:
         """Why it stopped before the end, or None."""
@@ -237,9 +239,7 @@ class _Session:
         record = self._record(sample)
         try:
             media = await asyncio.to_thread(sample.loaded)
-            answer = await self.model.aask(
-                media, self.asked[sample.id], system=sample.system, **self.settings
-            )
+            answer = await self._answer(sample, media)
             record |= answer_fields(answer, self.model.token_bytes)
             grade = await asyncio.to_thread(self.scorer.grade, self._reply(answer), sample)
             record |= {"score": float(grade.score), "parsed": grade.parsed}
@@ -252,6 +252,21 @@ class _Session:
             record |= {"error": f"{type(e).__name__}: {e}"}
         record["seconds"] = time.monotonic() - began
         self._keep(record)
+
+    async def _answer(self, sample: Sample, media: list[Any]) -> Answer:
+        """Waits where the limit of cost is only taken up by calls under way. Raises: SpendError when it is spent."""
+        while True:
+            self.under_way += 1
+            try:
+                return await self.model.aask(
+                    media, self.asked[sample.id], system=sample.system, **self.settings
+                )
+            except SpendError:
+                if self.under_way == 1 or self.stopped is not None:
+                    raise
+            finally:
+                self.under_way -= 1
+            await asyncio.sleep(SPEND_WAIT_S)
 
     def _reply(self, answer: Answer) -> Reply:
         sizes = tuple((m.original, m.seen) for m in answer.media)
