@@ -27,7 +27,7 @@ from qvl.backends.base import Backend, Capabilities, Stream
 from qvl.backends.settings import MEDIA_SETTINGS, SAMPLING_SETTINGS, Settings
 from qvl.catalog.config import ModelConfig
 from qvl.catalog.generations import Generation
-from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qvl.checkpoint.checkpoint import Checkpoint, open_adapted
 from qvl.checkpoint.generation_config import GenerationDefaults
 from qvl.engine.engine import KV_TORCH_DTYPES, Engine, EngineOptions, Event
 from qvl.engine.loop import Driver, Ticket
@@ -68,6 +68,7 @@ def load(
     prefix_caching: bool = True,
     revision: str | None = None,
     mapped: bool = False,
+    adapter: str | Path | None = None,
 ) -> NativeModel:
     """A model ready to answer, from a checkpoint folder, a hub id, a name that `qvl models` lists, or `mini`, the
     embedded one.
@@ -77,12 +78,14 @@ def load(
     weights: auto (as stored), or int8, int4: the decoder's layers of a plain checkpoint made so as they are read (on a
     CPU table and head in 8 bits besides), at a loss to be measured on your task.
     kv_dtype: auto (as the activations), fp32, bf16, fp16, fp8. Sizes in bytes; None is worked out from what is free.
+    adapter: the folder or hub id of a LoRA adapter in PEFT's format, which is merged into the weights as they are read;
+    a `source` that is an adapter stands for its base with it.
     mapped: weights that are used as they are stored stay in the mapped files, which must not change meanwhile: ready at
     once and for one question the shortest way; the system may drop and read them again where memory is short.
     Memory is planned before anything is allocated: `model.memory`.
     Raises: CheckpointError, ConfigError, CapacityError.
     """
-    checkpoint = open_checkpoint(source, revision)
+    checkpoint = open_adapted(source, revision, adapter)
     config = checkpoint.config
     place = _device(device)
     wanted = _dtype(dtype, config, place)

@@ -87,3 +87,4 @@ class LoadOptions(ConnectOptions, total=False):
     prefix_caching: bool | None
     revision: str | None
     mapped: bool
+    adapter: str | Path | None

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvl.catalog.config import ModelConfig, read_config
+from qvl.checkpoint.adapter import Adapter, is_adapter, read_adapter
 from qvl.checkpoint.compare import Comparison, Expected, compare, expected_tensors
 from qvl.checkpoint.generation_config import GenerationDefaults, read_generation_config
 from qvl.checkpoint.hub import find_checkpoint, named_source
 from qvl.checkpoint.quantization import Quantization, read_quantization
 from qvl.checkpoint.stored import StoredWeights, read_stored
+from qvl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from qvl.inputs.chat import ChatTemplate
@@ -33,6 +35,42 @@ def open_checkpoint(source: str | Path | Checkpoint, revision: str | None = None
     if isinstance(source, Checkpoint):
         return source
     return Checkpoint(find_checkpoint(named_source(source), revision), str(source))
+
+
+def open_adapted(
+    source: str | Path | Checkpoint, revision: str | None = None, adapter: str | Path | None = None
+) -> Checkpoint:
+    """A base with an adapter on it; without one, as open_checkpoint.
+
+    An adapter folder alone stands for its base, which its adapter_config.json names, with the adapter on it.
+    Raises: CheckpointError with advice.
+    """
+    checkpoint = open_checkpoint(source, revision)
+    if adapter is None and is_adapter(checkpoint.folder):
+        read = read_adapter(checkpoint.folder)
+        if not read.base:
+            raise CheckpointError(
+                f"{checkpoint.folder}: its adapter_config.json names no base model; load that with --adapter "
+                f"{checkpoint.folder}"
+            )
+        try:
+            base = open_checkpoint(read.base)
+        except CheckpointError as e:
+            raise CheckpointError(
+                f"{checkpoint.folder}: is an adapter, and its base isn't at hand ({e}); load the base with --adapter "
+                f"{checkpoint.folder}"
+            ) from e
+        name = checkpoint.name
+    elif adapter is not None:
+        if is_adapter(checkpoint.folder):
+            raise CheckpointError(f"{checkpoint.folder}: is an adapter itself; give its base model")
+        read, base = read_adapter(find_checkpoint(adapter)), checkpoint
+        name = f"{checkpoint.name} with {adapter}"
+    else:
+        return checkpoint
+    adapted = Checkpoint(base.folder, name)
+    adapted.adapter = read
+    return adapted
 
 
 def local_checkpoint(path: str | Path) -> Checkpoint:
@@ -52,6 +90,7 @@ class Checkpoint:
         """name: what a user calls it."""
         self.folder = folder
         self.name = name or str(folder)
+        self.adapter: Adapter | None = None  # to be merged into the weights
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r})"

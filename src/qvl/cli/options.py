@@ -120,6 +120,9 @@ class SourceOptions:
     model: ModelOption = None
     weights: WeightsOption = None
     device: DeviceOption = None
+    adapter: str | None = option(
+        None, "A LoRA adapter to merge into the model as it loads.", metavar="FOLDER"
+    )
     endpoint: EndpointOption = None
     family: FamilyOption = None
     api_key_env: KeyOption = None

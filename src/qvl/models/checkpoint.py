@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from qvl import moved
 from qvl.catalog.config import config_dict
-from qvl.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qvl.checkpoint.checkpoint import Checkpoint, open_adapted
 from qvl.checkpoint.compare import Comparison, Expected, QuantizedLayer, is_fused
 from qvl.checkpoint.names import published_names
 from qvl.checkpoint.stored import listed
@@ -32,6 +32,7 @@ from qvl.models import build
 from qvl.models.base import VisionLanguageModel
 from qvl.models.expert_layout import FusedExperts
 from qvl.models.linear import TILE, QuantizedLinear
+from qvl.models.lora import Merger
 from qvl.models.on_load import coded_layers, load_targets, place_coded
 from qvl.models.pickled import open_pickled
 from qvl.models.quantized.int4_matmul import on_device
@@ -63,26 +64,30 @@ def load_model(
     revision: str | None = None,
     copy: bool = False,
     weights: str | None = None,
+    adapter: str | Path | None = None,
 ) -> VisionLanguageModel:
     """A network in evaluation mode with frozen weights (`requires_grad_(True)` makes them trainable).
 
     `dtype` None keeps what the config says. `weights`: `int8` or `int4` makes the decoder's layers so while they are
-    read (models/on_load.py). Peak host memory: the weights and 64 MiB at most; of a quantised
+    read (models/on_load.py). `adapter`: a folder or hub id of a LoRA adapter, merged as they are read; a `source` that
+    is one itself is loaded with its base. Peak host memory: the weights and 64 MiB at most; of a quantised
     checkpoint the weights and a few bytes for each weight of its largest layer. Its quantised layers become those
     of models/linear.py and models/quantized/, and are not trainable.
     Raises: ConfigError; CheckpointError naming every missing, extra, misshaped or oddly stored tensor at once;
     CapacityError when the device can't hold the weights.
     """
     wanted, place = _dtype(dtype), _device(device)
-    checkpoint = open_checkpoint(source, revision)
+    checkpoint = open_adapted(source, revision, adapter)
     wanted = wanted or _dtype(checkpoint.config.dtype)
     assert wanted is not None
     with torch.device("meta"):
         model = build(checkpoint.config)
     comparison = _compared(checkpoint)
+    merger = Merger(checkpoint.adapter)
+    merger.check(comparison.expected, checkpoint.folder)
     coded = {} if weights is None else coded_layers(model, weights, place.type == "cpu")
     try:
-        _fill(model, comparison.expected, checkpoint.stored.tensors, coded, wanted, place, copy)
+        _fill(model, comparison.expected, checkpoint.stored.tensors, coded, wanted, place, copy, merger)
     except RuntimeError as e:  # torch's word for a full device, and for a full host
         if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e):
             raise
@@ -109,8 +114,10 @@ def _compared(checkpoint: Checkpoint) -> Comparison:
         )
     if passed_over := checkpoint.stored.passed_over:
         warn_once(log, f"{checkpoint.folder}: next to the model and not read: {passed_over}")
-    if checkpoint.stored.adapters:
-        log.warning("%s: the adapter next to the model isn't applied; merge it first", checkpoint.folder)
+    if checkpoint.stored.adapters and checkpoint.adapter is None:
+        log.warning(
+            "%s: the adapter next to the model isn't applied; give --adapter to apply it", checkpoint.folder
+        )
     return comparison
 
 
@@ -122,6 +129,7 @@ def _fill(
     dtype: torch.dtype,
     device: torch.device,
     copy: bool,
+    merger: Merger,
 ) -> None:
     """Puts every stored tensor where the network on the meta device has its place for it."""
     in_parts = load_targets(model, coded)
@@ -135,7 +143,8 @@ def _fill(
     }
     in_parts |= fused
     plain = {name: stored[name] for name in expected.shapes}
-    for name, tensor, first in read_tensors(plain, dtype, device, copy, in_parts):
+    for name, stored_piece, first in read_tensors(plain, dtype, device, copy, in_parts):
+        tensor = merger.merged(name, stored_piece, first)
         if name in in_parts:
             in_parts[name].put(first, tensor)
         elif name in expected.experts:

@@ -45,7 +45,7 @@ def open_backend(
     if where is not None:
         from qvl.backends.http import connect
 
-        for name in ("weights", "device"):
+        for name in ("weights", "device", "adapter"):
             if name in given:
                 raise BackendError(
                     f"{name} {given[name]!r}: a server has loaded its weights already; start it with that"
