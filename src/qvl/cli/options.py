@@ -121,7 +121,7 @@ class SourceOptions:
     weights: WeightsOption = None
     device: DeviceOption = None
     adapter: str | None = option(
-        None, "A LoRA adapter to merge into the model as it loads.", metavar="FOLDER"
+        None, "A LoRA adapter to merge into the model as it loads (default: none).", metavar="FOLDER"
     )
     endpoint: EndpointOption = None
     family: FamilyOption = None
