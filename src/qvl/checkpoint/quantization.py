@@ -113,6 +113,9 @@ class Quantization:
     method: str
     patterns: tuple[str, ...]  # modules left unquantised, as the config writes them
     _scheme_of: Callable[[str], Scheme | None]
+    by_name: bool = (
+        False  # a pattern that names one module of a layer leaves out that module, not those inside it
+    )
 
     def scheme_of(self, module: str) -> Scheme | None:
         """For the linear of this canonical name. Ask only for linear layers: norms and tables never are."""
@@ -120,7 +123,15 @@ class Quantization:
 
     def ignores(self, module: str) -> bool:
         """Whether the config's list of exceptions names this module."""
-        return any(matches(pattern, module) for pattern in self.patterns)
+        return any(
+            pattern in spellings(module)
+            if self.by_name and _OF_LAYER.search(pattern) and not pattern.startswith("re:")
+            else matches(pattern, module)
+            for pattern in self.patterns
+        )
+
+
+_OF_LAYER = re.compile(r"\.\d+\.")
 
 
 def spellings(module: str) -> tuple[str, ...]:
@@ -157,8 +168,9 @@ def read_quantization(config: Mapping[str, Any] | None) -> Quantization | None:
     if not config:
         return None
     method = str(config.get("quant_method", ""))
+    method = "modelopt" if method.startswith("modelopt_") else method
     if method in _REFUSED:
-        raise ConfigError(f"quant_method {method}: {_REFUSED[method]}")
+        raise ConfigError(f"quant_method {config['quant_method']}: {_REFUSED[method]}")
     reader = _READERS.get(method)
     if reader is None:
         raise ConfigError(
@@ -172,6 +184,9 @@ _OTHERWISE = "take the AWQ, GPTQ, FP8 or compressed-tensors version of the model
 _REFUSED = {
     "bitsandbytes": "its packed tensors follow the kernels of the bitsandbytes library and its version, and no "
     f"layout of them is published; {_OTHERWISE}",
+    "modelopt": f"NVIDIA ModelOpt's FP8 and NVFP4 layouts aren't read, vLLM and SGLang run them; {_OTHERWISE}",
+    "mxfp4": f"the layout of MXFP4 isn't read, vLLM and SGLang run it; {_OTHERWISE}",
+    "auto-round": f"AutoRound's own layout isn't read; its auto_gptq and auto_awq exports are; {_OTHERWISE}",
     "gguf": "llama.cpp's format; run it with llama.cpp, or take the safetensors checkpoint",
 }
 
@@ -249,7 +264,8 @@ def in_decoder(module: str) -> bool:
 
 
 def _read_awq(config: Mapping[str, Any]) -> Quantization:
-    _choice(config, "version", ("gemm",), "gemm")
+    for key in ("version", "checkpoint_format", "format"):  # GPTQModel writes the later ones
+        _choice(config, key, ("gemm",), "gemm")
     scheme = Scheme(
         "awq",
         bits=_choice(config, "bits", (4,), config.get("w_bit", 4)),
@@ -262,7 +278,13 @@ def _read_awq(config: Mapping[str, Any]) -> Quantization:
 
 def _read_gptq(config: Mapping[str, Any]) -> Quantization:
     """`dynamic`: pattern → changed settings; a pattern that starts with "-:" leaves its modules unquantised."""
-    version = _choice(config, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
+    # GPTQModel writes one of two keys or both; its other formats and words are of kernels that this isn't
+    keys = [key for key in ("checkpoint_format", "format") if config.get(key) is not None]
+    formats = {_choice(config, key, ("gptq", "gptq_v2"), "gptq") for key in keys}
+    if len(formats) > 1:
+        raise ConfigError("quantization_config: checkpoint_format and format contradict each other")
+    version = formats.pop() if formats else "gptq"
+    _choice(config, "pack_dtype", ("int32",), "int32")
     head = bool(config.get("lm_head"))
     inside = _block_names(config.get("modules_in_block_to_quantize"))
 
@@ -332,6 +354,12 @@ def _read_compressed(config: Mapping[str, Any]) -> Quantization:
         raise ConfigError(
             f"quantization_config: a kv_cache_scheme (quantised KV cache) can't be read; {_OTHERWISE}"
         )
+    for key in ("transform_config", "sparsity_config"):
+        if (value := config.get(key)) and not (isinstance(value, Mapping) and value.get("format") == "dense"):
+            raise ConfigError(
+                f"quantization_config: {key} {shown(value)} changes what the weights mean, and can't be read; "
+                f"{_OTHERWISE}"
+            )
     groups: list[tuple[tuple[str, ...], Scheme]] = []
     named = config.get("config_groups")
     if not isinstance(named, Mapping) or not named:
@@ -351,7 +379,7 @@ def _read_compressed(config: Mapping[str, Any]) -> Quantization:
                     return scheme
         return None
 
-    return Quantization("compressed-tensors", _names(config, "ignore"), scheme_of)
+    return Quantization("compressed-tensors", _names(config, "ignore"), scheme_of, by_name=True)
 
 
 def _compressed_scheme(name: str, group: Mapping[str, Any], config: Mapping[str, Any]) -> Scheme:
