@@ -360,3 +360,20 @@ def test_a_clip_brings_its_rate(model):
     answer = model.ask([FakeClip()], "When?", max_new_tokens=2)
     assert answer.media[0].kind == "video"
     assert answer.visual_tokens == 2 * 12 * 12  # frames are enlarged to the family's least size of a frame
+
+
+def test_an_answer_that_was_begun_goes_on(tiny_checkpoint):
+    model = qvl.load(tiny_checkpoint)
+    asked = [{"role": "user", "content": "hi"}]
+    whole = model.chat(asked, max_new_tokens=6, temperature=0, ignore_eos=True)
+    tokens = model.processor.tokenizer
+    begun = tokens.decode(whole.token_ids[:3])
+    if tokens.encode(begun) != list(whole.token_ids[:3]):  # random weights say what no text gives back
+        begun = "ab"
+    messages = [*asked, {"role": "assistant", "content": begun}]
+    ids = model.processor(messages, continue_final_message=True).input_ids.tolist()
+    assert ids == [*model.processor(asked).input_ids.tolist(), *tokens.encode(begun)]
+    rest = model.chat(messages, continue_final_message=True, max_new_tokens=3, temperature=0, ignore_eos=True)
+    assert len(rest.token_ids) == 3
+    if begun != "ab":
+        assert list(rest.token_ids) == list(whole.token_ids[3:])

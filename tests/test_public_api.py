@@ -18,6 +18,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 TRIED = {
     "stop": "x", "stop_token_ids": [1], "ignore_eos": True, "logprobs": 1, "tools": [], "thinking": None,
     "response_format": {"type": "text"}, "extra_body": {}, "add_vision_id": None, "temperature": 0.5, "top_p": 0.5,
+    "continue_final_message": None,
     "seed": 1, "min_frames": 4, "max_frames": 8, "fps": 1.0, "num_frames": None, "min_p": 0.1,
     "repetition_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": 0.1,
 }  # fmt: skip

@@ -49,7 +49,7 @@ DEFAULT_MAX_NEW_TOKENS = 1024  # when neither the caller nor the checkpoint says
 
 _SHORT: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _TORCH = {short: dtype for dtype, short in _SHORT.items()}
-_INPUT_SETTINGS = (*MEDIA_SETTINGS, "add_vision_id", "tools")
+_INPUT_SETTINGS = (*MEDIA_SETTINGS, "add_vision_id", "continue_final_message", "tools")
 
 
 def load(

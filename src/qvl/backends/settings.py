@@ -45,6 +45,8 @@ class Settings(MediaSettingsKeys, SamplingSettings, total=False):
 
     thinking: bool | None  # for models that can answer with and without
     tools: Sequence[Mapping[str, Any]] | None
+    # the answer goes on with what the last message, an assistant's, has begun (native; servers by extra_body)
+    continue_final_message: bool | None
     add_vision_id: bool | None  # "Picture 1:" before each image, where the template knows how (native)
     thinking_budget: int | None  # in tokens (Alibaba Model Studio)
     response_format: Mapping[str, Any] | None  # such as a JSON schema (servers)
