@@ -1,1 +1,1 @@
-"""What answers questions about images: our own engine (`native`), servers (`http`) and a fake, behind one class."""
+"""Backends that answer questions, with one interface: our engine (`native`), servers (`http`), a fake."""

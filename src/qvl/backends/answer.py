@@ -1,4 +1,4 @@
-"""What comes back from a question, whoever answered it. No torch, no network."""
+"""The answer to a question, the same for every backend. No torch, no network."""
 
 from __future__ import annotations
 

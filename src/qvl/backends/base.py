@@ -1,4 +1,4 @@
-"""What every backend offers. Whoever evaluates, probes or parses takes a `Backend` and never asks which one it is."""
+"""The interface of every backend. Code that evaluates, probes or parses takes a `Backend`, whichever it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which server an address means, which key it may have, and what it serves: names, families, pixel limits."""
+"""A server's address, the key that may be sent to it, and what it serves: names, families, pixel limits."""
 
 from __future__ import annotations
 

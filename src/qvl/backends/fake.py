@@ -1,4 +1,4 @@
-"""Answers that were written beforehand, for testing what is built on a backend. Media are read and sized for real.
+"""Canned answers, for testing code that is built on a backend. Media are read and sized for real.
 
 model = FakeModel({"What is the total?": "10.36"})
 model = FakeModel(["first", "second"])                    # in turn

@@ -1,4 +1,4 @@
-"""Requests over HTTP: one key, so many at a time, again when that may help. Knows nothing of what is asked."""
+"""HTTP requests: one key, limited concurrency, retries where they can help. Knows nothing of their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What OpenAI-compatible servers write: replies, streams, errors and waits, read with suspicion. Opens nothing."""
+"""Parses what OpenAI-compatible servers send: replies, streams, errors and waits, none of it trusted. Opens nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models: who they are, what their licence permits, what they can do, what they look like inside.
+"""The models: names, licences, abilities and shapes.
 
 `find_model` takes any name people use; `config_of` gives the exact shape as a `ModelConfig`.
 """

@@ -1,4 +1,4 @@
-"""A checkpoint, opened once: whoever needs a part of it takes this object and not its path.
+"""A checkpoint, opened once: code that needs a part of it takes this object and not its path.
 
     checkpoint = open_checkpoint("Qwen/Qwen2.5-VL-3B-Instruct")
     checkpoint.config, checkpoint.stored.tensors, checkpoint.processor

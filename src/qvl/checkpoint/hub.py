@@ -1,4 +1,4 @@
-"""What a user wrote → the folder of a checkpoint: a path, `mini`, a name of the catalogue, or a hub id."""
+"""Resolves a path, `mini`, a catalogue name or a hub id to the folder of a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The weight files of a folder and what their headers say, read once. No weight is read.
 
-Whatever is wrong with them is collected: loading raises the first fault, checking tells them all.
+Whatever is wrong with them is collected: loading raises the first fault, checking reports all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`qvl ask MEDIA... "QUESTION"`: the answer streams to stdout, and nothing else does."""
+"""`qvl ask MEDIA... "QUESTION"`: only the answer is written to stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DATA of `qvl eval` stands for: the user's own items, or a benchmark whose files were got elsewhere."""
+"""Reads DATA of `qvl eval`: the user's own items, or a benchmark's official files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person wrote on the command line as media, a question and files to write."""
+"""Reads media, a question and output files from the command line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reads words, numbers and lists of words from the command line without pydantic.
 
 typer builds a pydantic adapter for each option of a verb, used or not: half of the processor time of `qvl fit`.
-What is wrong or of another kind still goes to typer, whose words then reach the user.
+Invalid values and other types still go to typer, which reports them.
 """
 
 from __future__ import annotations

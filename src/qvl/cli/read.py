@@ -1,4 +1,4 @@
-"""`qvl read PAGES...`: images of pages and PDFs as Markdown, HTML, JSON or CSV; a long PDF can be gone on with."""
+"""`qvl read PAGES...`: images of pages and PDFs as Markdown, HTML, JSON or CSV; an interrupted run resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers and what was found in them, as a person sees them in a terminal, and as JSON."""
+"""Formats answers and parsed results for the terminal and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Same answers and skill: the same questions to the endpoint and to what is expected of it, compared twice.
+"""Same answers and skill: the endpoint's answers compared with the expected ones, in two ways.
 
 The first comparison is of log probabilities and texts, and finds what changes any number (a mask, a position, a
 zero point); the second is of scores, and says whether the change matters.

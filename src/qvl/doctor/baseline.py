@@ -1,4 +1,4 @@
-"""A model's answers of one day in a file, so that an upgrade of its server is one command to judge.
+"""A model's answers saved in a file, so that one command shows whether an upgrade of its server changed them.
 
 Answers are kept, not scores: a better scorer reads old files too. Names stand for files of this user, then for those
 that travel with the package.

@@ -1,4 +1,4 @@
-"""Consistency: company, repetition and caches change nothing. Holds for any weights."""
+"""Consistency: other requests in the batch, repetition and caches change nothing. Holds for any weights."""
 
 from __future__ import annotations
 

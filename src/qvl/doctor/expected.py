@@ -1,4 +1,4 @@
-"""What an endpoint's answers are held against: the same model on this machine, or its own answers of another day."""
+"""What an endpoint's answers are compared with: the same model on this machine, or its own earlier answers."""
 
 from __future__ import annotations
 

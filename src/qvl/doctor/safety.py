@@ -1,4 +1,4 @@
-"""Safety: media that can't be are refused as the asker's fault, soon, and the next question is answered as before."""
+"""Safety: invalid media are refused quickly with a client error, and the next question is answered as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two questions that most plumbing probes come down to: do these answers differ, and are those the same."""
+"""The two checks behind most plumbing probes: these answers must differ, those must agree."""
 
 from __future__ import annotations
 

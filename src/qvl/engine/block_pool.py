@@ -1,4 +1,4 @@
-"""Which KV blocks and which states are whose. Knows integers only: no tensors, no tokens, no requests.
+"""Allocates KV blocks and state slots. Knows integers only: no tensors, no tokens, no requests.
 
 A block is in exactly one of three states:
 

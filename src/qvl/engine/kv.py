@@ -1,4 +1,4 @@
-"""Where keys and values lie, and attention that reads them there.
+"""The store of keys and values, and attention that reads it in place.
 
 Legend: T packed tokens of a step, L tokens of one sequence, B sequences, S slots, N query heads, K key/value heads,
 G = N / K query heads a key/value head, H head dim, R rows of queries.

@@ -1,6 +1,6 @@
-"""Who steps the engine and hands each event to its asker: `Driver`, and `EngineLoop`, a thread that drives.
+"""Steps the engine and delivers each event to its request: `Driver`, and `EngineLoop`, a thread that runs one.
 
-After a fault those who were there are told so, and the next question is answered. Knows nothing of HTTP.
+After a fault in a step its requests end with an error, and later ones are answered. Knows nothing of HTTP.
 
 caller ── submit / cancel ──► list under a lock ──► this thread: engine.submit · cancel · step
    ▲                                                        │

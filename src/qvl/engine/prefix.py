@@ -1,4 +1,4 @@
-"""Names for the content of KV blocks, so that a prompt's beginning is computed once. Bytes and integers only.
+"""Keys for the content of KV blocks, so that a shared prefix is computed once. Bytes and integers only.
 
 The KV of a token depends on every token before it and, at placeholders, on the image behind them. All images
 have the same placeholder token, so a name made of token ids alone would give one image's KV to another's question.

@@ -1,4 +1,4 @@
-"""Where the states of linear-attention layers lie, and the `attend` of a model that has such layers.
+"""The store of linear-attention states, and the `attend` of a model that has such layers.
 
 A running sequence has one slot: in every linear-attention layer the last inputs of the convolution and one matrix a
 head, the same size whatever its length. Unlike keys and values a state is overwritten by each token, so it knows one

@@ -1,4 +1,4 @@
-"""A load test as a picture: how many requests were at least so fast, and what was answered when."""
+"""Plots a load test: the distribution of latencies, and the answers over time."""
 
 from __future__ import annotations
 

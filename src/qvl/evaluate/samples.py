@@ -3,7 +3,7 @@
     samples = read_samples("receipts.jsonl")        everything wrong is raised with its file and line
     some = choose(samples, 100, seed=0)             the same hundred for each model
 
-Reads no pixels: that a file is there is looked at, and nothing is asked of any model.
+Reads no pixels: only checks that the files exist.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 r"""A conversation → token ids, with one placeholder for each image or video.
 
-The template's special tokens are real, those written in anybody's words are words. Before rendering,
+Special tokens of the template are special tokens; the same characters in a message are plain text. Before rendering,
 every character of `<`, `>` and `|` that comes from a message is replaced by an unguessable mark; the rendered text is
 cut at the marks, and only what lies between them can be a special token:
 

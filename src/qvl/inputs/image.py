@@ -1,4 +1,4 @@
-"""Any image a person may hand over → an RGB image, upright, on white, of bounded size.
+"""Any image input → an RGB image, upright, composited on white, of bounded size.
 
 Reads files, bytes, data URLs, PIL images and arrays; never the network. Resizing for the model is
 patches.py's.

@@ -1,6 +1,6 @@
 """The networks: one file per generation, one shared decoder. Owns neither caches nor devices.
 
-`build(config)` gives a network with weights from nowhere, `load_model(source)` one with a checkpoint's.
+`build(config)` gives a network with uninitialised weights, `load_model(source)` one with a checkpoint's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention over packed segments without ever building a mask, and the seam to whoever owns the KV cache.
+"""Attention over packed segments without ever building a mask, and the interface to the owner of the KV cache.
 
 Legend: T packed tokens or patches, N query heads, K key/value heads, H head dim, B segments of one
 length, L that length.

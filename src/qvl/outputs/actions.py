@@ -3,7 +3,7 @@
 Qwen2.5-VL and later call `computer_use` and `mobile_use` inside `<tool_call>` tags (as JSON, or as
 `<function=…><parameter=…>` in the newest templates); Qwen2-VL's agent prompts use `✿FUNCTION✿: … ✿ARGS✿: …`.
 
-An agent acts, so here nothing is bent to fit: an action that is unknown, lacks an argument or points outside the
+Actions are executed, so none is adjusted to fit: an action that is unknown, lacks an argument or points outside the
 screen is refused, and so is all that follows it, since it counted on the refused one having happened.
 """
 

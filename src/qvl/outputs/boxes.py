@@ -7,7 +7,7 @@
 | Qwen2.5-VL | JSON `bbox_2d`, `point_2d`; `<points>` tags; lines `x1,y1,x2,y2 name` | pixels of the resized image |
 | Qwen3-VL, 3.5 | JSON `bbox_2d`, `point_2d` | parts of 1000 |
 
-The family decides what the numbers mean. Where the text speaks against it, the result says so
+The family decides what the numbers mean. Where the text contradicts it, the result says so
 (`warnings`, `suspected`) and the numbers are still read the family's way, or as `convention` says.
 """
 

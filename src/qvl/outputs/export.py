@@ -1,7 +1,7 @@
 """Parsed pages as Markdown, clean HTML, JSON, CSV and DocLayout-style JSON. All boxes are in pixels of the
 original page.
 
-The text of a page is a stranger's: HTML is escaped when made and then sanitised by nh3, with no links, no
+The text of a page is untrusted: HTML is escaped when made and then sanitised by nh3, with no links, no
 scripts, no styles and no addresses of images; CSV cells can't become formulas.
 """
 

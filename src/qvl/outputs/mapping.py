@@ -1,10 +1,10 @@
-"""Which image the model saw, and where a place in it lies in the image that the user holds.
+"""The size at which the model saw an image, and the mapping of coordinates to the original.
 
 `seen_size` is the one source of the seen size. Coordinates are edges, not pixel centres: a box that covers
 the columns 3, 4 and 5 runs from x = 3 to x = 6, and an image of width W from 0 to W. So mapping is a
 plain proportion, the same for a point and for the side of a box, and it has an exact inverse.
 
-The road of an image, and the names of its stations:
+The stages of an image, by name:
 
     stored --(EXIF orientation)--> upright --(crop)--> sent --(resize)--> seen --(convention)--> written
 """

@@ -1,6 +1,6 @@
-"""Reads the JSON that models really write, and says what it had to mend.
+"""Parses the JSON that models write in practice, and reports what it repaired.
 
-Only what the text holds is ever given back: an unfinished number, string or list of plain values at a cut is
+Only what is in the text is returned: an unfinished number, string or list of plain values at a cut is
 dropped and reported, never completed. One pass, no recursion, no backing up: time grows with the text's length
 whatever it holds.
 """

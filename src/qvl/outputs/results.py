@@ -1,4 +1,4 @@
-"""What every parser of this room gives back: the items, and all that was done to get them."""
+"""The result of every parser here: the items, with the repairs and warnings."""
 
 from __future__ import annotations
 

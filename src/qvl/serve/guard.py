@@ -1,4 +1,4 @@
-"""What stands before every route: the key, the type and size of a body, and how long it may take to arrive.
+"""Checks before every route: the key, the type and size of a body, and how long it may take to arrive.
 
 Every answer carries x-request-id, the client's own where it sent one, and every request is a line of the access log.
 """

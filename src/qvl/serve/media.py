@@ -1,6 +1,6 @@
 """Addresses of images and videos in a request → their bytes, if the server may read them at all.
 
-What a request names is a wish of a stranger: no file and no host is read that wasn't allowed when the server started,
+Addresses in a request are untrusted: only files and hosts that were allowed when the server started are read,
 and a name that points into a private network is refused after it was resolved, at every redirect anew. The connection
 goes to the very address that was checked, so that a second answer of the name server can't change it.
 """

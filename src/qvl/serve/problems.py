@@ -1,4 +1,4 @@
-"""Whatever goes wrong → OpenAI's error object with the status that clients act on."""
+"""Exceptions → OpenAI's error object with the matching status."""
 
 from __future__ import annotations
 

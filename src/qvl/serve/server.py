@@ -1,4 +1,4 @@
-"""Binds, serves and ends well: after SIGTERM or Ctrl-C what runs is finished, what is new is refused."""
+"""Binds, serves and shuts down cleanly: after SIGTERM or Ctrl-C what runs is finished, what is new is refused."""
 
 from __future__ import annotations
 

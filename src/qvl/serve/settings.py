@@ -1,4 +1,4 @@
-"""What a server is told when it starts. Every limit has a number, and the number is in the refusal."""
+"""The settings of a server. Every limit has a number, and the number is in the refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that keep to a grammar: JSON, a JSON schema, a call of a tool. The grammar work is llguidance's.
+"""Constrained decoding: JSON, a JSON schema, a call of a tool. The grammar work is llguidance's.
 
 It computes, token by token, which tokens may come next; the sampler draws among those alone.
 """

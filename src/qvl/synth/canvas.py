@@ -1,6 +1,6 @@
-"""An image that writes down what is drawn on it: every glyph, every shape, with exact boxes.
+"""An image that records what is drawn on it: every glyph and shape, with exact boxes.
 
-Also the wear that comes after drawing (rotation, blur, noise), which carries the boxes along.
+Also the degradation after drawing (rotation, blur, noise), which moves the boxes accordingly.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Tasks of any backend: places, pages, moments, actions; retries, a journal, and the door that opens a model."""
+"""Tasks on any backend: boxes, documents, events, actions; retries, a page journal, and opening a model."""

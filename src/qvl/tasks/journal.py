@@ -1,4 +1,4 @@
-"""What was read so far, so that a reading that was interrupted goes on where it stopped.
+"""The pages read so far, so that an interrupted run resumes.
 
 Kept is the model's own text with the sizes it belongs to, so that a better parser can be run over it without asking
 again.

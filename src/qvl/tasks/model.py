@@ -1,4 +1,4 @@
-"""What `qvl.load` gives, whoever answers: one object to ask, and to ask for places, pages, moments and actions.
+"""The object that `qvl.load` returns for any backend: questions, boxes, documents, events and actions.
 
 model = qvl.load("mini")                                   # or a folder, a hub id, "qwen3.7-plus", "http://…"
 print(model.ask(["receipt.png"], "What is the total?"))

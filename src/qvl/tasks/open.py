@@ -1,4 +1,4 @@
-"""The one place that opens a model by what a user wrote."""
+"""The one place that opens a model from a name, folder or address."""
 
 from __future__ import annotations
 

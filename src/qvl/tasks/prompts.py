@@ -1,4 +1,4 @@
-"""The words for each task, as each generation was taught them, so that its answer is in a form that `outputs` reads.
+"""The prompts of each task, as each generation was trained with them, so that `outputs` can parse the answer.
 
 Where a model was trained on fixed words (QwenVL HTML, the grounding tags) they are those of its makers' readme and
 cookbooks; the others are ours. Their wording matters more than their style.

@@ -1,7 +1,7 @@
-"""Asking with an eye on the reply: one that repeats itself is stopped, and asked for again another way.
+"""Asking with a repetition guard: a reply that repeats itself is stopped and retried.
 
-First drawn with another seed, then, where that is wished, about the two halves of the picture: a model that goes round
-in circles on a long page often reads half of it well. Every stop is told with its reason.
+First drawn with another seed, then, where that is wished, about the two halves of the image: a model that loops
+on a long page often reads half of it well. Every stop is reported with its reason.
 """
 
 from __future__ import annotations

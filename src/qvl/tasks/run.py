@@ -1,4 +1,4 @@
-"""Places, pages, moments and actions from any backend: the words that a family was taught, its reply parsed and mapped.
+"""Boxes, documents, events and actions from any backend: the family's prompt, its reply parsed and mapped.
 
 found = run_task(model, "boxes", ["shapes.png"], "Locate the red circle.")
 for box in found.result: print(box.label, box.rect)        # in pixels of shapes.png

@@ -1,4 +1,4 @@
-"""The generations, and the one door at which a name becomes a record.
+"""The generations, and the one place where a name is resolved to its record.
 
 `by_name("qwen3_vl")`, `of_model_type("qwen")` and `of_served_name("Qwen/Qwen3-VL-8B-Instruct")`; past them the record
 is handed on. `register` adds one.

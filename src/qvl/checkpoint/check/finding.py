@@ -1,4 +1,4 @@
-"""What a check says."""
+"""A finding of a check: its rule, the numbers and the fix."""
 
 from __future__ import annotations
 

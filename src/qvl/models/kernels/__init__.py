@@ -1,2 +1,2 @@
-"""Compiled kernels for the CPU: see `build` for how they come to be, `ops` for what they do. `linear` and `layers`
+"""Compiled kernels for the CPU: `build` compiles them, `ops` calls them. `linear` and `layers`
 use them when they can; each has a PyTorch form that gives the same."""

@@ -1,4 +1,4 @@
-"""What to give up: which requirement, or which two, stand in the way when nothing meets them all.
+"""Which requirement, or which two, to drop when nothing meets them all.
 
 Also looks at the engine that was not named: what llama.cpp would hold where vLLM can't.
 """

@@ -1,4 +1,4 @@
-"""A choice as data for programs, and as one self-contained page that can be handed to a manager."""
+"""A choice as JSON, and as one self-contained HTML page."""
 
 from __future__ import annotations
 

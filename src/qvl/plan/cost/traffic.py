@@ -1,4 +1,4 @@
-"""A month of equal requests, as every bill is reckoned for it."""
+"""A month of equal requests, for which every bill is computed."""
 
 from __future__ import annotations
 
