@@ -147,6 +147,9 @@ def _fitness(
         problems.append(
             f"{precision.needs} compute capability {precision.capability}, {device.title} has {capability}"
         )
+    elif precision.name == "nvfp4" and device.kind == "gpu" and not capability and "fp4" in device.rates:
+        # CDNA 4 computes with MXFP4, whose groups and scales are others
+        problems.append(f"NVFP4 is NVIDIA's format, {device.title} does not read it")
     elif precision.name == "fp8" and device.kind == "gpu" and not device.has_fp8:
         notes.append(f"{device.title} has no fp8 arithmetic: weights keep 8 bits, the sums run in 16")
     if request.kv_dtype == "fp8" and 0 < capability < 8.0:
