@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
 
 
 def load(source: str | Path | Backend = "mini", **options: Unpack[LoadOptions]) -> Model:
-    """A model to ask, whatever is behind it.
+    """Opens a model: a folder, a hub id, `mini`, a hosted name or a server's address.
 
     source: a checkpoint folder, a hub id, `mini` (the embedded one), a hosted flagship such as `qwen3.7-plus`, the http
     address of a server, `fake:` with a text or a JSON file of answers, or a backend that is open already. options:

@@ -38,7 +38,7 @@ class Stream(Iterator[str]):
         self._closed = False
 
     def fetch_more(self) -> bool:
-        """Waits until there is more for `_pieces`; False when nothing will come. Raises: BackendError."""
+        """Waits until there is more for `_pieces`; False at the end. Raises: BackendError."""
         raise NotImplementedError
 
     def release(self) -> None:
@@ -56,7 +56,7 @@ class Stream(Iterator[str]):
         self.close()
 
     def pieces(self) -> Iterator[Piece]:
-        """The thoughts and then the answer, as they come. Leaving this loop leaves the stream open."""
+        """The reasoning and then the answer, streamed. Leaving this loop keeps the stream open."""
         while True:
             while not self._pieces:
                 if not self.fetch_more():
@@ -121,7 +121,7 @@ class AsyncStream(AsyncIterator[str]):
         return stream._pieces.popleft()
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The thoughts and then the answer, as they come. Leaving this loop leaves the stream open."""
+        """The reasoning and then the answer, streamed. Leaving this loop keeps the stream open."""
         while (piece := await self._next()) is not None:
             yield piece
 
@@ -153,7 +153,7 @@ class AsyncStream(AsyncIterator[str]):
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a kind of backend can do, said by its class, so that nobody has to try."""
+    """What a kind of backend supports, declared by its class."""
 
     settings: frozenset[str] = frozenset(
         Settings.__annotations__
@@ -243,7 +243,7 @@ class Backend(ABC):
         raise BackendError(f"{self.name}: not a server, so it takes no raw requests")
 
     def close(self) -> None:
-        """Gives back connections; nothing where there are none."""
+        """Closes connections, if there are any."""
         return
 
     def __enter__(self) -> Self:
@@ -267,13 +267,13 @@ class Backend(ABC):
         """The next turn of a conversation: `{"role", "content"}` messages with text, image and video items."""
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Unpack[Settings]) -> Answer:
-        """As `stream_chat`, waited for whole."""
+        """As `stream_chat`, but returns the whole answer."""
         return self.stream_chat(messages, **settings).finish()
 
     def ask(
         self, media: Any, question: str, *, system: str | None = None, **settings: Unpack[Settings]
     ) -> Answer:
-        """The answer to a question about images and videos, in the order given; a single one may be given bare."""
+        """The answer to a question about images and videos, in the order given; a single one needs no list."""
         return self.chat(conversation(as_list(media), question, system), **settings)
 
     def stream(

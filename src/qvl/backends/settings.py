@@ -41,7 +41,7 @@ class SamplingSettings(TypedDict, total=False):
 
 
 class Settings(MediaSettingsKeys, SamplingSettings, total=False):
-    """All settings of a question; None is as left out. Which of them a backend takes is in `can.settings`."""
+    """All settings of a question; None means unset. `can.settings` lists those that a backend accepts."""
 
     thinking: bool | None  # for models that can answer with and without
     tools: Sequence[Mapping[str, Any]] | None

@@ -23,11 +23,13 @@ def run(
         str | None,
         typer.Argument(help="A larger model's run on the same items, for a cascade (default: none)."),
     ] = None,
-    share: str = option("5%", "The least sure answers that a person would look at.", metavar="5%|0.05"),
-    plot: Path | None = option(None, "Draw the reliability to this image.", metavar="OUT.png"),
+    share: str = option(
+        "5%", "The share of least confident answers that a person would review.", metavar="5%|0.05"
+    ),
+    plot: Path | None = option(None, "Plot the reliability diagram to this image.", metavar="OUT.png"),
     as_json: JsonOption = False,
 ) -> int:
-    """Whether a model knows when it is wrong: calibration, what a person would catch, a cascade of two models."""
+    """How well a model's confidence predicts its errors: calibration, review, a cascade of two models."""
     check_writable(None if plot is None else str(plot))
     lines = read_result(run).lines
     _, confidences, scores = sure.with_confidence(lines)

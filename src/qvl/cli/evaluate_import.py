@@ -1,4 +1,4 @@
-"""`qvl eval import LOG`: another harness's answers as a run, to score and compare."""
+"""`qvl eval import LOG`: import another harness's answers, to score and compare them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(
     out: Path | None = option(None, "The run's folder (default: runs/, named after the log).", "-o", "--out"),
     data: str | None = option(
         None,
-        "The items that the log's numbers stand for, in their order (default: the numbers are the ids).",
+        "The items that the log's numbers refer to, in their order (default: the numbers are the ids).",
         metavar="DATA",
     ),
     scorer: str | None = option(
@@ -36,7 +36,7 @@ def run(
     fresh: bool = option(False, "Replace the run that the folder holds.", "--fresh"),
     as_json: JsonOption = False,
 ) -> int:
-    """Another harness's answers as a run of qvl: scored by our rules, compared item by item."""
+    """Import another harness's answers as a run, to score by our rules and compare item by item."""
     known = scorer is not None and scorer in BENCHMARKS
     rule = benchmark(scorer or "").scorer if known else find_scorer(scorer) if scorer else None
     items = None if data is None else read_samples(data)

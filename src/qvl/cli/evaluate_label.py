@@ -27,10 +27,10 @@ def run(
         str, typer.Argument(help="A folder of images, or a .jsonl or .csv file; truths aren't needed.")
     ],
     out: Path = option(Path("labels.jsonl"), "The file of labelled items.", "-o", "--out"),
-    question: str | None = option(None, "Asked about items without one (default: to read all text)."),
+    question: str | None = option(None, "The question for items without one (default: to read all text)."),
     as_json: JsonOption = False,
 ) -> int:
-    """Correct a model's answers and keep them as items for qvl eval; the least sure come first."""
+    """Correct a model's answers and save them as items for qvl eval; the least confident come first."""
     samples = {s.id: s for s in read_samples(data, question, labelled=False)}
     labels = Labels(out)
     with source.open() as model:

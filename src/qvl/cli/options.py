@@ -149,7 +149,7 @@ class AnswerOptions:
 
     max_new_tokens: MaxNewTokensOption = None
     temperature: float | None = option(None, "Sampling temperature; 0 is greedy (default: the checkpoint's).")
-    seed: int | None = option(None, "The seed of sampling (default: another one each time).")
+    seed: int | None = option(None, "The seed of sampling (default: random).")
     max_pixels: MaxPixelsOption = None
     fps: float | None = option(
         None, "Frames per second taken from videos (default: the checkpoint's, else 2)."

@@ -28,7 +28,7 @@ from qvl.tasks.run import TaskAnswer, TaskSettings, run_task
 
 
 class Model(Backend):
-    """A backend with the tasks on top. What only this kind of backend has (memory, wire, calls) is reached through.
+    """A backend plus the tasks. Attributes of one backend only (memory, wire, calls) are passed through.
 
     Raises, all tasks: MediaError, PromptError, CapacityError, BackendError; and OutputError those that map places
     when the model's family isn't known.
@@ -147,11 +147,11 @@ class Model(Backend):
     def find_moment(
         self, clip: Any, what: str, **settings: Unpack[TaskSettings]
     ) -> TaskAnswer[ParseResult[Event]]:
-        """From when to when something happens, in seconds of the video."""
+        """When something happens in a video, in seconds."""
         return run_task(self, "moment", [clip], what, **settings)
 
     def actions(
         self, screenshot: Any, goal: str, *, tool: Tool = "computer_use", **settings: Unpack[TaskSettings]
     ) -> TaskAnswer[ActionResult]:
-        """The next actions on this screen, in its pixels; nothing is done."""
+        """The next actions on this screen, in its pixels; none is executed."""
         return run_task(self, "actions", [screenshot], goal, tool=tool, **settings)
