@@ -12,6 +12,7 @@ from qvl.cli.main import main
 from qvl.cli.media import split_words
 from qvl.cli.show import terminal_safe
 from qvl.errors import PromptError
+from qvl.records import printable
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_the_answer_goes_to_stdout_and_nothing_else_does(capsys, tiny_checkpoint
     code, out, err = ask(capsys, "--model", tiny_checkpoint, "--max-new-tokens", 12, picture, "What is it?")
     whole = qvl.load(tiny_checkpoint).ask([picture], "What is it?", max_new_tokens=12)
     assert code == 0
-    assert out == whole.text + "\n"
+    assert out == printable(whole.text) + "\n"
     assert err == ("(cut after 12 tokens; --max-new-tokens)\n" if whole.finish_reason == "length" else "")
 
 

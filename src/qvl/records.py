@@ -8,6 +8,7 @@ The keys of every `--json` answer stand in tests/golden/json_keys.json.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,27 @@ def _parts(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
+# C0 but tab and line feed, DEL, C1, and what turns the direction of what follows it
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A stranger's words as a terminal, a page or a table may see them."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """JSON with letters as they are, in which what isn't printable is escaped."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return _UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+
+
 def shown(value: Any) -> str:
     """A wrong value in an error, which must not be as long as a file."""
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def as_printable(value: Any) -> Any:
+    """For templates of pages, which call it with all that they write. Markup stays markup."""
+    return type(value)(printable(value)) if isinstance(value, str) else value

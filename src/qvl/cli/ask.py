@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import typer
 from qvl import moved
 from qvl.cli.options import AnswerOptions, JsonOption, RetryOption, SourceOptions, command, option
 from qvl.errors import PromptError
+from qvl.records import json_text
 
 if TYPE_CHECKING:
     from qvl.backends.answer import Answer
@@ -135,14 +135,14 @@ def run(
         if as_json:
             more = {"found": fields.to_dict()}
         else:
-            print(json.dumps(fields.values, ensure_ascii=False, indent=1))
+            print(json_text(fields.values, indent=1))
         for line in fields.problems:
             print(f"note: {terminal_safe(line)}", file=sys.stderr)
     elif retry is not None:
         answer, notes = _ask_watched(backend, media, question, system, retry, settings)
         status = 0
         if not as_json:
-            print(terminal_safe(answer.text) if sys.stdout.isatty() else answer.text)
+            print(answer.text)
         for line in notes:
             print(f"note: {line}", file=sys.stderr)
     else:
@@ -151,7 +151,7 @@ def run(
         shown = False  # the thoughts went by already
     peak_bytes = backend.peak_memory_bytes
     if as_json:
-        print(json.dumps(answer_dict(backend.name, answer, load_s, peak_bytes) | more, ensure_ascii=False))
+        print(json_text(answer_dict(backend.name, answer, load_s, peak_bytes) | more))
     elif wanted.task is None and schema is None:
         print_notes(answer)
     if shown and answer.reasoning:

@@ -15,6 +15,7 @@ import typer
 
 from qvl.backends.endpoint import base_url, is_model_studio, read_key
 from qvl.backends.wire import LARGEST_LIST
+from qvl.cli.gate import own
 from qvl.cli.options import JsonOption, KeyOption, command, option
 from qvl.cli.tables import console, print_json, table
 from qvl.errors import BackendError, nearest
@@ -172,7 +173,12 @@ def _progress(planned: int) -> Callable[[Outcome], None]:
         nonlocal count
         count += 1
         if sys.stderr.isatty():
-            print(f"\r{count} of {planned}", end="" if count < planned else "\r", file=sys.stderr, flush=True)
+            print(
+                f"\r{count} of {planned}",
+                end="" if count < planned else "\r",
+                file=own(sys.stderr),
+                flush=True,
+            )
 
     return ended
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from qvl.backends.answer import media_item
+from qvl.cli.gate import gated_console
 from qvl.cli.media import is_media_name
 from qvl.cli.options import AnswerOptions, SourceOptions, command, option
 from qvl.cli.show import cut_note, terminal_safe
 from qvl.errors import PromptError, QvlError, nearest
+from qvl.records import json_text
 from qvl.units import format_seconds
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run(
     system: str | None = option(None, "The system prompt (default: the checkpoint's).", metavar="TEXT"),
 ) -> int:
     """Talk with a model about images and videos."""
-    console = Console(highlight=False)
+    console = gated_console(highlight=False)
     model = source.open()
     talk = Talk(model, console, system, answering.settings())
     if sys.stdin.isatty():
@@ -97,7 +98,7 @@ class Talk:
         if not name:
             raise PromptError("/save needs the name of a file")
         try:
-            text = json.dumps(self.messages, ensure_ascii=False, indent=1)
+            text = json_text(self.messages, indent=1)
             Path(name).write_text(text + "\n", encoding="utf-8")
         except OSError as e:
             raise PromptError(f"{name}: can't be written ({e.strerror})") from e

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvl.backends.studio import hosted_name
+from qvl.cli.gate import own
 from qvl.cli.media import check_writable
 from qvl.cli.options import JsonOption, SourceOptions, command, option
-from qvl.cli.show import terminal_safe
 from qvl.cli.tables import console, print_json, table
 from qvl.doctor import EndpointUnderTest, examine, sets
 from qvl.doctor.baseline import (
@@ -215,20 +215,20 @@ def _save(under_test: EndpointUnderTest, done: Report, name: str | None) -> str:
 def _progress(result: Result) -> None:
     """One line that is overwritten, for people who wait."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{result.probe.name}: {result.finding.status}")
+        own(sys.stderr).write(f"\r\x1b[K{result.probe.name}: {result.finding.status}")
         sys.stderr.flush()
 
 
 def _print(done: Report) -> None:
     if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+        own(sys.stderr).write("\r\x1b[K")
     out = console()
     rows: list[tuple[str, str, str]] = []
     for theme in dict.fromkeys(result.probe.theme for result in done.results):
         rows.append((theme.upper(), "", ""))
         for result in (r for r in done.results if r.probe.theme == theme):
             finding = result.finding
-            rows.append((result.probe.name, finding.status, terminal_safe(finding.evidence)))
+            rows.append((result.probe.name, finding.status, finding.evidence))
     out.print(table(["probe", "status", "evidence"], rows, whole=(0, 1)))
     for result in done.failed:
         out.print(f"\n{result.probe.name} failed: {result.probe.shows}", markup=False, style="bold")

@@ -20,6 +20,7 @@ from qvl.cli.evaluate_data import (
     find_benchmark,
     own_items,
 )
+from qvl.cli.gate import own
 from qvl.cli.media import check_writable
 from qvl.cli.options import AnswerOptions, JsonOption, SourceOptions, command, option
 from qvl.cli.show import terminal_safe
@@ -201,7 +202,7 @@ def show_progress(line: Any, progress: Progress, scored: bool = True) -> None:
         parts.append(f"score {progress.score:.1%}")
     if progress.num_errors:
         parts.append(f"{progress.num_errors} errors")
-    print(f"\r{'  '.join(parts):<70}", end="", file=sys.stderr, flush=True)
+    print(f"\r{'  '.join(parts):<70}", end="", file=own(sys.stderr), flush=True)
 
 
 def result_dict(result: Result) -> dict[str, Any]:

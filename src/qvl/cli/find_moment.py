@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from qvl.cli.options import AnswerOptions, JsonOption, SourceOptions, command, o
 from qvl.cli.show import print_doubts
 from qvl.errors import OutputError, PromptError
 from qvl.inputs.video import frames_at
+from qvl.records import json_text
 from qvl.tasks.run import run_task
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(
     saved = save_frames(clip, events, frames) if frames is not None else []
     if as_json:
         more = {"model": backend.name, "answer": found.answer.text, "frames": saved}
-        print(json.dumps(found.to_dict() | more, ensure_ascii=False))
+        print(json_text(found.to_dict() | more))
     else:
         for event in events:
             print(f"{clock(event.start)} - {clock(event.end)}")

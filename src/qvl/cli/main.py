@@ -61,7 +61,10 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"qvl: no verb {verb!r}; {nearest(verb, list(VERBS))}", file=sys.stderr)
         return 2
-    return run_verb(verb, args)
+    from qvl.cli.gate import gated
+
+    with gated():
+        return run_verb(verb, args)
 
 
 def _overview() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,11 +13,11 @@ import typer
 
 from qvl.cli.media import check_writable
 from qvl.cli.options import MaxPixelsOption, RetryOption, SourceOptions, command, option
-from qvl.cli.show import terminal_safe
 from qvl.errors import OutputError, PromptError, QvlError
 from qvl.inputs.pages import list_pages, page_image
 from qvl.outputs import export
 from qvl.outputs.draw import draw_regions, save
+from qvl.records import json_text
 from qvl.tasks.fields import extract_fields, read_schema
 from qvl.tasks.journal import Journal, fingerprint
 from qvl.tasks.pages import read_pages
@@ -144,8 +143,8 @@ def _read_fields(
         settings = {name: value for name, value in limits.items() if value is not None}
         found = extract_fields(backend, [page_image(ref) for ref in refs], schema, **settings)
     for line in found.problems:
-        print(f"note: {terminal_safe(line)}", file=sys.stderr)
-    text = json.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n"
+        print(f"note: {line}", file=sys.stderr)
+    text = json_text(found.to_dict(), indent=1) + "\n"
     if out is None:
         sys.stdout.write(text)
     else:
@@ -215,7 +214,7 @@ def write_pages(pages: Sequence[Page], form: str, out: str | None) -> bool:
         text = export.to_json(pages)
     elif form == "layout":
         layouts = [{"page": page.number, **export.to_layout(page)} for page in pages]
-        text = json.dumps({"pages": layouts}, ensure_ascii=False, indent=1) + "\n"
+        text = json_text({"pages": layouts}, indent=1) + "\n"
     else:
         text = export.to_markdown(pages)
     _write(text, out)
@@ -239,7 +238,7 @@ def _write_tables(tables: dict[str, str], out: str | None) -> bool:
 def _write(text: str, out: str | None) -> None:
     """Whole or not at all: an interrupted write leaves the older file."""
     if out is None:
-        sys.stdout.write(terminal_safe(text) if sys.stdout.isatty() else text)
+        sys.stdout.write(text)
         return
     temporary = f"{out}.new"
     try:

@@ -12,7 +12,7 @@ from qvl.outputs.blocks import Page
 from qvl.outputs.boxes import Box, Point, Quad
 from qvl.outputs.draw import save
 from qvl.outputs.export import to_markdown
-from qvl.records import pick
+from qvl.records import pick, printable
 from qvl.tasks.run import draw_result
 from qvl.units import format_bytes, format_seconds
 
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from qvl.backends.base import Stream
     from qvl.tasks.run import TaskAnswer
 
-# every control character but tab and line feed
-_CONTROL = frozenset(map(chr, [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]))
-
 
 def terminal_safe(text: str) -> str:
     """An answer as a terminal may see it: what an image made the model write must not steer the terminal."""
-    return "".join("�" if c in _CONTROL else c for c in text)
+    return printable(text)
 
 
 def print_stream(stream: Stream, show_thinking: bool, quiet: bool) -> Answer:
@@ -44,7 +41,7 @@ def print_stream(stream: Stream, show_thinking: bool, quiet: bool) -> Answer:
         thinking = thought and show_thinking
         out = sys.stderr if thought else sys.stdout
         if show_thinking if thought else not quiet:
-            out.write(terminal_safe(text) if out.isatty() else text)
+            out.write(text)
             out.flush()
     answer = stream.finish()
     if thinking:

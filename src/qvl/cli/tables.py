@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from qvl.cli.gate import gated_console
+from qvl.records import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
 
 def console() -> Console:
     """A console on stdout as wide as the terminal, at most 120 columns; 100 when there is none."""
-    from rich.console import Console
-
     width = min(120, shutil.get_terminal_size((100, 40)).columns)
-    return Console(width=width, highlight=False, soft_wrap=False)
+    return gated_console(width=width, highlight=False, soft_wrap=False)
 
 
 def table(
@@ -58,8 +57,7 @@ def table(
 
 
 def print_json(data: Any, indent: int | None = 2) -> None:
-    json.dump(data, sys.stdout, ensure_ascii=False, indent=indent)
-    sys.stdout.write("\n")
+    print(json_text(data, indent=indent))
 
 
 def short_count(tokens: int) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from qvl.doctor.causes import CAUSES
 from qvl.doctor.probe import Finding, Probe, Status
 from qvl.errors import QvlError
-from qvl.records import pick
+from qvl.records import as_printable, pick
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 WIDEST = 640  # pixels a side; larger evidence is shrunk
@@ -101,7 +101,7 @@ def cause_text(key: str) -> str:
 def to_html(report: Report) -> str:
     """Everything that models and servers said is escaped."""
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=as_printable)
     return environment.from_string(template).render(report=report, cause_text=cause_text, data_url=data_url)
 
 

@@ -15,6 +15,7 @@ from qvl.errors import QvlError
 from qvl.evaluate.compare import Change, Comparison
 from qvl.evaluate.runner import Result
 from qvl.inputs.image import load_image
+from qvl.records import as_printable
 
 WIDEST = 480  # pixels a side; larger images are shrunk
 MOST = 30  # cases on a page, of each kind
@@ -56,7 +57,9 @@ def compare_page(comparisons: Sequence[Comparison], told: Sequence[Sequence[str]
 
 def _render(name: str, **values: Any) -> str:
     loader = FileSystemLoader(Path(__file__).with_name("pages"))
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=as_printable
+    )
     return environment.get_template(name).render(**values)
 
 

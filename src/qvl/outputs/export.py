@@ -8,7 +8,6 @@ scripts, no styles and no addresses of images; CSV cells can't become formulas.
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from qvl.outputs.blocks import Block, Page, Run, plain
 from qvl.outputs.mapping import Rect
 from qvl.outputs.tables import Cell, Table
-from qvl.records import pick
+from qvl.records import json_text, pick, printable
 
 _MATH = re.compile(r"(\$\$[^$]{1,2000}\$\$|\$[^$\n]{1,1000}\$|\\\([^\n]{1,1000}?\\\)|\\\[[^\n]{1,1000}?\\\])")
 _MARKUP = re.compile(r"([*`<\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\\(?=[!-/:-@\[-`{-~]))")
@@ -121,7 +120,7 @@ def to_markdown(pages: Sequence[Page]) -> str:
     for page in pages:
         body = "\n\n".join(t for block in page.blocks if (t := _markdown_block(block)))
         texts.append(body if len(pages) == 1 else f"<!-- page {page.number} -->\n\n{body}")
-    return "\n\n".join(texts).strip() + "\n"
+    return printable("\n\n".join(texts)).strip() + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------- HTML
@@ -223,7 +222,7 @@ def to_html(pages: Sequence[Page]) -> str:
     )
     return (
         '<!DOCTYPE html>\n<html>\n<head><meta charset="utf-8"></head>\n<body>\n'
-        f"{clean_html(body)}\n</body>\n</html>\n"
+        f"{clean_html(printable(body))}\n</body>\n</html>\n"
     )
 
 
@@ -273,13 +272,13 @@ def to_dict(page: Page) -> dict[str, Any]:
 
 
 def to_json(pages: Sequence[Page]) -> str:
-    return json.dumps({"pages": [to_dict(p) for p in pages]}, ensure_ascii=False, indent=1) + "\n"
+    return json_text({"pages": [to_dict(p) for p in pages]}, indent=1) + "\n"
 
 
 def to_csvs(pages: Sequence[Page]) -> dict[str, str]:
     """Name → CSV text for every table: `page1_table1`, `page1_table2`, …"""
     return {
-        f"page{page.number}_table{index}": table.to_csv()
+        f"page{page.number}_table{index}": printable(table.to_csv())
         for page in pages
         for index, table in enumerate(page.tables, 1)
     }

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qvl.records import as_printable
+
 
 def render(template: Path, *, autoescape: bool = False, **values: Any) -> str:
     """The template filled in. `| s` writes a string as JSON, which YAML reads the same way."""
@@ -14,6 +16,7 @@ def render(template: Path, *, autoescape: bool = False, **values: Any) -> str:
     env = Environment(
         autoescape=autoescape,
         undefined=StrictUndefined,
+        finalize=as_printable,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
