@@ -163,6 +163,16 @@ def test_keys_of_config_json_that_are_not_known_are_noted(plain: Path) -> None:
     assert "unsloth_version" in found.what
 
 
+def test_generation_settings_that_are_not_honoured_are_noted(plain: Path) -> None:
+    settings = plain / "generation_config.json"
+    if not settings.is_file():
+        settings.write_text("{}")
+    edit_json(settings, lambda c: c.update(dola_layers="high", num_beams=4))
+    found = only(check(plain), "generation-unread")
+    assert found.level == "note"
+    assert "dola_layers='high', num_beams=4" in found.what
+
+
 def test_the_processor_file_of_transformers_5_is_examined(plain: Path) -> None:
     part = json.loads((plain / "preprocessor_config.json").read_text())
     (plain / "preprocessor_config.json").unlink()

@@ -43,6 +43,12 @@ def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         if not any(finding.level == "error" for finding in found):
             try:
                 part = getattr(checkpoint, rule)
+                if rule == "generation" and part.not_honoured:
+                    keys = ", ".join(f"{k}={v!r}" for k, v in part.not_honoured.items())
+                    what = f"generation_config.json: not honoured: {keys}"
+                    found.append(
+                        Finding("note", "generation-unread", what, "nothing, if answers don't need it")
+                    )
                 if rule == "processor" and part.unread:
                     what = f"not read: {', '.join(part.unread)}; qvl doesn't know them, and computes as without them"
                     found.append(
