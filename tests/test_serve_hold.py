@@ -2,7 +2,10 @@
 
 import io
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -244,3 +247,80 @@ def test_a_schema_that_takes_all_memory_to_compile_is_refused_and_others_are_ans
     assert resident() - before < 150 * MIB
     assert server.chat(response_format=fine, max_tokens=40, n=2).status_code == 200
     assert server.service._num_grammars == 0
+
+
+def test_connections_over_the_limit_are_turned_away_with_one_line_and_idle_ones_are_closed(
+    tiny_checkpoint, caplog
+):
+    with live(qvl.load(tiny_checkpoint), max_connections=4, idle_timeout_s=1.0) as server:
+        address = ("127.0.0.1", server.port)
+        idle = [socket.create_connection(address, timeout=20) for _ in range(4)]
+        more = [socket.create_connection(address, timeout=20) for _ in range(20)]
+        for connection in more:
+            got = connection.recv(4096)
+            assert got.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 2" in got.lower()
+            connection.close()
+        for connection in idle:
+            assert connection.recv(1) == b""  # after the second
+            connection.close()
+        assert server.chat().status_code == 200
+    lines = [record for record in caplog.records if "turned away" in record.message]
+    assert len(lines) == 1
+
+
+def test_without_descriptors_the_log_gets_a_line_and_not_a_thousand(caplog):
+    from qvl.serve.server import _Quiet
+
+    handler = _Quiet()
+    for _ in range(1000):
+        handler(None, {"message": "socket.accept() out of system resource", "exception": OSError(24, "x")})
+    assert len(caplog.records) == 1
+
+
+STUCK = """
+import sys, threading, time
+import qvl
+from qvl.serve.server import Server, bind, end_process
+from qvl.serve.service import Service
+from qvl.serve.settings import ServeOptions
+service = Service(qvl.load(sys.argv[1]).backend, ServeOptions(model_name="tiny", grace_s=1.0))
+service._process = lambda _: (print("stuck", flush=True), time.sleep(1000))
+server = Server(service, owns_process=True)
+bound = bind("127.0.0.1", 0)
+print(bound.getsockname()[1], flush=True)
+server.run(sockets=[bound])
+end_process(0)
+"""
+
+
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["term", "ctrl-c"]
+)
+def test_a_thread_that_never_returns_doesnt_keep_the_process(tiny_checkpoint, signals):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, str(tiny_checkpoint)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        port = int(process.stdout.readline())
+        until = time.monotonic() + 60
+        body = json.dumps({"model": "tiny", "messages": asking()}).encode()
+        while True:
+            try:
+                connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+                break
+            except OSError:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert process.stdout.readline() == b"stuck\n"
+        for one in signals:
+            process.send_signal(one)
+            time.sleep(0.3)
+        process.wait(25)
+        connection.close()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

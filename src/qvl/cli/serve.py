@@ -88,7 +88,7 @@ def run(
             raise ConfigError(f"--allow-media-path {path}: no such folder")
     try:
         from qvl.serve.media import MediaReader
-        from qvl.serve.server import Server, bind
+        from qvl.serve.server import Server, bind, end_process
         from qvl.serve.service import Service
         from qvl.serve.settings import MediaPolicy, ServeOptions
     except ModuleNotFoundError as e:
@@ -113,7 +113,7 @@ def run(
 
     _log_to_stderr(http.access_log)
     loaded = load(model, **asdict(engine))
-    server = Server(Service(loaded, options))
+    server = Server(Service(loaded, options), owns_process=True)
     shown = f"[{http.host}]" if ":" in http.host else http.host
     print(f"memory: {loaded.memory}", file=sys.stderr)
     for note in loaded.engine.notes:
@@ -122,6 +122,7 @@ def run(
         print(f"qvl serve: {http.host} may be reached by others, and no --api-key is set", file=sys.stderr)
     print(f"{options.model_name} at http://{shown}:{bound.getsockname()[1]}/v1", file=sys.stderr, flush=True)
     server.run(sockets=[bound])
+    end_process(0)
     return 0
 
 

@@ -161,13 +161,13 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="qvl-engine", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Cancels what runs, delivers those ends, and waits for the thread."""
+    def stop(self, patience_s: float | None = None) -> None:
+        """Cancels what runs, delivers those ends, and waits for the thread, or for `patience_s`."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience_s)
 
     def submit(
         self,

@@ -95,7 +95,7 @@ class Service:
         self.loop.start()
 
     def stop(self) -> None:
-        self.loop.stop()
+        self.loop.stop(5.0)  # a thread that doesn't come back ends with the process
         for threads in (self._text_threads, self._media_threads, self._grammar_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         if self._grammars is not None:

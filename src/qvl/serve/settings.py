@@ -33,6 +33,8 @@ class ServeOptions:
     model_name: str
     api_key: str | None = None
     media: MediaPolicy = field(default_factory=MediaPolicy)
+    max_connections: int = 1000  # fewer where the process may have fewer files open
+    idle_timeout_s: float = 30.0  # for a connection to begin its first request
     max_queue: int = 64  # answers that may wait beside those that run
     max_body_bytes: int = 64 * MiB
     max_held_body_bytes: int = 512 * MiB  # of all bodies that are being read or answered
