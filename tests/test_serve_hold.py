@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 import qvl
+from qvl.errors import ConfigError
 from qvl.inputs import tokenizer as tokenizers
 from qvl.inputs.image import load_image
 from qvl.serve.door import Shape, check_shape
 from qvl.serve.problems import Problem
-from qvl.serve.settings import MediaPolicy
+from qvl.serve.settings import MediaPolicy, read_api_keys
 from serve_live import asking, data_url, live, picture, png
 
 
@@ -324,3 +325,50 @@ def test_a_thread_that_never_returns_doesnt_keep_the_process(tiny_checkpoint, si
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_clients_take_turns_and_a_key_has_its_limit(tiny_checkpoint, tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("# who\nmany one\nfew two 1\n")
+    model = qvl.load(tiny_checkpoint, max_num_seqs=1)
+    ended: list[str] = []
+    with live(model, api_keys=read_api_keys(path)) as server:
+
+        def ask(key: str) -> httpx.Response:
+            body = {"model": "tiny", "messages": asking(), "max_tokens": 60, "ignore_eos": True}
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = httpx.post(server.url + "/v1/chat/completions", json=body, headers=headers, timeout=60)
+            ended.append(key)
+            return answer
+
+        assert ask("three").status_code == 401
+        ended.clear()
+        threads = [threading.Thread(target=ask, args=("one",)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 30
+        while server.service.in_flight < 16 and not ended:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        already = len(ended)
+        threads.append(threading.Thread(target=ask, args=("two",)))
+        threads[-1].start()
+        while server.service.in_flight + len(ended) < 17:
+            time.sleep(0.001)
+        if "two" not in ended:
+            limited = ask("two")
+            assert limited.status_code == 429
+            assert "1 are taken on" in limited.json()["error"]["message"]
+            ended.remove("two")
+        for thread in threads:
+            thread.join()
+        assert server.service._of_client == {}
+    # two of the other's in the engine, one whose turn it was, and what ended while this was asked
+    assert ended.index("two") - already <= 8
+
+
+@pytest.mark.parametrize("text", ["", "a", "a b c", "a b\na c"])
+def test_a_file_of_keys_is_read_whole_or_not_at_all(text, tmp_path):
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(ConfigError, match="--api-key-file"):
+        read_api_keys(tmp_path / "keys")

@@ -52,6 +52,9 @@ class HttpOptions:
     api_key: str | None = option(
         None, "The key that clients must send (default: QVL_API_KEY of the environment, else none)."
     )
+    api_key_file: Path | None = option(
+        None, "A file of keys: a line NAME KEY each, and how many requests it may have at once, if limited."
+    )
     served_model_name: str | None = option(
         None, "What clients call the model (default: the last part of its folder, or its hub id)."
     )
@@ -90,7 +93,7 @@ def run(
         from qvl.serve.media import MediaReader
         from qvl.serve.server import Server, bind, end_process
         from qvl.serve.service import Service
-        from qvl.serve.settings import MediaPolicy, ServeOptions
+        from qvl.serve.settings import MediaPolicy, ServeOptions, read_api_keys
     except ModuleNotFoundError as e:
         raise ConfigError(
             f"{e.name} is not installed: pip install 'qvl[serve]' (in a checkout: pip install -e '.[serve]')"
@@ -100,6 +103,7 @@ def run(
     options = ServeOptions(
         model_name=http.served_model_name or _name(model),
         api_key=key,
+        api_keys=read_api_keys(http.api_key_file) if http.api_key_file else (),
         media=MediaPolicy(hosts=tuple(http.allow_media_host or ()), paths=tuple(http.allow_media_path or ())),
         max_queue=http.max_queue,
         max_body_bytes=http.max_body_mib * MiB,
@@ -118,7 +122,7 @@ def run(
     print(f"memory: {loaded.memory}", file=sys.stderr)
     for note in loaded.engine.notes:
         print(f"note: {note}", file=sys.stderr)
-    if key is None and http.host not in ("127.0.0.1", "localhost", "::1"):
+    if not options.keys and http.host not in ("127.0.0.1", "localhost", "::1"):
         print(f"qvl serve: {http.host} may be reached by others, and no --api-key is set", file=sys.stderr)
     print(f"{options.model_name} at http://{shown}:{bound.getsockname()[1]}/v1", file=sys.stderr, flush=True)
     server.run(sockets=[bound])

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qvl.serve.door import Shape, check_shape
 from qvl.serve.problems import Problem, overloaded
 from qvl.serve.settings import ServeOptions
+from qvl.serve.turns import client_of_request
 from qvl.units import format_bytes
 
 # Say nothing of any request, and are asked by machines without a key.
@@ -39,7 +40,7 @@ class Guard:
         self._options = options
         self._refused = refused
         # digests have one length, so comparing them tells nothing of the key's
-        self._key = None if options.api_key is None else _digest(options.api_key.encode())
+        self._keys = [(key.name, _digest(key.key.encode())) for key in options.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,6 +102,7 @@ class Guard:
 
         try:
             try:
+                client_of_request.set((scope.get("client") or ("",))[0])
                 if scope["path"] not in OPEN_PATHS:
                     self._check_key(headers.get(b"authorization", b""))
                 replayed = receive
@@ -115,11 +117,14 @@ class Guard:
             self._held_bytes -= taken
 
     def _check_key(self, authorization: bytes) -> None:
-        if self._key is None:
+        if not self._keys:
             return
         scheme, _, given = authorization.partition(b" ")
-        right = hmac.compare_digest(_digest(given.strip()), self._key)
-        if scheme.lower() != b"bearer" or not right:
+        digest = _digest(given.strip())
+        right = [name for name, key in self._keys if hmac.compare_digest(digest, key)]
+        if scheme.lower() == b"bearer" and right:
+            client_of_request.set(right[0])
+        else:
             raise Problem(
                 401,
                 "the API key is missing or wrong: send Authorization: Bearer KEY",

@@ -184,7 +184,7 @@ class Server(uvicorn.Server):
             grace_s = 0 if self.should_exit else self._service.options.grace_s
             faulthandler.dump_traceback_later(grace_s + 2 * SPARE_S, exit=True, file=sys.__stderr__ or 2)
         if self.should_exit:  # asked twice: don't wait
-            self._service.loop.cancel_all()
+            self._service.cancel_all()
             self.force_exit = self.force_exit or sig == signal.SIGINT
         self.should_exit = True
 
@@ -203,4 +203,4 @@ class Server(uvicorn.Server):
     async def _end_after_grace(self) -> None:
         await asyncio.sleep(self._service.options.grace_s)
         log.warning("%d answers still ran after the grace period", self._service.in_flight)
-        self._service.loop.cancel_all()
+        self._service.cancel_all()

@@ -30,6 +30,7 @@ from qvl.serve.problems import Problem, overloaded, path_hider
 from qvl.serve.settings import ServeOptions
 from qvl.serve.structured import GrammarConstraint, Grammars
 from qvl.serve.tools import write_tools
+from qvl.serve.turns import Turns, client_of_request
 from qvl.units import MiB
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class Service:
         self._num_grammars = 0  # that are compiled or wait for it
         self.in_flight = 0  # answers taken on; written on the event loop alone
         self.held_bytes = 0
+        # twice what runs: the engine always has a next one, and a newcomer waits for few
+        self.turns = Turns(2 * model.engine.options.max_num_seqs)
+        self._of_client: dict[str, int] = {}  # answers taken on
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self._held_pixels = 0  # of images that are being read
 
     @property
@@ -92,6 +97,7 @@ class Service:
         return self.model.memory.max_model_len
 
     def start(self) -> None:
+        self._event_loop = asyncio.get_running_loop()
         self.loop.start()
 
     def stop(self) -> None:
@@ -121,8 +127,28 @@ class Service:
                 f"{self.in_flight} answers run or wait, {count} more were asked, {room} are taken on: come back later",
                 options.retry_after_s,
             )
+        client = client_of_request.get()
+        most, now = options.requests_of(client), self._of_client.get(client, 0)
+        if most is not None and now + count > most:
+            raise overloaded(
+                429,
+                f"{now} answers of this API key run or wait, {count} more were asked, {most} are taken on",
+                options.retry_after_s,
+            )
+        self._of_client[client] = now + count
         self.in_flight += count
         return Flight(self, count)
+
+    def leave(self, client: str, count: int) -> None:
+        self._of_client[client] -= count
+        if not self._of_client[client]:
+            del self._of_client[client]
+
+    def cancel_all(self) -> None:
+        """Ends what runs and what waits; from any thread."""
+        if self._event_loop is not None:
+            self._event_loop.call_soon_threadsafe(self.turns.close)
+        self.loop.cancel_all()
 
     async def inputs(self, conversation: Conversation) -> ModelInputs:
         """The prompt of a conversation. Raises: MediaError, PromptError, CapacityError."""
@@ -317,7 +343,7 @@ class Service:
         return self.metrics.text(
             {
                 "vllm:num_requests_running": engine.num_running,
-                "vllm:num_requests_waiting": engine.num_waiting,
+                "vllm:num_requests_waiting": engine.num_waiting + self.turns.num_waiting,
                 "vllm:kv_cache_usage_perc": engine.num_used_blocks / blocks,
                 "qvl:kv_blocks": blocks,
                 "qvl:kv_blocks_used": engine.num_used_blocks,
@@ -347,6 +373,8 @@ class Flight:
         self._last_token: dict[int, float] = {}
         self._held_bytes = 0
         self._closed = False
+        self._client = client_of_request.get()
+        self._turn = 0  # answers it has room for in the engine
         self.num_prompt_tokens = 0
 
     def __enter__(self) -> Flight:
@@ -363,6 +391,8 @@ class Flight:
         Again, for another prompt of the same request: its answers are counted on from those before.
         """
         service = self._service
+        if not self._turn:
+            self._turn = await service.turns.take(self._client, self._count)
         num_bytes = sum(span.patches.nbytes for span in inputs.media)
         held, limit = service.held_bytes, service.options.max_held_bytes
         if held and num_bytes and held + num_bytes > limit:
@@ -433,6 +463,9 @@ class Flight:
         self._closed = True
         service = self._service
         service.in_flight -= self._count
+        service.leave(self._client, self._count)
+        if self._turn:
+            service.turns.give_back(self._turn)
         service.held_bytes -= self._held_bytes
         if self._open:
             service.metrics.finished["cancelled"] += self._open
