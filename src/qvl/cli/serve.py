@@ -53,7 +53,7 @@ class HttpOptions:
         None, "The key that clients must send (default: QVL_API_KEY of the environment, else none)."
     )
     api_key_file: Path | None = option(
-        None, "A file of keys: a line NAME KEY each, and how many requests it may have at once, if limited."
+        None, "A file with a line NAME KEY or NAME KEY LIMIT for each key (default: none)."
     )
     served_model_name: str | None = option(
         None, "What clients call the model (default: the last part of its folder, or its hub id)."
