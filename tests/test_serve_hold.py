@@ -253,17 +253,17 @@ def test_a_schema_that_takes_all_memory_to_compile_is_refused_and_others_are_ans
 def test_connections_over_the_limit_are_turned_away_with_one_line_and_idle_ones_are_closed(
     tiny_checkpoint, caplog
 ):
-    with live(qvl.load(tiny_checkpoint), max_connections=4, idle_timeout_s=1.0) as server:
+    with live(qvl.load(tiny_checkpoint), max_connections=4, idle_timeout_s=6.0) as server:
         address = ("127.0.0.1", server.port)
         idle = [socket.create_connection(address, timeout=20) for _ in range(4)]
-        more = [socket.create_connection(address, timeout=20) for _ in range(20)]
+        more = [socket.create_connection(address, timeout=20) for _ in range(8)]
         for connection in more:
             got = connection.recv(4096)
             assert got.startswith(b"HTTP/1.1 503")
             assert b"retry-after: 2" in got.lower()
             connection.close()
         for connection in idle:
-            assert connection.recv(1) == b""  # after the second
+            assert connection.recv(1) == b""  # after their time
             connection.close()
         assert server.chat().status_code == 200
     lines = [record for record in caplog.records if "turned away" in record.message]

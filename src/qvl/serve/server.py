@@ -166,7 +166,7 @@ class Server(uvicorn.Server):
                 create_app(service),
                 http=_limited(limit, service.options),
                 # asyncio accepts as many at once, and logs as many failures, without looking at their limit
-                backlog=min(limit, 128),
+                backlog=min(128, max(32, limit)),
                 log_level=log_level,
                 access_log=False,
                 server_header=False,
@@ -179,7 +179,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.drain()
-        if self._owns_process:
+        if self._owns_process and not self.force_exit:  # more signals don't put it off
             # from a thread that needs nothing of Python: a call that never returns can't hold it up
             grace_s = 0 if self.should_exit else self._service.options.grace_s
             faulthandler.dump_traceback_later(grace_s + 2 * SPARE_S, exit=True, file=sys.__stderr__ or 2)
