@@ -13,6 +13,10 @@ demo: $(VENV)/run.done
 test: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# Clients of other people against `qvl serve`, each in an environment of its own below .clients; needs npm.
+clients: $(VENV)/dev.done
+	$(BIN)/python tests/clients/run.py --environments .clients
+
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from qvl.errors import PromptError
 from qvl.inputs.tokenizer import Tokenizer
 from qvl.serve.problems import Problem
 from qvl.serve.structured import Grammars
-from qvl.serve.tools import Call, CallReader, ForcedCallReader, call_grammar, write_tools
+from qvl.serve.tools import Call, CallReader, ForcedCallReader, call_grammar, readable, write_tools
 from serve_live import asking, live, picture
 
 
@@ -363,3 +363,38 @@ def test_a_forced_call_begins_with_the_tags_own_token(tiny_checkpoint):
         assert constraint.allowed()[token], token
         constraint.accept(token)
     assert constraint.allowed().nonzero()[0].tolist() == [tokenizer.id_of("<|im_end|>")]
+
+
+OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_closed"),
+    [
+        (OBJECT, True),
+        (OBJECT | {"additionalProperties": True}, False),
+        (OBJECT | {"required": ["b"]}, False),
+        ({"type": "object"}, False),
+        ({"$defs": {"properties": OBJECT}, "$ref": "#/$defs/properties"}, True),
+        ({"properties": {"properties": {"type": "string"}}}, True),
+        ({"allOf": [OBJECT, {"properties": {"b": {}}}]}, False),
+        (OBJECT | {"anyOf": [{"required": ["a"]}]}, False),
+        ({"enum": [OBJECT]}, False),
+    ],
+    ids=str,
+)
+def test_an_object_holds_what_its_schema_names(schema, is_closed):
+    text = json.dumps(readable(schema))
+    assert ('"additionalProperties": false' in text) == is_closed
+    assert readable(schema)["properties"]["properties"] == {"type": "string"} if "string" in text else True
+
+
+def test_no_keys_are_invented_where_a_schema_leaves_that_open(client):
+    open_tool = tool("lookup", n=SMALL)
+    del open_tool["function"]["parameters"]["additionalProperties"]
+    for seed in range(3):
+        (choice,) = create(
+            client, tools=[open_tool], tool_choice="required", temperature=1.5, seed=seed
+        ).choices
+        (call,) = choice.message.tool_calls
+        assert set(json.loads(call.function.arguments)) == {"n"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from qvl.serve.compiler import Compiler
 from qvl.serve.problems import Problem
-from qvl.serve.tools import JSON_STYLE, without_guidance
+from qvl.serve.tools import JSON_STYLE, readable
 from qvl.units import KiB
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Grammars:
 
     def json(self, schema: Mapping[str, Any] | None, param: str = "response_format") -> GrammarConstraint:
         """Any JSON object, or what the schema describes. Raises: Problem naming what of it is not supported."""
-        source = json.dumps(without_guidance(schema) if schema is not None else {"type": "object"})
+        source = json.dumps(readable(schema) if schema is not None else {"type": "object"})
         self._check(param, "json", source, style=JSON_STYLE)
         grammar = self._library.LLMatcher.grammar_from_json_schema(
             source,

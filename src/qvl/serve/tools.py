@@ -246,13 +246,13 @@ def call_grammar(
             }
         )
     # `x-guidance` would let a request change how its own grammar is read
-    schema = without_guidance({"anyOf": one_of}) | {"x-guidance": JSON_STYLE}
+    schema = readable({"anyOf": one_of}) | {"x-guidance": JSON_STYLE}
     opened, closed = (tag if tag in special else json.dumps(tag) for tag in (OPEN, CLOSE))
     call = f'{opened} "\\n" call "\\n" {closed}'
     rule = f"call: %json {json.dumps(schema)}\n"
     if otherwise is None:
         return f"start: {call}\n{rule}"
-    answer = without_guidance(otherwise) | {"x-guidance": JSON_STYLE}
+    answer = readable(otherwise) | {"x-guidance": JSON_STYLE}
     return (
         f'start: tagged ("\\n" tagged)* | answer\nanswer: %json {json.dumps(answer)}\ntagged: {call}\n{rule}'
     )
@@ -262,10 +262,57 @@ def call_grammar(
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-def without_guidance(schema: Any) -> Any:
-    """The schema without keys that speak to the grammar library instead of describing JSON."""
+def readable(schema: Any) -> Any:
+    """The schema as the grammar library gets it: without keys that speak to the library, and closed.
+
+    Where it leaves open what else an object may hold, nothing else is written: weak models would invent keys until
+    their tokens end. vLLM's grammars are closed alike.
+    """
+    plain = _without_guidance(schema)
+    return plain if _joins(plain) else _closed(plain)
+
+
+def _without_guidance(schema: Any) -> Any:
     if isinstance(schema, Mapping):
-        return {key: without_guidance(value) for key, value in schema.items() if key != "x-guidance"}
+        return {key: _without_guidance(value) for key, value in schema.items() if key != "x-guidance"}
+    return [_without_guidance(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def _joins(schema: Any) -> bool:
+    """Whether objects are put together of several schemas, each of which has to let the others' keys pass."""
+    if isinstance(schema, Mapping):
+        several = isinstance(schema.get("allOf"), list) and len(schema["allOf"]) > 1
+        beside = "properties" in schema and not _JOINERS.isdisjoint(schema)
+        return several or beside or any(map(_joins, schema.values()))
+    return isinstance(schema, list) and any(map(_joins, schema))
+
+
+_JOINERS = frozenset(
+    ["$ref", "allOf", "anyOf", "oneOf", "if", "not", "dependentSchemas", "unevaluatedProperties"]
+)
+_OF_NAMES = frozenset(["properties", "patternProperties", "$defs", "definitions"])
+_VALUES = frozenset(["const", "default", "enum", "examples"])
+
+
+def _closed(schema: Any) -> Any:
     if isinstance(schema, list):
-        return [without_guidance(value) for value in schema]
-    return schema
+        return [_closed(value) for value in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _OF_NAMES and isinstance(value, Mapping):
+            closed[key] = {name: _closed(inner) for name, inner in value.items()}
+        else:
+            closed[key] = value if key in _VALUES else _closed(value)
+    named, required = closed.get("properties"), closed.get("required", [])
+    is_open = {"additionalProperties", "patternProperties"}.isdisjoint(closed)
+    if (
+        named
+        and isinstance(named, dict)
+        and is_open
+        and isinstance(required, list)
+        and set(required) <= set(named)
+    ):
+        closed["additionalProperties"] = False
+    return closed
