@@ -374,6 +374,7 @@ OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}}
         (OBJECT, True),
         (OBJECT | {"additionalProperties": True}, False),
         (OBJECT | {"required": ["b"]}, False),
+        (OBJECT | {"required": [{}]}, False),
         ({"type": "object"}, False),
         ({"$defs": {"properties": OBJECT}, "$ref": "#/$defs/properties"}, True),
         ({"properties": {"properties": {"type": "string"}}}, True),

@@ -58,7 +58,9 @@ with tempfile.TemporaryDirectory() as name:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     said = done.stdout[-3000:] + done.stderr[-3000:]
     assert done.returncode == 0, said
-    (report,) = folder.glob("out/**/*results.json")
+    reports = list(folder.glob("out/**/*results.json"))
+    assert len(reports) == 1, said
+    (report,) = reports
     scores = json.loads(report.read_text())["results"]["qvl_receipts"]
     assert scores["right,none"] == 1, (scores, said)
     passed("image")

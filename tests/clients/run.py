@@ -32,7 +32,7 @@ CLIENTS: dict[str, tuple[str, list[str], str]] = {
     "instructor": ("instructor_client.py", ["instructor"], "instructor"),
     "inspect_ai": ("inspect_ai_client.py", ["inspect_ai", "openai"], "inspect_ai"),
     "guidellm": ("guidellm_client.py", ["guidellm"], "guidellm"),
-    "lmms_eval": ("lmms_eval_client.py", ["torch==2.13.0", "lmms-eval"], "lmms-eval"),
+    "lmms_eval": ("lmms_eval_client.py", ["torch==2.13.0", "lmms-eval", "filelock<3.20"], "lmms-eval"),
 }
 
 

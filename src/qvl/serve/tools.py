@@ -307,12 +307,8 @@ def _closed(schema: Any) -> Any:
             closed[key] = value if key in _VALUES else _closed(value)
     named, required = closed.get("properties"), closed.get("required", [])
     is_open = {"additionalProperties", "patternProperties"}.isdisjoint(closed)
-    if (
-        named
-        and isinstance(named, dict)
-        and is_open
-        and isinstance(required, list)
-        and set(required) <= set(named)
-    ):
+    if not (named and isinstance(named, dict) and isinstance(required, list) and is_open):
+        return closed
+    if all(isinstance(name, str) and name in named for name in required):
         closed["additionalProperties"] = False
     return closed
