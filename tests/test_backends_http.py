@@ -342,12 +342,21 @@ def test_streamed_tool_calls_are_put_together(server):
 # ------------------------------------------------------------------------------------------ faults and waits
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_passing_fault_is_tried_again_with_growing_waits(server, status):
     server.play(refuses(status, "busy"), refuses(status, "busy"), says("at last"))
     model = open_model(server)
     assert model.ask([], "?").text == "at last"
     assert model.waits == [0.5, 1.0]
+
+
+def test_a_fault_of_the_servers_own_is_tried_once_more(server):
+    server.play(refuses(500, "boom"))
+    with pytest.raises(BackendError, match=r"answered 500: boom \(tried 2 times\)"):
+        open_model(server).ask([], "?")
+    assert len(server.seen) == 2
+    server.play(refuses(500, "boom"), says("ok"))
+    assert open_model(server).ask([], "?").text == "ok"
 
 
 def test_waits_are_spread_by_chance(server):

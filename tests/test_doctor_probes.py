@@ -144,6 +144,39 @@ def test_a_server_error_on_bad_media_is_a_failure_and_a_refusal_is_none():
     assert finding(EndpointUnderTest(Strict("fine")), "cut-picture").status == "failed"
 
 
+def test_a_bomb_that_a_server_refuses_with_500_did_no_harm():
+    class Pillow(FakeModel):
+        can = Capabilities(raw=True)
+
+        def post(self, body):
+            raise BackendError("DecompressionBombError", status=500)
+
+    found = finding(EndpointUnderTest(Pillow("fine")), "huge-claim")
+    assert found.status == "passed"
+    assert "status 500" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "status"),
+    [
+        ('{"colour": "red", "count": 3}', "stop", "passed"),
+        ('{"colour": "red",          ', "length", "not supported"),
+        ("The most common colour is ", "length", "failed"),
+        ('{"colour": "pink", "count": 3}', "stop", "failed"),
+        ('{"colour": "red"', "stop", "failed"),
+    ],
+)
+def test_json_that_the_token_limit_cuts_proves_nothing(text, finish_reason, status):
+    model = FakeModel(lambda media, question: said(text, finish_reason=finish_reason))
+    assert finding(EndpointUnderTest(model), "json-schema").status == status
+
+
+def test_an_unknown_family_is_not_said_to_know_no_seconds():
+    found = finding(EndpointUnderTest(FakeModel("fine", family=None)), "clip-rate")
+    assert found.status == "not supported"
+    assert "isn't known" in found.evidence
+
+
 # ------------------------------------------------------------------------------------------------------- places
 
 

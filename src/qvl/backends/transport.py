@@ -195,7 +195,10 @@ class Transport:
                 error, wait_s = BackendError(f"{self.url}: {e}"), None
             except httpx.HTTPError as e:
                 error, wait_s = self._breakdown(e)
-            if wait_s is None or attempt == self._max_retries:
+            # 500 is a fault of the server's own, which the same request mostly finds again
+            if wait_s is None or attempt == (
+                min(1, self._max_retries) if error.status == 500 else self._max_retries
+            ):
                 if attempt:
                     raise BackendError(f"{error} (tried {attempt + 1} times)", status=error.status)
                 raise error

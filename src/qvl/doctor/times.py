@@ -50,7 +50,9 @@ def _rate(endpoint: EndpointUnderTest) -> Finding:
     """The same frames over more seconds. Times cut to whole seconds make 1 and 1.6 seconds a step the same, and
     0.5 and 0.25 too.
     """
-    if endpoint.generation is None or not endpoint.generation.knows_seconds:
+    if endpoint.generation is None:
+        return not_supported("the model's family isn't known (--family), nor then whether it knows seconds.")
+    if not endpoint.generation.knows_seconds:
         return not_supported("this generation counts frames and knows no seconds.")
     rng = endpoint.rng("clip-rate")
 
