@@ -268,14 +268,14 @@ def readable(schema: Any) -> Any:
     Where it leaves open what else an object may hold, nothing else is written: weak models would invent keys until
     their tokens end. vLLM's grammars are closed alike.
     """
-    plain = _without_guidance(schema)
+    plain = without_guidance(schema)
     return plain if _joins(plain) else _closed(plain)
 
 
-def _without_guidance(schema: Any) -> Any:
+def without_guidance(schema: Any) -> Any:
     if isinstance(schema, Mapping):
-        return {key: _without_guidance(value) for key, value in schema.items() if key != "x-guidance"}
-    return [_without_guidance(value) for value in schema] if isinstance(schema, list) else schema
+        return {key: without_guidance(value) for key, value in schema.items() if key != "x-guidance"}
+    return [without_guidance(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def _joins(schema: Any) -> bool:
