@@ -264,3 +264,21 @@ def test_a_version_that_dropped_the_generation_is_a_reason_and_the_last_one_the_
     assert fit(request_for("qwen-vl-chat", engine="vllm@0.23", hardware=parse_hardware("rtx4090"))).fits
     never = resolve(request_for("qwen-vl-chat", engine="llama.cpp"))
     assert never.problems == ("llama.cpp does not serve Qwen-VL-Chat",)
+
+
+def test_json_says_what_is_left_for_the_cache_and_how_many_tokens_that_holds():
+    """Qwen2.5-VL-7B: 28 layers x 4 KV heads x 128 x 2 in 16 bits = 57,344 B a token, half of them on each of two."""
+    from qvl.catalog.devices import parse_hardware
+    from qvl.plan.fit import fit
+    from qvl.plan.resolve import request_for
+
+    found = fit(request_for("qwen2.5-vl-7b", hardware=parse_hardware("2xl40s"), engine="vllm")).to_json()
+    assert len(found["kv_pool_bytes"]) == 2
+    held = sum(v for name, v in found["terms"].items() if name not in ("kv_cache", "cuda_graphs"))
+    assert found["kv_tokens"] == min(found["kv_pool_bytes"]) // 28_672
+    assert 0 < sum(found["kv_pool_bytes"]) <= 2 * found["budget_bytes_per_gpu"]
+    assert sum(found["kv_pool_bytes"]) == pytest.approx(2 * found["budget_bytes_per_gpu"] - held, abs=2)
+    alone = fit(
+        request_for("qwen2.5-vl-7b", hardware=parse_hardware("m2-ultra"), engine="llama.cpp")
+    ).to_json()
+    assert (alone["kv_pool_bytes"], alone["kv_tokens"]) == (None, None)

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from qvl.errors import PlanError, QvlError
+from qvl.plan.memory import kv_bytes_per_token
 from qvl.plan.request import FitRequest, with_workload
 from qvl.plan.resolve import resolve
 from qvl.plan.setup import GpuTerms, Setup
@@ -130,6 +131,26 @@ class FitResult:
             )
         return f"does not fit {hardware.name}: " + "; ".join(self.reasons)
 
+    @property
+    def kv_pool_bytes(self) -> list[int] | None:
+        """What is left for the KV cache on each GPU, of an engine that fills its share of the card with it.
+
+        Graphs are outside the budget here, states of linear attention inside; None elsewhere.
+        """
+        if self.budget_bytes is None or not self.setup.engine.shares_card:
+            return None
+        outside = ("kv_cache", "cuda_graphs")
+        held = [sum(t.bytes for t in terms if t.name not in outside) for terms in self.gpus]
+        return [max(0, self.budget_bytes - size) for size in held]
+
+    @property
+    def kv_tokens(self) -> int | None:
+        """Tokens that the pools of all GPUs hold together: each GPU holds its heads of every token."""
+        pools = self.kv_pool_bytes
+        if pools is None:
+            return None
+        return min(pools) // kv_bytes_per_token(self.setup.config, self.setup.kv_dtype, self.setup.shards)
+
     def to_json(self) -> dict[str, Any]:
         request = self.setup.request
         return pick(
@@ -137,7 +158,8 @@ class FitResult:
             "model=setup.request.name", "engine=setup.request.engine", "precision=setup.precision",
             "kv_dtype=setup.kv_dtype", "fits", "verdict", "total_bytes", "per_gpu_bytes",
             "budget_bytes_per_gpu=budget_bytes", "terms", "visual_tokens", "prompt_tokens=setup.prompt_tokens",
-            "context_tokens=setup.context_tokens", "max_context", "max_concurrency", "reasons", "notes=setup.notes",
+            "context_tokens=setup.context_tokens", "max_context", "max_concurrency", "kv_pool_bytes", "kv_tokens",
+            "reasons", "notes=setup.notes",
             gpu=request.hardware.name if request.hardware else None,
             speed=self.speed.to_json() if self.speed else None,
             changes=[c.to_json() for c in self.changes],
