@@ -137,3 +137,23 @@ def test_a_model_is_called_as_its_folder_or_hub_name(tiny_checkpoint):
     assert _name(str(tiny_checkpoint)) == tiny_checkpoint.name
     assert _name("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
     assert _name("mini") == "mini"
+
+
+def test_the_access_log_stays_off_when_it_is_not_wanted():
+    import logging
+
+    import uvicorn
+
+    from qvl.cli.serve import _log_to_stderr
+
+    log, access = logging.getLogger("qvl.serve"), logging.getLogger("qvl.serve.access")
+    before = [*log.handlers], log.level, log.propagate
+    try:
+        _log_to_stderr(False)
+        uvicorn.Config(lambda: None)  # sets up logging too, and enables every logger there is
+        assert not access.isEnabledFor(logging.INFO)
+        assert log.isEnabledFor(logging.INFO)
+    finally:
+        log.handlers, log.propagate = before[0], before[2]
+        log.setLevel(before[1])
+        access.setLevel(logging.NOTSET)

@@ -137,7 +137,8 @@ def _log_to_stderr(with_access: bool) -> None:
     log.setLevel(logging.INFO)
     log.addHandler(handler)
     log.propagate = False
-    logging.getLogger("qvl.serve.access").disabled = not with_access
+    # not `disabled`, which uvicorn's own set-up of logging takes back
+    logging.getLogger("qvl.serve.access").setLevel(logging.INFO if with_access else logging.WARNING)
 
 
 def _name(model: str) -> str:
