@@ -230,7 +230,7 @@ def resident(pid: int | str = "self") -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read and limited as Linux does")
-def test_a_schema_that_takes_all_memory_to_compile_is_refused_and_others_are_answered(server):
+def test_a_schema_that_takes_all_memory_to_compile_is_refused_and_others_are_answered(server, caplog):
     pytest.importorskip("llguidance")
     fine = as_format({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]})
     assert server.chat(response_format=fine, max_tokens=40).status_code == 200
@@ -248,6 +248,7 @@ def test_a_schema_that_takes_all_memory_to_compile_is_refused_and_others_are_ans
     assert resident() - before < 150 * MIB
     assert server.chat(response_format=fine, max_tokens=40, n=2).status_code == 200
     assert server.service._num_grammars == 0
+    assert "never retrieved" not in caplog.text  # of the one who left
 
 
 def test_connections_over_the_limit_are_turned_away_with_one_line_and_idle_ones_are_closed(

@@ -176,8 +176,9 @@ class Service:
         self._held_pixels += pixels
         work = asyncio.get_running_loop().run_in_executor(self._media_threads, self._process, conversation)
 
-        def done(_: asyncio.Future[ModelInputs]) -> None:  # not before the thread is: it can't be stopped
+        def done(work: asyncio.Future[ModelInputs]) -> None:  # not before the thread is: it can't be stopped
             self._held_pixels -= pixels
+            _look_at(work)
 
         work.add_done_callback(done)
         try:
@@ -322,8 +323,11 @@ class Service:
             self._grammar_threads, lambda: make(self._make_grammars())
         )
 
-        def done(_: object) -> None:  # not when the client leaves: the thread goes on
+        def done(
+            work: asyncio.Future[GrammarConstraint],
+        ) -> None:  # not when the client leaves: the thread goes on
             self._num_grammars -= 1
+            _look_at(work)
 
         work.add_done_callback(done)
         first = await asyncio.shield(work)
@@ -471,6 +475,12 @@ class Flight:
             service.metrics.finished["cancelled"] += self._open
             for ticket in self._tickets:
                 service.loop.cancel(ticket)
+
+
+def _look_at(work: asyncio.Future[Any]) -> None:
+    """asyncio logs a traceback for a failure that none looks at, such as that of a client who left."""
+    if not work.cancelled():
+        work.exception()
 
 
 def _size_of(data: bytes) -> Size | None:
