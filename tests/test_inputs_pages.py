@@ -134,3 +134,53 @@ def test_hidden_notes_stay_hidden(tmp_path):
     path = tmp_path / "form.pdf"
     path.write_bytes(pdf([(b"/Subtype /Stamp " + rect(0), BLACK)]).replace(b"/F 4 ", b"/F 2 "))
     assert np.asarray(page_image(list_pages([str(path)], dpi=72)[0])).min() == 255
+
+
+def strokes(count):
+    """A PDF of two pages: the first has that many curves, the second a rectangle."""
+    curve = b"%d %d m %d %d %d %d 100 100 c S\n"
+    first = b"".join(curve % tuple(i % n for n in (99, 97, 89, 83, 79, 73)) for i in range(count))
+    parts = [
+        b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R 5 0 R]/Count 2>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 100 100]/Contents 4 0 R>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(first), first),
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 100 100]/Contents 6 0 R>>",
+        b"<</Length 26>>stream\n1 0 0 rg 0 0 100 100 re f  \nendstream",
+    ]  # fmt: skip
+    body, places = b"%PDF-1.7\n", []
+    for number, part in enumerate(parts, 1):
+        places.append(len(body))
+        body += b"%d 0 obj" % number + part + b"endobj\n"
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    return (
+        body + b"xref\n0 7\n0000000000 65535 f \n" + table
+        + b"trailer<</Size 7/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % len(body)
+    )  # fmt: skip
+
+
+def test_a_page_that_takes_too_long_is_given_up_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("qvl.inputs.pages.PAGE_SECONDS", 4)
+    path = tmp_path / "slow.pdf"
+    path.write_bytes(strokes(300_000))
+    first, second = list_pages([str(path)], dpi=1200)
+    with pytest.raises(MediaError, match=r"page 1: (takes longer|can't be drawn)"):
+        page_image(first)
+    assert page_image(second).getpixel((50, 50)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "content", [b"%PDF-1.7\n", b"%PDF-1.7\n" + b"[" * 100_000, b"%PDF-1.7\nxref\n0 99999999\n"]
+)
+def test_what_is_no_pdf_is_an_error(tmp_path, content):
+    path = tmp_path / "bad.pdf"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"bad\.pdf"):
+        list_pages([str(path)])
+
+
+def test_a_page_larger_than_the_limit_is_refused_before_it_is_drawn(tmp_path):
+    path = tmp_path / "vast.pdf"
+    path.write_bytes(strokes(1).replace(b"/MediaBox[0 0 100 100]", b"/MediaBox[0 0 99999 99999]"))
+    (first, *_) = list_pages([str(path)])
+    with pytest.raises(MediaError, match=r"pixels|drawn"):
+        page_image(first)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +19,7 @@ from qvl.units import format_bytes
 
 DEFAULT_DPI = 144.0  # 10-point letters are 20 pixels high, which every size of the family reads
 MAX_PDF_BYTES = 1 << 30
+PAGE_SECONDS = 60.0  # of waiting; a worker's processor time has a limit of its own
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def list_pages(paths: Sequence[str], dpi: float = DEFAULT_DPI, wanted: str | Non
     refs: list[PageRef] = []
     for path in paths:
         is_pdf = _is_pdf(path)
-        count = len(_open_pdf(path)) if is_pdf else num_pages(path)
+        count = _in_worker(path, path, "count")[0]["num_pages"] if is_pdf else num_pages(path)
         alone = count == 1 and not is_pdf
         if wanted is not None and (len(paths) != 1 or alone):
             raise PromptError("pages are chosen from one PDF or TIFF: give it alone")
@@ -62,20 +67,41 @@ def _is_pdf(path: str) -> bool:
         raise MediaError(f"{name}: can't be read ({e.strerror})") from e
 
 
-def _open_pdf(path: str) -> Any:
-    try:
-        import pypdfium2
-    except ImportError as e:
-        raise MediaError(f"{path}: PDFs need pypdfium2: pip install 'qvl[pdf]'") from e
+def _in_worker(path: str, what: str, kind: str, *more: object) -> tuple[dict[str, Any], bytes]:
+    """(what the worker says, what it writes behind it). Raises: MediaError for what it refuses, or what ends it."""
+    if importlib.util.find_spec("pypdfium2") is None:
+        raise MediaError(f"{path}: PDFs are drawn by pypdfium2, which isn't here: pip install 'qvl[pdf]'")
     where, name = read_source(path, "image", DEFAULT_LIMITS.max_bytes)
     size = Path(str(where)).stat().st_size
     if size > MAX_PDF_BYTES:
         raise MediaError(f"{name}: takes {format_bytes(size)}, the limit is {format_bytes(MAX_PDF_BYTES)}")
+    command = [
+        sys.executable,
+        "-P",
+        str(Path(__file__).with_name("pdf_worker.py")),
+        kind,
+        str(where),
+        *map(str, more),
+    ]
     try:
-        return pypdfium2.PdfDocument(where)
-    except pypdfium2.PdfiumError as e:
-        why = "it needs a password" if "password" in str(e).lower() else str(e)
-        raise MediaError(f"{name}: can't be opened as a PDF ({why})") from e
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PAGE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as e:
+        raise MediaError(f"{what}: takes longer than {PAGE_SECONDS:g} s to draw, and was given up") from e
+    line, _, rest = done.stdout.partition(b"\n")
+    if done.returncode or not line:
+        why = (
+            "more processor time than a page may take"
+            if done.returncode in (-24, -9)
+            else "more memory, or a fault"
+        )
+        raise MediaError(f"{what}: can't be drawn: it takes {why} (the worker ended with {done.returncode})")
+    found = json.loads(line)
+    if error := found.get("error"):
+        why = "it needs a password" if "password" in error.lower() else error
+        raise MediaError(f"{name}: can't be opened as a PDF ({why})")
+    return found, rest
 
 
 def _chosen(wanted: str, count: int, path: str) -> list[int]:
@@ -98,22 +124,9 @@ def page_image(ref: PageRef) -> Image.Image:
     """The image, or the PDF page drawn at its dpi. Raises: MediaError."""
     if not ref.is_pdf:
         return load_image(ref.path, page=ref.index)
-    import pypdfium2
-
-    document = _open_pdf(ref.path)
-    try:
-        document.init_forms()  # what is filled in is drawn too; before a page is opened
-        page = document[ref.index]
-        width, height = page.get_size()
-        scale = ref.dpi / 72  # a PDF measures in points, 72 to the inch
-        check_pixels(
-            round(width * scale),
-            round(height * scale),
-            f"{ref} at {ref.dpi:g} dpi",
-            DEFAULT_LIMITS.max_pixels,
-        )
-        return load_image(page.render(scale=scale).to_pil())
-    except pypdfium2.PdfiumError as e:
-        raise MediaError(f"{ref}: can't be drawn ({e})") from e
-    finally:
-        document.close()
+    scale = ref.dpi / 72  # a PDF measures in points, 72 to the inch
+    most = DEFAULT_LIMITS.max_pixels
+    found, rows = _in_worker(ref.path, str(ref), "page", ref.index, scale, most)
+    size = found["width"], found["height"]
+    check_pixels(*size, f"{ref} at {ref.dpi:g} dpi", most)
+    return load_image(Image.frombytes("RGB", size, rows))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from qvl.backends.base import Backend
+from qvl.errors import MediaError
 from qvl.inputs.pages import PageRef, page_image
 from qvl.outputs.blocks import Page
 from qvl.tasks.journal import Journal
@@ -29,14 +30,24 @@ def read_pages(
     journal: Journal | None = None,
     **settings: Unpack[TaskSettings],
 ) -> Iterator[ReadPage]:
-    """Each page as it is done. Raises: what run_task and page_image raise; the pages before are in the journal."""
+    """Each page as it is done; one of a PDF that can't be drawn says why, and the others go on.
+
+    Raises: what run_task and page_image raise; the pages before are in the journal.
+    """
     generation = generation_of(backend)
     for ref in refs:
         kept = journal.get(ref, generation) if journal else None
         if kept is not None:
             yield ReadPage(ref, kept, resumed=True)
             continue
-        found = run_task(backend, "document", [page_image(ref)], page_number=ref.number, **settings)
+        try:
+            image = page_image(ref)
+        except MediaError as e:
+            if not ref.is_pdf:
+                raise
+            yield ReadPage(ref, Page(number=ref.number, reason=str(e)))
+            continue
+        found = run_task(backend, "document", [image], page_number=ref.number, **settings)
         if journal is not None:
             journal.add(ref, found)
         assert isinstance(found.result, Page)
