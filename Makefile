@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: oracles demo test check mini score baseline plan-report format clean
+.PHONY: oracles demo test check mini score baseline plan-report fuzz format clean
 
 demo: $(VENV)/run.done
 	$(BIN)/qvl ask examples/receipt.png "What is the total?"
@@ -40,6 +40,10 @@ oracles: $(VENV)/dev.done
 	$(PIP) Levenshtein apted Distance zss anls anls_star nltk
 	$(BIN)/python benchmarks/evaluate/stored.py $(FOLDER)
 	$(BIN)/python benchmarks/evaluate/pairs.py $(FOLDER)
+
+# Mutated files and replies with new seeds; a crash is kept in tests/fuzz/found and played by the tests.
+fuzz: $(VENV)/dev.done
+	$(BIN)/python tests/fuzz/mutate.py $(or $(MINUTES),60)
 
 plan-report: $(VENV)/run.done
 	$(BIN)/python benchmarks/plan_report.py
