@@ -97,7 +97,18 @@ def test_what_the_server_refuses_comes_back_in_its_words(served):
         served.ask([picture()], "What?", temperature=-3)
     assert caught.value.status == 400
     with pytest.raises(BackendError, match=r"answered 400"):
-        served.post({"messages": [{"role": "user", "content": "x"}], "no_such_field": 1})
+        served.post({"messages": [{"role": "user", "content": "x"}], "use_beam_search": True})
+
+
+def test_tasks_over_an_endpoint_are_greedy_unless_told_otherwise(served, monkeypatch):
+    sent = []
+    plain = served.stream_chat
+    monkeypatch.setattr(
+        served, "stream_chat", lambda m, **s: (sent.append(s.get("temperature")), plain(m, **s))[1]
+    )
+    run_task(served, "boxes", [picture(90, 131)], "Locate it.", max_new_tokens=4, retry="no")
+    run_task(served, "boxes", [picture(90, 131)], "Locate it.", max_new_tokens=4, retry="no", temperature=0.7)
+    assert sent == [0, 0.7]
 
 
 def test_many_questions_over_http_equal_one_by_one(native, served):
