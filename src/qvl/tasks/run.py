@@ -133,6 +133,8 @@ def run_task(
         kinds = ", ".join(str(item.get("type")) for item in items) or "none"
         raise PromptError(f"{task} needs exactly one {wants}, got {kinds}")
     given: dict[str, Any] = dict(settings)
+    if backend.can.raw:  # a server's own default is to sample, which moves boxes
+        given.setdefault("temperature", 0)
     pixels = MediaSettings(**{k: v for k, v in given.items() if k in MediaSettings.__dataclass_fields__})
     clip = clip_of(items[0], generation, pixels) if wants == "video" else None
     screen = _seen(backend, generation, items[0], pixels) if task == "actions" else None
