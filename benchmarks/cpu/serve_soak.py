@@ -36,7 +36,7 @@ from qvl.serve.settings import ServeOptions
 
 KINDS = (
     *("whole", "picture", "stream", "stream picture", "leave stream", "leave waiting", "bad media"),
-    *("oversize", "unknown field", "schema", "too long", "several"),
+    *("oversize", "refused field", "schema", "too long", "several"),
 )
 MAX_BODY = 1 << 18
 
@@ -78,8 +78,8 @@ def body_of(kind: str, rng: random.Random) -> dict[str, Any]:
         body["max_tokens"] = 10**6
     if kind == "several":
         body |= {"n": rng.randint(2, 4), "temperature": 1.0}
-    if kind == "unknown field":
-        body["frobnicate"] = 1
+    if kind == "refused field":
+        body["use_beam_search"] = True
     if kind == "schema":
         schema = {"type": "integer", "minimum": 0, "maximum": 99}
         body |= {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}
@@ -87,7 +87,7 @@ def body_of(kind: str, rng: random.Random) -> dict[str, Any]:
     return body | {"messages": [{"role": "user", "content": items}]}
 
 
-EXPECTED = {"bad media": 400, "oversize": 413, "unknown field": 400, "too long": 400}
+EXPECTED = {"bad media": 400, "oversize": 413, "refused field": 400, "too long": 400}
 
 
 async def one(client: httpx.AsyncClient, kind: str, rng: random.Random, account: Account) -> None:
