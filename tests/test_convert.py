@@ -20,7 +20,7 @@ from qvl.checkpoint.stored import read_stored
 from qvl.checkpoint.weight_files import INDEX, read_weight_file
 from qvl.checkpoint.write import whole_folder, write_checkpoint
 from qvl.cli.main import main
-from qvl.errors import CapacityError, CheckpointError
+from qvl.errors import CapacityError, CheckpointError, GenerationError
 from qvl.models.checkpoint import load_model, save_model
 from test_models_attention import tiny
 
@@ -305,3 +305,13 @@ def test_what_a_killed_writer_left_is_swept_and_who_still_writes_is_left_alone(t
         os.rename(mine, working)
         (tmp_path / "new").rmdir()
     assert all(path.is_dir() for path in kept)
+
+
+def test_an_unknown_generation_is_refused_as_everywhere(tiny_checkpoint, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(tiny_checkpoint, source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "qwen9_vl"}))
+    with pytest.raises(GenerationError, match="qwen9_vl"):
+        convert(source, tmp_path / "target", "new")
+    assert not (tmp_path / "target").exists()

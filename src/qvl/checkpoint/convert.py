@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qvl.catalog.generations import of_model_type
 from qvl.checkpoint.checkpoint import Checkpoint
 from qvl.checkpoint.links import check_links
 from qvl.checkpoint.names import to_canonical, to_nested
@@ -41,7 +42,7 @@ def convert(checkpoint: Path | Checkpoint, target: Path, layout: str) -> Convert
     """Writes `target`, a whole checkpoint folder, which appears when it is complete. Memory: 16 MiB.
 
     Raises: CheckpointError for files that can't be read, links out of the folder, names that collide, a target that
-    exists or an unknown layout; CapacityError when the disk has no room.
+    exists or an unknown layout; GenerationError for an unknown model_type; CapacityError when the disk has no room.
     """
     if layout not in LAYOUTS:
         raise CheckpointError(f"layout {layout!r}: {nearest(layout, list(LAYOUTS))}")
@@ -50,6 +51,7 @@ def convert(checkpoint: Path | Checkpoint, target: Path, layout: str) -> Convert
     if not source.is_dir():
         raise CheckpointError(f"{source}: no such folder")
     check_links(source)
+    _check_generation(source / "config.json")
     files = [read_weight_file(path) for path in sorted(source.glob("*.safetensors"))]
     if not files:
         raise CheckpointError(f"{source}: holds no *.safetensors; only those can be renamed")
@@ -99,6 +101,15 @@ def _write_renamed(file: WeightFile, path: Path, rename: Callable[[str], str]) -
         write.write(header_bytes(renamed))
         shutil.copyfileobj(read, write, _PIECE)
     shutil.copystat(file.path, path)
+
+
+def _check_generation(path: Path) -> None:
+    """Raises: GenerationError for an unknown model_type. A config that can't be read is left to `qvl check`."""
+    try:
+        model_type = read_json(path).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return
+    of_model_type(model_type, str(path))
 
 
 def _respell_config(path: Path, rename: Callable[[str], str]) -> None:
