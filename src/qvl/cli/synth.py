@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl.cli.options import HUB_NAMES, JsonOption, SourceOptions, command, option
-from qvl.evaluate.score_synth import RULES, score, wilson
 from qvl.records import pick
 from qvl.synth import KINDS, TEST_SEEDS, Clip, Sample, SynthError, make, resolve_kind
 
@@ -122,6 +121,8 @@ def describe(sample: Sample, files: list[str]) -> dict[str, Any]:
 def _score(
     source: SourceOptions, kinds: list[str], count: int, difficulty: int, seed0: int | None, as_json: bool
 ) -> int:
+    from qvl.evaluate.score_synth import RULES, wilson  # numpy: drawing and --help do without
+
     start = TEST_SEEDS.start if seed0 is None else seed0
     chat, model = source.open(), source.model
     results = []
@@ -154,6 +155,8 @@ def _score(
 
 def _num_right(model: Model, batch: list[Sample]) -> int:
     """Asks greedily and together, and counts the right answers."""
+    from qvl.evaluate.score_synth import score
+
     limit = ANSWER_TOKENS.get(resolve_kind(batch[0].kind), DEFAULT_ANSWER_TOKENS)
     answers = model.ask_many([(list(s.media), s.question) for s in batch], max_new_tokens=limit)
     return sum(score(s, answer.text) for s, answer in zip(batch, answers, strict=True))
