@@ -12,9 +12,9 @@ import gc
 from typing import Any
 
 import torch
-from clients import own
 from common import arguments, device_of, generate, goal, make_engine, make_inputs, random_model, report, shape
 
+from clients import own
 from qvl.plan.terms import encoder_bytes_per_token, prefill_activation_bytes
 
 
