@@ -1,4 +1,4 @@
-# Everything sets itself up in .venv on a bare machine (python3 >= 3.11 with pip and venv, make, gcc).
+# Everything sets itself up in .venv on a bare machine (python3 >= 3.11 with pip and venv, make, g++).
 # constraints.txt pins what was tested; in particular torch 2.13.0, whose CPU build needs no CUDA packages.
 VENV ?= .venv
 PYTHON ?= python3

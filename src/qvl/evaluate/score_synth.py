@@ -9,11 +9,11 @@ around the answer; a text without the asked thing is simply wrong.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from qvl.evaluate.statistics import wilson as wilson  # its name here since 0.1
 from qvl.synth import resolve_kind
 
 if TYPE_CHECKING:
@@ -33,21 +33,6 @@ _BLOCK = re.compile(
 )
 
 Quad = tuple[float, float, float, float]
-
-
-def wilson(num_right: int, num: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval for a share, 95 percent by default; (0, 1) when nothing was counted.
-
-    centre = (p + z²/2n) / (1 + z²/n), half = z / (1 + z²/n) · sqrt(p(1-p)/n + z²/4n²).
-    Source: E. B. Wilson, JASA 22 (1927).
-    """
-    if num == 0:
-        return 0.0, 1.0
-    share = num_right / num
-    scale = 1 + z * z / num
-    centre = (share + z * z / (2 * num)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def iou(a: Quad, b: Quad) -> float:

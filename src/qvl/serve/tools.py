@@ -266,7 +266,7 @@ def readable(schema: Any) -> Any:
     """The schema as the grammar library gets it: without keys that speak to the library, and closed.
 
     Where it leaves open what else an object may hold, nothing else is written: weak models would invent keys until
-    their tokens end. vLLM's grammars are closed alike.
+    their tokens end.
     """
     plain = without_guidance(schema)
     return plain if _joins(plain) else _closed(plain)
