@@ -78,5 +78,6 @@ async def called():
 import asyncio  # noqa: E402
 
 assert asyncio.run(called()).usage.input_tokens > 0
-assert accuracy([use_tools(book()), generate()], includes(), TOTAL) >= 0
+# mini answers badly after a tool: that the run ends without an error is what is shown
+accuracy([use_tools(book()), generate()], includes(), TOTAL)
 passed("tools")
